@@ -1,0 +1,186 @@
+"""The service's own oslo.config options. Each notifier brings its section with it (`Notifier.options`).
+
+Values come from the command line, the environment (``OS_<GROUP>__<OPTION>``), configuration files and these defaults, in this
+order; oslo.config does it. No option is a MultiOpt: the environment cannot express one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+
+from oslo_config import cfg, types
+
+from zaqar_notify import retry
+
+_Listed = Sequence[tuple[str | None, list[cfg.Opt]]]
+
+SECONDS = types.Float(min=0)
+
+
+def seconds(name: str, default: float | None, help: str, **kwargs: object) -> cfg.Opt:
+    return cfg.Opt(name, type=SECONDS, default=default, help=f"{help} In seconds.", **kwargs)
+
+
+DEFAULT = [
+    cfg.StrOpt(
+        "data_dir",
+        default="var",
+        help="Directory for what this service keeps on its own disk: the embedded database, lock files, wake-up sockets.",
+    ),
+    cfg.BoolOpt("debug", default=False, help="Log at DEBUG instead of INFO."),
+    cfg.StrOpt(
+        "log_config_append",
+        help="A logging configuration file in the format of Python's logging.config.fileConfig; replaces the built-in set-up.",
+    ),
+]
+
+API = [
+    cfg.StrOpt("host", default="127.0.0.1", help="Address to listen on. Without authentication it has to be loopback."),
+    cfg.PortOpt("port", default=8888, help="Port to listen on."),
+    cfg.IntOpt("workers", default=2, min=1, help="Number of API processes."),
+    cfg.IntOpt("threads", default=8, min=1, help="Threads in each API process: requests that are worked on at once."),
+    seconds("keepalive", 75.0, "How long an idle client connection is kept open."),
+    seconds("graceful_timeout", 30.0, "How long running requests may take to finish when the API stops."),
+    cfg.StrOpt(
+        "public_url",
+        help="The URL by which clients and subscribers reach this API. Without it no links are put into notifications.",
+    ),
+]
+
+AUTH = [
+    cfg.StrOpt(
+        "strategy",
+        default="none",
+        choices=[("none", "No authentication: only loopback is served.")],
+        help="How callers are authenticated.",
+    ),
+]
+
+TRANSPORT = [
+    cfg.IntOpt("default_message_ttl", default=3600, min=1, help="Time to live, in seconds, of a message that names none."),
+    cfg.IntOpt("min_message_ttl", default=60, min=1, help="Shortest time to live, in seconds, of a message."),
+    cfg.IntOpt("max_message_ttl", default=1209600, min=1, help="Longest time to live, in seconds, of a message."),
+    cfg.IntOpt("min_subscription_ttl", default=60, min=1, help="Shortest time to live, in seconds, of a subscription."),
+    cfg.IntOpt(
+        "default_subscription_ttl",
+        min=1,
+        help="Time to live, in seconds, of a subscription that names none. Unset: such a one never expires.",
+    ),
+    cfg.IntOpt("max_messages_post_size", default=262144, min=1, help="Largest body of a request that posts messages, in bytes."),
+    cfg.IntOpt("max_queue_metadata", default=65536, min=1, help="Largest metadata document of a queue, in bytes."),
+    cfg.IntOpt("max_subscription_size", default=65536, min=1, help="Largest subscription document, in bytes."),
+    cfg.IntOpt("max_queues_per_page", default=20, min=1, help="Largest page of queues."),
+    cfg.IntOpt("max_messages_per_page", default=20, min=1, help="Largest page of messages."),
+    cfg.IntOpt("max_subscriptions_per_page", default=20, min=1, help="Largest page of subscriptions."),
+    cfg.IntOpt("max_deliveries_per_page", default=20, min=1, help="Largest page of deliveries."),
+    cfg.StrOpt(
+        "client_id_uuid_safe",
+        default="strict",
+        choices=[("strict", "The Client-ID header has to be a UUID."), ("off", "Any non-empty Client-ID is accepted.")],
+        help="Whether the Client-ID header has to be a UUID.",
+    ),
+    cfg.ListOpt(
+        "subscriber_types",
+        default=[],
+        help="URI schemes that subscribers may have. Empty: every scheme that a loaded notifier serves.",
+    ),
+]
+
+STORAGE = [
+    cfg.StrOpt(
+        "connection",
+        secret=True,
+        help="Database URL. Unset: the embedded SQLite database 'zaqar-notify.db' in data_dir. 'memory://' is for tests.",
+    ),
+    seconds("busy_timeout", 5.0, "How long a transaction waits for the database's lock before it answers 503."),
+    cfg.IntOpt("group_commit", default=256, min=1, help="Most requests whose writes are committed together."),
+]
+
+WORKER = [
+    seconds("lease", 30.0, "How long work is leased. A worker that dies unnoticed holds up what it had for this long."),
+    seconds("poll_interval", 1.0, "How often a worker looks for work when no wake-up comes."),
+    seconds("stop_timeout", 30.0, "How long a worker that is told to stop waits for what is in flight."),
+    cfg.IntOpt("max_in_flight", default=1024, min=3, help="Most attempts under way at once in a worker."),
+    cfg.IntOpt("max_active", default=4000, min=1, help="Most deliveries that a worker holds in memory."),
+    cfg.IntOpt("max_lanes", default=1000, min=1, help="Most lanes with parked deliveries that a worker empties at once."),
+    cfg.IntOpt("lane_min", default=2, min=1, help="Attempts in flight that a lane is always allowed."),
+    cfg.IntOpt("lane_max", default=32, min=1, help="Most attempts in flight in one lane (project and endpoint)."),
+    seconds("park_after", 1.0, "How long a delivery may wait in memory for its lane before it is parked in the database."),
+    seconds("slow_after", 1.0, "An attempt that takes longer makes its lane a slow one and becomes a row of its own."),
+    cfg.FloatOpt("slow_share", default=1 / 3, min=0.01, max=1.0, help="Share of max_in_flight that all slow lanes may use."),
+    cfg.IntOpt("micro_batch", default=500, min=1, help="Most outcomes that are settled in one transaction."),
+    seconds("settle_delay", 0.02, "How long an outcome waits for others before it is settled."),
+    seconds("dispatch_interval", 0.01, "Shortest time between two dispatches under load; after idle time dispatch is at once."),
+    cfg.IntOpt("threads", default=8, min=1, help="Threads for each notifier that sends one delivery at a time."),
+    seconds("timeout", 15.0, "How long an attempt of a notifier without a timeout of its own may take."),
+    seconds("hang_grace", 5.0, "How long after its deadline an attempt is given up and its thread counted as lost."),
+    seconds("prune_interval", 5.0, "How often expired rows are looked for."),
+    cfg.IntOpt("prune_step", default=500, min=1, help="Most rows that one step of pruning changes."),
+]
+
+NOTIFICATION = [
+    cfg.ListOpt(
+        "retry_schedule",
+        item_type=SECONDS,
+        default=list(retry.DEFAULT_SCHEDULE),
+        help="Wait before each attempt, in seconds; the number of values is the number of attempts.",
+    ),
+    cfg.FloatOpt("retry_jitter", default=0.2, min=0.0, max=1.0, help="Each wait is lengthened or shortened by up to this share."),
+    seconds("fault_delay", 5.0, "First wait after a fault of our own (it uses up no attempt); doubles each time."),
+    seconds("fault_delay_max", 300.0, "Longest wait after a fault of our own."),
+    seconds("retry_after_max", 36000.0, "Longest wait that an endpoint can ask for with Retry-After."),
+]
+
+GUARD = [
+    cfg.ListOpt(
+        "allowed_networks",
+        default=[],
+        help="Networks (CIDR) that may be dialled although they are private, loopback or reserved.",
+    ),
+    cfg.BoolOpt("https_only", default=False, help="Refuse plain http subscribers."),
+    cfg.ListOpt("allowed_ports", default=[], item_type=types.Port(), help="Ports that may be dialled. Empty: all."),
+]
+
+ENCRYPTION = [
+    cfg.ListOpt(
+        "keys",
+        default=[],
+        secret=True,
+        help="Keys (32 bytes, base64) for what is encrypted at rest. The first encrypts, all decrypt. "
+        "Make one with: openssl rand -base64 32",
+    ),
+]
+
+SIGNED_URL = [
+    cfg.StrOpt("secret_key", secret=True, help="Key for signed URLs. Make one with: openssl rand -hex 32"),
+]
+
+DELIVERY_LOG = [
+    seconds("retention", 604800.0, "How long a message's deliveries can be asked for after the last of them has ended."),
+    seconds("body_retention", None, "How long the body is kept after that. Unset: as long as the log."),
+]
+
+GROUPS: dict[str | None, list[cfg.Opt]] = {
+    None: DEFAULT,
+    "api": API,
+    "auth": AUTH,
+    "transport": TRANSPORT,
+    "storage": STORAGE,
+    "worker": WORKER,
+    "notification": NOTIFICATION,
+    "guard": GUARD,
+    "encryption": ENCRYPTION,
+    "signed_url": SIGNED_URL,
+    "delivery_log": DELIVERY_LOG,
+}
+
+
+def register(conf: cfg.ConfigOpts) -> None:
+    for group, options in GROUPS.items():
+        conf.register_opts(options, group)
+
+
+def list_opts(notifiers: Iterable[tuple[str, list[cfg.Opt]]] = ()) -> _Listed:
+    """For oslo-config-generator: (group, options) pairs."""
+    return [("DEFAULT" if group is None else group, options) for group, options in itertools.chain(GROUPS.items(), notifiers)]

@@ -1,0 +1,216 @@
+"""The records that travel through the service: frozen, without I/O.
+
+Instants end in ``_at`` and are epoch seconds (UTC, float); durations are float seconds unless the API says integer;
+ids end in ``_id`` and are opaque strings that the storage makes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+from collections.abc import Mapping
+from typing import Any
+
+ENVELOPE_VERSION = 1
+"""Version of the message format. Readers accept older versions and ignore what they do not know."""
+
+
+class OutcomeKind(enum.Enum):
+    """What one attempt came to, as the notifier says it."""
+
+    DELIVERED = "delivered"  # the other side took it
+    RETRY = "retry"  # may work later
+    THROTTLED = "throttled"  # told to slow down
+    AUTH = "auth"  # our credential is refused
+    OURS = "ours"  # our own DNS, proxy, database or bug
+    REJECTED = "rejected"  # will never work
+    GONE = "gone"  # the target no longer exists
+    REFUSED = "refused"  # our guard, or the endpoint aborts this message
+
+
+class State(enum.Enum):
+    """Where a delivery (message x subscription) stands."""
+
+    PENDING = "pending"
+    IN_FLIGHT = "in_flight"
+    PARKED = "parked"  # waits for a full lane
+    DELIVERED = "delivered"
+    FILTERED = "filtered"
+    SUPPRESSED = "suppressed"  # the subscription is disabled or not confirmed
+    SUPERSEDED = "superseded"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"  # the subscription or the queue was deleted
+    REFUSED = "refused"
+    DEAD = "dead"
+    GONE = "gone"
+
+    @property
+    def ended(self) -> bool:
+        return self not in _OPEN_STATES
+
+
+_OPEN_STATES = frozenset({State.PENDING, State.IN_FLIGHT, State.PARKED})
+
+
+class Scope(enum.Enum):
+    """What a failure or a request to slow down is about: one subscription, or all that shares its lane."""
+
+    SUBSCRIPTION = "subscription"
+    LANE = "lane"
+    CREDENTIAL = "credential"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Draft:
+    """A message on its way into the storage, which gives it its id and its instants."""
+
+    body_json: bytes
+    """JSON text, UTF-8."""
+    ttl: int
+    """Seconds."""
+    attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    parent_id: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Message:
+    """The envelope. ``expires_at`` is an instant, so that every step can judge it without knowing when it was posted."""
+
+    id: str
+    project: str
+    queue: str
+    body_json: bytes
+    """JSON text, UTF-8, as it was posted; empty once ``[delivery_log] body_retention`` has dropped it."""
+    ttl: int
+    created_at: float
+    expires_at: float
+    attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    parent_id: str | None = None
+    client_id: str | None = None
+    version: int = ENVELOPE_VERSION
+
+    @property
+    def body(self) -> Any:
+        """The body as a Python value, parsed anew at each call."""
+        return json.loads(self.body_json)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Queue:
+    project: str
+    name: str
+    metadata: Mapping[str, Any]
+    created_at: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Disabled:
+    """Why a subscription gets nothing, since when, and who may enable it again (``owner`` or ``operator``)."""
+
+    reason: str
+    at: float
+    enable_by: str = "owner"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Subscription:
+    id: str
+    project: str
+    queue: str
+    subscriber: str
+    """The URI; its scheme chooses the notifier."""
+    ttl: int | None
+    """Seconds; None never expires."""
+    options: Mapping[str, Any]
+    """As the client gave them, without ``secret``."""
+    created_at: float
+    """Since when the ttl runs: a new ttl starts it anew."""
+    expires_at: float | None
+    confirmed: bool = False
+    secret: str | None = dataclasses.field(default=None, repr=False)
+    """``whsec_`` and base64: signs the deliveries. Encrypted at rest, never shown again."""
+    secret_made: bool = False
+    """The service made the secret (the client gave none)."""
+    disabled: Disabled | None = None
+
+    def live(self, now: float) -> bool:
+        return self.expires_at is None or self.expires_at > now
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one attempt came to: a value, not an exception."""
+
+    kind: OutcomeKind
+    detail: str = ""
+    """One line for a person: why. Never a secret."""
+    status: int | None = None
+    """The status of the answer in the transport's own numbers (HTTP: 100-599)."""
+    after: float | None = None
+    """Seconds that the other side asked us to wait."""
+    scope: Scope = Scope.LANE
+    """Whom a RETRY counts against, and who has to wait for a THROTTLED."""
+    disable: str | None = None
+    """Not None: the subscription is to be disabled, for this reason."""
+    target: bool = False
+    """A REJECTED that is about the target, not about this payload: a strike against the subscription."""
+    credential: str | None = None
+    provider_id: str | None = None
+    """The provider's own id of what it took."""
+    publish: tuple[tuple[str, Draft], ...] = ()
+    """(queue, draft) pairs in the same project, stored in the transaction that settles this attempt."""
+
+
+@dataclasses.dataclass(slots=True)
+class Delivery:
+    """One attempt of one message for one subscription, as a notifier gets it."""
+
+    id: str
+    """The same over all attempts, unique per message and subscription, without a dot."""
+    attempt: int
+    """1 for the first."""
+    deadline: float
+    """``time.monotonic()`` seconds: the attempt has to be over by then."""
+    message: Message
+    subscription: Subscription
+    links: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def delivery_id(message_id: str, subscription_id: str) -> str:
+    return f"{message_id}-{subscription_id}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LaneKey:
+    """What shares a limit: a project and what the notifier names (scheme, host and port by default)."""
+
+    project: str
+    name: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One line in the log of a delivery: an attempt (``outcome`` is set) or an end without one."""
+
+    number: int
+    """1, 2, 3 ... within the delivery."""
+    at: float
+    state: State
+    """The state that this line put the delivery into."""
+    outcome: OutcomeKind | None = None
+    status: int | None = None
+    duration: float | None = None
+    """Seconds."""
+    detail: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DeliveryRecord:
+    """The answer to "did it arrive?" for one message and one subscription."""
+
+    message_id: str
+    subscription_id: str
+    state: State
+    next_attempt_at: float | None
+    log: tuple[LogEntry, ...]

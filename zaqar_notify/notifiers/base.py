@@ -1,0 +1,65 @@
+"""What a notifier is. A third party's plugin derives from `SingleNotifier` and names itself in an entry point of the group
+``zaqar_notify.notifiers``; the entry point's name is the URI scheme that it serves.
+"""
+
+from __future__ import annotations
+
+import abc
+import logging
+import urllib.parse
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from oslo_config import cfg
+
+from zaqar_notify.model import Delivery, Outcome, Subscription
+
+if TYPE_CHECKING:
+    from zaqar_notify.notifiers.http import HttpClients
+
+Report = Callable[[Delivery, Outcome], None]
+"""Called once for each delivery, from any thread."""
+
+
+class Notifier(abc.ABC):
+    """One instance for each class and configuration section, made at the start of a worker and of an API process.
+
+    The API calls nothing but `check`. `__init__` and `check` do no I/O: connections are made when the first delivery comes.
+    """
+
+    section: ClassVar[str] = ""
+    """Its configuration section; empty: the entry point's name."""
+    options: ClassVar[list[cfg.Opt]] = []
+
+    def __init__(self, conf: Any, http: HttpClients, log: logging.Logger) -> None:
+        """``conf`` is the section's group, ``http`` the guarded HTTP clients, ``log`` a logger of this notifier's name."""
+        self.conf = conf
+        self.http = http
+        self.log = log
+
+    def check(self, subscription: Subscription) -> None:  # noqa: B027 - to be overridden where there is something to check
+        """Raise `InvalidRequest`, saying what to change, for a target or option that can never work."""
+
+    def lane(self, subscription: Subscription) -> str:
+        """What shares one limit in flight: by default the URI's scheme, host and port."""
+        parts = urllib.parse.urlsplit(subscription.subscriber)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+    def close(self) -> None:  # noqa: B027 - most have nothing to close
+        """Called once, when the process stops."""
+
+
+class SingleNotifier(Notifier):
+    """Sends one at a time, on threads that the service runs for it (``[worker] threads``)."""
+
+    @abc.abstractmethod
+    def send(self, delivery: Delivery) -> Outcome:
+        """Make one attempt: no retry, no sleep, no storage. Has to return by ``delivery.deadline``."""
+
+
+class BatchNotifier(Notifier):
+    """For transports that do better than one at a time."""
+
+    @abc.abstractmethod
+    def send_many(self, deliveries: Sequence[Delivery], report: Report) -> None:
+        """Start these attempts and return at once; ``report`` is called exactly once for each, from any thread."""

@@ -1,0 +1,1 @@
+"""Where messages, subscriptions, the outbox and the log live."""

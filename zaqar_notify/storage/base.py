@@ -1,0 +1,277 @@
+"""The storage interface, in the words of the domain. Each method is one transaction.
+
+The ledger of a message has three parts:
+
+- the **outbox** holds one entry for each message that is not matched and settled yet, however many subscribers there are;
+- a **row** holds one delivery (message x subscription) that outlives its entry: it waits for a retry (it has a due time), is
+  parked in a lane (it has none; the lane has), or is in flight for long (its due time is the end of its lease);
+- the **log** holds a line for each attempt and for each end without an attempt. What has ended is in the log alone.
+
+Taking leases what it returns: the end of the lease is written where the due time was, so that taking costs the same whatever
+is waiting, in flight or parked, and each lease has a *token* (the fence). A token belongs to one worker and one take; every
+settling statement carries it, so that a worker that lost its lease changes nothing.
+
+All methods are safe to call from several threads. Each raises `StorageUnavailable` when the database is locked, full or out of
+reach, and has then changed nothing. The storage has a clock of its own; instants are epoch seconds.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from zaqar_notify.model import DeliveryRecord, Disabled, Draft, LaneKey, LogEntry, Message, Queue, Subscription
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Entry:
+    """A leased outbox entry."""
+
+    message_id: str
+    after: str | None
+    """Subscriptions up to this id are dealt with: match goes on behind it."""
+    takes: int
+    """1 the first time; more: it was leased before, so the log may already know some of its deliveries."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Row:
+    """A leased delivery row."""
+
+    message_id: str
+    subscription_id: str
+    attempts: int
+    """Used up so far."""
+    lines: int
+    """Lines in its log so far."""
+    lane: LaneKey | None = None
+    """Set when it was parked there."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Taken:
+    token: int
+    entries: Sequence[Entry]
+    rows: Sequence[Row]
+    lanes: Sequence[LaneKey] = ()
+    """Lanes that this worker may empty from now on, until its lease ends."""
+    emptied: Sequence[LaneKey] = ()
+    """Of the lanes asked for, those that hold no parked row any more."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Loaded:
+    messages: Mapping[str, Message]
+    """By id; a message whose queue was deleted is missing."""
+    subscriptions: Mapping[str, Subscription]
+    """By id; a deleted one is missing, an expired or disabled one is here."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settlement:
+    """What becomes of one delivery: a line for the log (or none), and the row it leaves (or none)."""
+
+    message_id: str
+    subscription_id: str
+    token: int
+    from_row: bool
+    """It came from a row, which this replaces; else from the message's outbox entry."""
+    log: LogEntry | None = None
+    due_at: float | None = None
+    """Leaves a row that comes due then."""
+    park: LaneKey | None = None
+    """Leaves a row that is parked in this lane."""
+    hold: bool = False
+    """Leaves a row that stays leased under the same token until ``due_at``: it is in flight for long."""
+    attempts: int = 0
+    """Used up, for the row that is left."""
+    lines: int = 0
+    """Lines in its log, with this one, for the row that is left."""
+    disable: Disabled | None = None
+    """Disables the subscription."""
+    publish: tuple[tuple[str, Draft], ...] = ()
+    """(queue, draft) pairs that are posted in the project of the message."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Closing:
+    """An outbox entry whose deliveries (of this page of subscribers) are all in the log or in rows."""
+
+    message_id: str
+    token: int
+    after: str | None = None
+    """None removes the entry; else there are more subscribers behind this id, and the entry is free to be taken again."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Subscribed:
+    subscription: Subscription
+    created: bool
+    secret_is_new: bool
+    """The subscription's secret was stored by this call (made or given), and may be told to the client once."""
+
+
+class Storage(abc.ABC):
+    # -- life ---------------------------------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def upgrade(self) -> bool:
+        """Bring the schema to this version; True when there was something to do. Keeps all data."""
+
+    @abc.abstractmethod
+    def check(self) -> None:
+        """Raise `StorageUnavailable` unless reads and writes would work; raise `CannotStart` on a schema of another version."""
+
+    @abc.abstractmethod
+    def close(self) -> None: ...
+
+    # -- queues -------------------------------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def put_queue(self, project: str, name: str, metadata: Mapping[str, Any]) -> bool:
+        """Make the queue or replace its metadata; True when it is new."""
+
+    @abc.abstractmethod
+    def get_queue(self, project: str, name: str) -> Queue | None: ...
+
+    @abc.abstractmethod
+    def list_queues(self, project: str, marker: str | None, limit: int) -> list[Queue]:
+        """At most ``limit`` queues by name, behind the name ``marker``."""
+
+    @abc.abstractmethod
+    def delete_queue(self, project: str, name: str) -> None:
+        """Delete the queue with its messages; their deliveries that have not ended are cancelled. Subscriptions stay.
+
+        Costs the same for any number of messages: pruning removes them later.
+        """
+
+    # -- messages -----------------------------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def publish(self, project: str, queue: str, drafts: Sequence[Draft], client_id: str | None = None) -> list[str]:
+        """Store messages and their outbox entries, all or none, durably; make the queue if it is missing. Returns the ids.
+
+        The ids of a project's queue rise in the order in which messages become visible, so that a reader who pages behind a
+        marker misses none.
+        """
+
+    @abc.abstractmethod
+    def get_message(self, project: str, queue: str, message_id: str) -> Message | None:
+        """None also for one that is expired or deleted."""
+
+    @abc.abstractmethod
+    def list_messages(
+        self, project: str, queue: str, marker: str | None, limit: int, not_from: str | None = None
+    ) -> list[Message]:
+        """At most ``limit`` live messages behind the id ``marker``, oldest first; none from the client ``not_from``."""
+
+    @abc.abstractmethod
+    def delete_message(self, project: str, queue: str, message_id: str) -> None:
+        """Hide it from readers. Its deliveries go on, and it can still be asked whether it arrived."""
+
+    # -- subscriptions ------------------------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def subscribe(self, subscription: Subscription) -> Subscribed:
+        """Store a subscription (its id is ignored: one is made); make the queue if it is missing.
+
+        When a live one for the same project, queue and subscriber exists: `Conflict` if that is confirmed, else its ttl and
+        options are replaced and its id stays. Its secret is replaced by one that the client gave (``secret_made`` false); one
+        that the service made is replaced only by a made one, and only while it has never signed a delivery.
+        """
+
+    @abc.abstractmethod
+    def get_subscription(self, project: str, queue: str, subscription_id: str) -> Subscription | None:
+        """None also for one that is expired or deleted."""
+
+    @abc.abstractmethod
+    def list_subscriptions(self, project: str, queue: str, marker: str | None, limit: int) -> list[Subscription]:
+        """At most ``limit`` live subscriptions behind the id ``marker``, oldest first. Also what match pages through."""
+
+    @abc.abstractmethod
+    def update_subscription(
+        self, project: str, queue: str, subscription_id: str, changes: Mapping[str, Any]
+    ) -> Subscription | None:
+        """Replace fields (subscriber, ttl, options, secret, secret_made, disabled); None when there is no such one.
+
+        A ``ttl`` among the changes starts the age anew. `Conflict` when another live one has the subscriber.
+        """
+
+    @abc.abstractmethod
+    def delete_subscription(self, project: str, queue: str, subscription_id: str) -> None:
+        """Delete it; its deliveries that have not ended are cancelled. It can still be asked what became of the others."""
+
+    # -- did it arrive? -----------------------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def message_deliveries(
+        self, project: str, queue: str, message_id: str, marker: str | None, limit: int
+    ) -> list[DeliveryRecord] | None:
+        """At most ``limit`` deliveries of a message behind the subscription id ``marker``; None for an unknown message.
+
+        Answers from outbox, rows and log, also when the message is expired or deleted or a subscription is gone, until the
+        retention of the log has passed.
+        """
+
+    @abc.abstractmethod
+    def subscription_deliveries(
+        self, project: str, queue: str, subscription_id: str, marker: str | None, limit: int
+    ) -> list[DeliveryRecord] | None:
+        """The same for a subscription, by message id, newest first: ``marker`` is the last message id already seen."""
+
+    # -- the worker ---------------------------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def join(self) -> int:
+        """Register a worker for as long as this process lives; returns its id, which is never given out again."""
+
+    @abc.abstractmethod
+    def leave(self, worker_id: int) -> None:
+        """Give back every lease of this worker, which has stopped, and forget it."""
+
+    @abc.abstractmethod
+    def recover(self) -> int:
+        """Give back the leases of workers that have died; returns how many such workers were found."""
+
+    @abc.abstractmethod
+    def take(
+        self,
+        worker_id: int,
+        lease: float,
+        *,
+        entries: int,
+        rows: int,
+        lanes: int = 0,
+        parked: Mapping[LaneKey, int] | None = None,
+    ) -> Taken:
+        """Lease due work for ``lease`` seconds: outbox entries, rows that are due, lanes, and parked rows of lanes held.
+
+        ``entries``, ``rows`` and ``lanes`` are upper bounds; ``parked`` says how many rows of which lane. A lane that has
+        run empty is removed. Oldest first in each. Costs nothing in the database when nothing is due.
+        """
+
+    @abc.abstractmethod
+    def load(self, message_ids: Collection[str], subscription_ids: Collection[str]) -> Loaded: ...
+
+    @abc.abstractmethod
+    def known(self, message_id: str, after: str | None) -> set[str]:
+        """Ids of the subscriptions behind ``after`` for which the log or a row already knows this message."""
+
+    @abc.abstractmethod
+    def settle(self, settlements: Sequence[Settlement], closings: Sequence[Closing] = ()) -> int:
+        """Store what became of deliveries, then close entries; durable. Returns how many settlements had lost their lease:
+        of those nothing was stored."""
+
+    @abc.abstractmethod
+    def give_back(self, token: int, message_ids: Collection[str], rows: Collection[tuple[str, str]] = ()) -> None:
+        """End leases of this token early: the entries and the rows (message id, subscription id) are due at once."""
+
+    @abc.abstractmethod
+    def prune(self, limit: int) -> int:
+        """One bounded step of housekeeping; at most about ``limit`` rows are changed. Returns how many were.
+
+        Ends parked and pending rows of expired messages (state expired, in the log), and removes messages, subscriptions,
+        queues and log lines whose retention is over. Never touches what is leased.
+        """
