@@ -18,11 +18,11 @@ _Listed = Sequence[tuple[str | None, list[cfg.Opt]]]
 SECONDS = types.Float(min=0)
 
 
-def seconds(name: str, default: float | None, help: str, **kwargs: object) -> cfg.Opt:
-    return cfg.Opt(name, type=SECONDS, default=default, help=f"{help} In seconds.", **kwargs)
+def seconds(name: str, default: float | None, help: str) -> cfg.Opt:
+    return cfg.Opt(name, type=SECONDS, default=default, help=f"{help} In seconds.")
 
 
-DEFAULT = [
+DEFAULT: list[cfg.Opt] = [
     cfg.StrOpt(
         "data_dir",
         default="var",
@@ -35,7 +35,7 @@ DEFAULT = [
     ),
 ]
 
-API = [
+API: list[cfg.Opt] = [
     cfg.StrOpt("host", default="127.0.0.1", help="Address to listen on. Without authentication it has to be loopback."),
     cfg.PortOpt("port", default=8888, help="Port to listen on."),
     cfg.IntOpt("workers", default=2, min=1, help="Number of API processes."),
@@ -48,7 +48,7 @@ API = [
     ),
 ]
 
-AUTH = [
+AUTH: list[cfg.Opt] = [
     cfg.StrOpt(
         "strategy",
         default="none",
@@ -57,7 +57,7 @@ AUTH = [
     ),
 ]
 
-TRANSPORT = [
+TRANSPORT: list[cfg.Opt] = [
     cfg.IntOpt("default_message_ttl", default=3600, min=1, help="Time to live, in seconds, of a message that names none."),
     cfg.IntOpt("min_message_ttl", default=60, min=1, help="Shortest time to live, in seconds, of a message."),
     cfg.IntOpt("max_message_ttl", default=1209600, min=1, help="Longest time to live, in seconds, of a message."),
@@ -67,7 +67,9 @@ TRANSPORT = [
         min=1,
         help="Time to live, in seconds, of a subscription that names none. Unset: such a one never expires.",
     ),
-    cfg.IntOpt("max_messages_post_size", default=262144, min=1, help="Largest body of a request that posts messages, in bytes."),
+    cfg.IntOpt(
+        "max_messages_post_size", default=262144, min=1, help="Largest body of a request that posts messages, in bytes."
+    ),
     cfg.IntOpt("max_queue_metadata", default=65536, min=1, help="Largest metadata document of a queue, in bytes."),
     cfg.IntOpt("max_subscription_size", default=65536, min=1, help="Largest subscription document, in bytes."),
     cfg.IntOpt("max_queues_per_page", default=20, min=1, help="Largest page of queues."),
@@ -87,7 +89,7 @@ TRANSPORT = [
     ),
 ]
 
-STORAGE = [
+STORAGE: list[cfg.Opt] = [
     cfg.StrOpt(
         "connection",
         secret=True,
@@ -97,7 +99,7 @@ STORAGE = [
     cfg.IntOpt("group_commit", default=256, min=1, help="Most requests whose writes are committed together."),
 ]
 
-WORKER = [
+WORKER: list[cfg.Opt] = [
     seconds("lease", 30.0, "How long work is leased. A worker that dies unnoticed holds up what it had for this long."),
     seconds("poll_interval", 1.0, "How often a worker looks for work when no wake-up comes."),
     seconds("stop_timeout", 30.0, "How long a worker that is told to stop waits for what is in flight."),
@@ -119,20 +121,22 @@ WORKER = [
     cfg.IntOpt("prune_step", default=500, min=1, help="Most rows that one step of pruning changes."),
 ]
 
-NOTIFICATION = [
+NOTIFICATION: list[cfg.Opt] = [
     cfg.ListOpt(
         "retry_schedule",
         item_type=SECONDS,
         default=list(retry.DEFAULT_SCHEDULE),
         help="Wait before each attempt, in seconds; the number of values is the number of attempts.",
     ),
-    cfg.FloatOpt("retry_jitter", default=0.2, min=0.0, max=1.0, help="Each wait is lengthened or shortened by up to this share."),
+    cfg.FloatOpt(
+        "retry_jitter", default=0.2, min=0.0, max=1.0, help="Each wait is lengthened or shortened by up to this share."
+    ),
     seconds("fault_delay", 5.0, "First wait after a fault of our own (it uses up no attempt); doubles each time."),
     seconds("fault_delay_max", 300.0, "Longest wait after a fault of our own."),
     seconds("retry_after_max", 36000.0, "Longest wait that an endpoint can ask for with Retry-After."),
 ]
 
-GUARD = [
+GUARD: list[cfg.Opt] = [
     cfg.ListOpt(
         "allowed_networks",
         default=[],
@@ -142,7 +146,7 @@ GUARD = [
     cfg.ListOpt("allowed_ports", default=[], item_type=types.Port(), help="Ports that may be dialled. Empty: all."),
 ]
 
-ENCRYPTION = [
+ENCRYPTION: list[cfg.Opt] = [
     cfg.ListOpt(
         "keys",
         default=[],
@@ -152,11 +156,11 @@ ENCRYPTION = [
     ),
 ]
 
-SIGNED_URL = [
+SIGNED_URL: list[cfg.Opt] = [
     cfg.StrOpt("secret_key", secret=True, help="Key for signed URLs. Make one with: openssl rand -hex 32"),
 ]
 
-DELIVERY_LOG = [
+DELIVERY_LOG: list[cfg.Opt] = [
     seconds("retention", 604800.0, "How long a message's deliveries can be asked for after the last of them has ended."),
     seconds("body_retention", None, "How long the body is kept after that. Unset: as long as the log."),
 ]

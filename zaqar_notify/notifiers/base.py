@@ -45,6 +45,10 @@ class Notifier(abc.ABC):
         parts = urllib.parse.urlsplit(subscription.subscriber)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
+    def timeout(self, subscription: Subscription) -> float | None:
+        """Seconds that one attempt may take, from which ``delivery.deadline`` is made; None: ``[worker] timeout``."""
+        return None
+
     def close(self) -> None:  # noqa: B027 - most have nothing to close
         """Called once, when the process stops."""
 
