@@ -1,0 +1,328 @@
+"""Who may be sent to now: limits in flight, waiting and parking.
+
+A lane is what shares a limit: a project and an endpoint. Its limit adapts: a success adds one, a failure that counts against
+the lane halves it. A send that is under way for ``slow_after`` makes its lane a slow one; all slow lanes together may use only
+a share of what may be in flight, so that endpoints that hang cannot take the places of those that answer.
+
+Everything here runs on the worker's main thread; ``now`` is always ``time.monotonic()`` seconds.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+from zaqar_notify.model import Delivery, LaneKey, Outcome, OutcomeKind, Scope
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limits:
+    """Durations are seconds."""
+
+    max_in_flight: int = 1024
+    lane_min: int = 2
+    lane_max: int = 32
+    max_lanes: int = 1000
+    park_after: float = 1.0
+    slow_after: float = 1.0
+    slow_share: float = 1 / 3
+    parked_for: float = 30.0
+    """How long a lane is taken to have parked rows since that was last seen."""
+    idle_after: float = 300.0
+    """How long an unused lane is remembered."""
+
+
+class Sender(Protocol):
+    """What starts sends: a notifier, or the threads that run one."""
+
+    def send_many(self, deliveries: Sequence[Delivery], report: Callable[[Delivery, Outcome], None]) -> None:
+        """Start these and return at once; each is reported exactly once, from any thread, unless it hangs."""
+
+    def give_up(self, delivery: Delivery) -> None:
+        """Nobody waits for this one any more: it has outstayed its deadline."""
+
+    @property
+    def full(self) -> bool:
+        """It takes no further send until one of those under way ends."""
+
+    @property
+    def stopped(self) -> bool:
+        """It takes none at all: everything it sends with is lost in sends that hang."""
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class OpenEntry:
+    """A leased outbox entry (or the page of its subscribers that is being sent) until all its deliveries are settled."""
+
+    message_id: str
+    token: int
+    after: str | None = None
+    """More subscribers follow behind this id."""
+    unsettled: int = 0
+
+
+@dataclasses.dataclass(slots=True, eq=False, kw_only=True)
+class Send(Delivery):
+    """A delivery as the worker carries it: with its lane, its lease and its history."""
+
+    token: int
+    lease_until: float
+    entry: OpenEntry | None
+    """None: it came from a row, or has left its entry for one."""
+    attempts: int = 0
+    lines: int = 0
+    from_parking: bool = False
+    waiting_since: float = 0.0
+    started_at: float = 0.0
+    in_slow_share: bool = False
+    overdue: bool = False
+    """Under way for longer than ``slow_after``."""
+    ended: bool = False
+    # Where it goes, once that has been looked up:
+    lane: Lane = dataclasses.field(init=False)
+    sender: Sender = dataclasses.field(init=False)
+    timeout: float = dataclasses.field(init=False)
+
+
+class Lane:
+    __slots__ = ("held_until", "in_flight", "key", "limit", "parked_until", "queued", "sender", "slow", "used_at", "waiting")
+
+    def __init__(self, key: LaneKey, limit: int, now: float) -> None:
+        self.key = key
+        self.limit = limit
+        self.in_flight = 0
+        self.waiting: collections.deque[Send] = collections.deque()
+        self.queued = False  # stands in a ring
+        self.slow = False
+        self.parked_until = 0.0
+        self.held_until = 0.0
+        self.used_at = now
+        self.sender: Sender | None = None
+
+    @property
+    def ready(self) -> bool:
+        return bool(self.waiting) and self.in_flight < self.limit
+
+
+class _Ring:
+    """Round robin over projects, and over the lanes of each."""
+
+    def __init__(self) -> None:
+        self._projects: collections.OrderedDict[str, collections.deque[Lane]] = collections.OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._projects)
+
+    def add(self, lane: Lane) -> None:
+        lane.queued = True
+        self._projects.setdefault(lane.key.project, collections.deque()).append(lane)
+
+    def pop(self) -> Lane:
+        project, lanes = self._projects.popitem(last=False)
+        lane = lanes.popleft()
+        if lanes:
+            self._projects[project] = lanes
+        lane.queued = False
+        return lane
+
+
+class Lanes:
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.in_flight = 0
+        self.waiting = 0
+        self._lanes: dict[LaneKey, Lane] = {}
+        self._held: dict[LaneKey, Lane] = {}
+        self._fast, self._slow = _Ring(), _Ring()
+        self._blocked: dict[Sender, list[Lane]] = {}  # lanes that wait for their sender rather than for their endpoint
+        self._slow_in_flight = 0
+        self._slow_places = max(1, int(limits.max_in_flight * limits.slow_share))
+        # In the order of submission and of start: since all wait equally long, what is overdue stands in front.
+        self._arrived: collections.deque[Send] = collections.deque()
+        self._started: collections.deque[Send] = collections.deque()
+        self._overdue: set[Send] = set()
+
+    def lane(self, key: LaneKey, now: float) -> Lane:
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = Lane(key, self.limits.lane_min, now)
+        lane.used_at = now
+        return lane
+
+    # -- waiting ------------------------------------------------------------------------------------------------------------
+
+    def submit(self, send: Send, now: float) -> bool:
+        """Let it wait for its lane; False when it is to be parked instead: its lane has parked rows, which come first."""
+        lane = send.lane
+        lane.sender = send.sender
+        if send.sender.stopped or (lane.parked_until > now and not send.from_parking):
+            return False
+        send.waiting_since = now
+        lane.waiting.append(send)
+        self._arrived.append(send)
+        self.waiting += 1
+        self._enqueue(lane)
+        return True
+
+    def start(self, places: int, now: float) -> Iterator[Send]:
+        """The sends that may start now, at most ``places``, with their start recorded."""
+        while places > 0 and self.in_flight < self.limits.max_in_flight:
+            slow = self._slow_in_flight < self._slow_places
+            if not (self._fast or (slow and self._slow)):
+                return
+            # Slow lanes first: their share bounds them, and behind a long row of fast ones they would never come.
+            lane = (self._slow if slow and self._slow else self._fast).pop()
+            if not lane.ready:
+                continue
+            if lane.slow and not slow:
+                self._slow.add(lane)
+                continue
+            if (sender := lane.waiting[0].sender).full:
+                lane.queued = True
+                self._blocked.setdefault(sender, []).append(lane)
+                continue
+            yield self._start(lane, now)
+            places -= 1
+            self._enqueue(lane)
+
+    def _start(self, lane: Lane, now: float) -> Send:
+        send = lane.waiting.popleft()
+        send.started_at = now
+        lane.in_flight += 1
+        lane.used_at = now
+        self.waiting -= 1
+        self.in_flight += 1
+        if lane.slow:
+            send.in_slow_share = True
+            self._slow_in_flight += 1
+        self._started.append(send)
+        return send
+
+    def _enqueue(self, lane: Lane) -> None:
+        if not lane.queued and lane.ready:
+            (self._slow if lane.slow else self._fast).add(lane)
+
+    def waited_too_long(self, now: float) -> list[Send]:
+        """Takes out what has waited for ``park_after``: it is to be parked, and its lane counts as parked from now on."""
+        before = now - self.limits.park_after
+        late = []
+        while self._arrived and (self._arrived[0].started_at or self._arrived[0].waiting_since <= before):
+            send = self._arrived.popleft()
+            if not send.started_at:
+                send.lane.waiting.popleft()
+                late.append(send)
+        self.waiting -= len(late)
+        for send in late:
+            send.lane.parked_until = now + self.limits.parked_for
+        return late
+
+    def withdraw(self) -> list[Send]:
+        """Takes out everything that waits, for a worker that stops."""
+        waiting = [send for send in self._arrived if not send.started_at]
+        self._arrived.clear()
+        self.waiting = 0
+        for send in waiting:
+            send.lane.waiting.clear()
+        return waiting
+
+    # -- under way ----------------------------------------------------------------------------------------------------------
+
+    def finish(self, send: Send, outcome: Outcome, duration: float, now: float) -> None:
+        """Give back its place, and adapt the limit of its lane to what came of it (``duration`` in seconds)."""
+        lane = send.lane
+        lane.used_at = now
+        if outcome.kind is OutcomeKind.DELIVERED:
+            lane.slow = duration >= self.limits.slow_after
+            # A slow success undoes the halving that its slowness brought.
+            lane.limit = min(lane.limit * 2 + 1 if send.overdue else lane.limit + 1, self.limits.lane_max)
+        elif outcome.kind is OutcomeKind.RETRY and outcome.scope is Scope.LANE:
+            self._halve(lane)
+        self.release(send)
+
+    def release(self, send: Send) -> None:
+        """Give back its place. By itself that says nothing about the lane: it was not sent after all."""
+        send.ended = True
+        send.lane.in_flight -= 1
+        self.in_flight -= 1
+        if send.in_slow_share:
+            self._slow_in_flight -= 1
+        if send.overdue:
+            self._overdue.discard(send)
+        self._enqueue(send.lane)
+        self.unblock(send.sender)
+
+    def unblock(self, sender: Sender) -> None:
+        """A send of this sender has ended, so it may have room for a lane that waited for it."""
+        for lane in self._blocked.pop(sender, ()):
+            lane.queued = False
+            self._enqueue(lane)
+
+    def under_way_too_long(self, now: float) -> list[Send]:
+        """What has been under way for ``slow_after`` since the last call: it moves to the slow share."""
+        before = now - self.limits.slow_after
+        late = []
+        while self._started and (self._started[0].ended or self._started[0].started_at <= before):
+            send = self._started.popleft()
+            if not send.ended:
+                late.append(send)
+        for send in late:
+            self._slow_down(send)
+        return late
+
+    def _slow_down(self, send: Send) -> None:
+        send.overdue = True
+        self._overdue.add(send)
+        send.lane.slow = True
+        self._halve(send.lane)
+        if not send.in_slow_share:
+            send.in_slow_share = True
+            self._slow_in_flight += 1
+
+    def _halve(self, lane: Lane) -> None:
+        lane.limit = max(lane.limit // 2, self.limits.lane_min)
+
+    def hung(self, now: float, grace: float) -> list[Send]:
+        """What is under way ``grace`` seconds after its deadline: nobody will report it any more."""
+        return [send for send in self._overdue if send.deadline + grace <= now]
+
+    # -- parked rows --------------------------------------------------------------------------------------------------------
+
+    def hold(self, keys: Sequence[LaneKey], until: float, now: float) -> None:
+        """These lanes have parked rows, which this worker may take until then."""
+        for key in keys:
+            lane = self.lane(key, now)
+            lane.held_until = until
+            lane.parked_until = max(lane.parked_until, now + self.limits.parked_for)
+            self._held[key] = lane
+
+    def emptied(self, keys: Sequence[LaneKey]) -> None:
+        for key in keys:
+            self._held.pop(key, None)
+            if key in self._lanes:
+                self._lanes[key].parked_until = self._lanes[key].held_until = 0.0
+
+    def holdable(self) -> int:
+        return max(0, self.limits.max_lanes - len(self._held))
+
+    def room(self, now: float, most: int) -> Mapping[LaneKey, int]:
+        """How many parked rows of which held lanes can be sent soon, at most ``most`` in all."""
+        rooms: dict[LaneKey, int] = {}
+        full = self._slow_in_flight >= self._slow_places
+        for key, lane in list(self._held.items()):
+            if lane.held_until <= now:
+                del self._held[key]
+                continue
+            busy = lane.in_flight + len(lane.waiting)
+            blocked = (lane.slow and full) or (lane.sender is not None and lane.sender.full)
+            if busy < lane.limit and not blocked and most > 0:
+                rooms[key] = min(2 * lane.limit - busy, most)
+                most -= rooms[key]
+        return rooms
+
+    def forget_idle(self, now: float) -> None:
+        before = now - self.limits.idle_after
+        for key, lane in list(self._lanes.items()):
+            if lane.used_at < before and not lane.in_flight and not lane.waiting and key not in self._held:
+                del self._lanes[key]

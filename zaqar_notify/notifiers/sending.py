@@ -1,0 +1,99 @@
+"""How the worker sends through a notifier: on threads of its own or directly. A hang or a bug in it costs its own deliveries
+only."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Sequence
+
+from zaqar_notify.model import Delivery, Outcome, OutcomeKind
+from zaqar_notify.notifiers.base import BatchNotifier, Report, SingleNotifier
+
+
+class Threads:
+    """At most ``size`` threads, started as they are needed. One whose send hangs is lost until that send returns."""
+
+    def __init__(self, notifier: SingleNotifier, name: str, size: int, log: logging.Logger) -> None:
+        self._notifier = notifier
+        self._name = name
+        self._size = size
+        self._log = log
+        self._work: queue.SimpleQueue[tuple[Delivery, Report] | None] = queue.SimpleQueue()
+        self._threads = 0
+        self._lock = threading.Lock()
+        self._busy = 0
+        self._lost: set[str] = set()
+
+    @property
+    def full(self) -> bool:
+        return self._busy >= self._size
+
+    @property
+    def stopped(self) -> bool:
+        return len(self._lost) >= self._size
+
+    def send_many(self, deliveries: Sequence[Delivery], report: Report) -> None:
+        for delivery in deliveries:
+            with self._lock:
+                self._busy += 1
+                new = self._threads < min(self._busy, self._size)
+                self._threads += new
+            if new:
+                threading.Thread(target=self._run, name=f"{self._name}-{self._threads}", daemon=True).start()
+            self._work.put((delivery, report))
+
+    def give_up(self, delivery: Delivery) -> None:
+        """Its send has outstayed its deadline: count its thread as lost."""
+        with self._lock:
+            self._lost.add(delivery.id)
+        self._log.error("%s: a send hangs; %d of %d threads are lost", self._name, len(self._lost), self._size)
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            delivery, report = work
+            outcome = self._send(delivery)
+            with self._lock:
+                self._busy -= 1
+                self._lost.discard(delivery.id)
+            report(delivery, outcome)
+
+    def _send(self, delivery: Delivery) -> Outcome:
+        try:
+            return self._notifier.send(delivery)
+        except Exception as error:  # noqa: BLE001 - a driver's bug costs this delivery only
+            self._log.exception("%s: a bug in the notifier", self._name)
+            return Outcome(OutcomeKind.OURS, detail=f"The notifier failed: {type(error).__name__}")
+
+    def close(self) -> None:
+        for _ in range(self._threads):
+            self._work.put(None)
+        self._notifier.close()
+
+
+class Direct:
+    """A `BatchNotifier` as the worker sees it: it takes any number, and a bug in it costs the batch it was given."""
+
+    full = False
+    stopped = False
+
+    def __init__(self, notifier: BatchNotifier, name: str, log: logging.Logger) -> None:
+        self._notifier = notifier
+        self._name = name
+        self._log = log
+
+    def send_many(self, deliveries: Sequence[Delivery], report: Report) -> None:
+        try:
+            self._notifier.send_many(deliveries, report)
+        except Exception as error:  # noqa: BLE001 - a driver's bug costs its own deliveries only
+            self._log.exception("%s: a bug in the notifier", self._name)
+            outcome = Outcome(OutcomeKind.OURS, detail=f"The notifier failed: {type(error).__name__}")
+            for delivery in deliveries:
+                report(delivery, outcome)
+
+    def give_up(self, delivery: Delivery) -> None:
+        self._log.error("%s: no outcome was reported for delivery %s in time", self._name, delivery.id)
+
+    def close(self) -> None:
+        self._notifier.close()

@@ -1,0 +1,299 @@
+"""The worker's loop: wait, take, dispatch, start sends, collect outcomes, settle, stop gracefully.
+
+One thread does all of it, with one database connection and no locks; notifiers send on threads of their own and report into a
+queue. Nothing here sleeps for a retry or waits for an endpoint.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import logging
+import os
+import select
+import time
+from collections.abc import Mapping
+
+from zaqar_notify import errors
+from zaqar_notify.flow import Dispatch, Leased, Routes, Settling
+from zaqar_notify.lanes import Lanes, Limits, Send, Sender
+from zaqar_notify.model import Delivery, LaneKey, Outcome, OutcomeKind, State
+from zaqar_notify.retry import Policy
+from zaqar_notify.storage.base import Storage, Taken
+from zaqar_notify.wake import Listener
+
+TICK = 0.05
+"""Seconds between two looks at what is waiting or under way, when nothing else happens."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settings:
+    """``[worker]``; durations are seconds."""
+
+    lease: float = 30.0
+    poll_interval: float = 1.0
+    stop_timeout: float = 30.0
+    max_active: int = 4000
+    micro_batch: int = 500
+    settle_delay: float = 0.02
+    dispatch_interval: float = 0.01
+    hang_grace: float = 5.0
+    prune_interval: float = 5.0
+    prune_step: int = 500
+    page: int = 1000
+    """Subscriptions that are matched with one message at a time."""
+
+
+class Worker:
+    def __init__(
+        self, storage: Storage, routes: Routes, listener: Listener, *, settings: Settings, limits: Limits, policy: Policy
+    ) -> None:
+        self._log = logging.getLogger(__name__)
+        self._storage = storage
+        self._listener = listener
+        self._settings = settings
+        self._lanes = Lanes(limits)
+        self._settling = Settling(storage, policy, settings.micro_batch, self._log)
+        self._dispatch = Dispatch(storage, routes, self._lanes, self._settling, settings.page)
+        self._reported: collections.deque[tuple[Delivery, Outcome, float]] = collections.deque()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._asleep = False
+        self._stopping = False
+        self._id = 0
+        self._fan_out = 1.0
+        self._more = True  # there may be due work that was not taken yet
+        self._dispatched_at = self._polled_at = self._pruned_at = self._troubled_until = 0.0
+        self._disabled: dict[str, float] = {}
+        self._poller = select.epoll()
+        self._poller.register(listener.fileno(), select.EPOLLIN)
+        self._poller.register(self._bell, select.EPOLLIN)
+
+    # -- life ---------------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Register with the storage, and warm up: the first flow of a process takes about 0.1 s."""
+        self._id = self._storage.join()
+        nothing = Taken(0, (), ())
+        self._dispatch.run(Leased(nothing, 0.0, 0))
+        self._settling.run()
+        self._log.info("worker %d is ready", self._id)
+
+    def run(self) -> None:
+        """Returns when `stop` was called and what was under way has ended, or ``stop_timeout`` has passed."""
+        while not self._stopping:
+            self._step()
+        self._drain()
+
+    def stop(self) -> None:
+        """Safe to call from a signal handler and from other threads."""
+        self._stopping = True
+        os.eventfd_write(self._bell, 1)
+
+    def _drain(self) -> None:
+        wall, give_up_at = time.time(), time.monotonic() + self._settings.stop_timeout
+        for send in self._lanes.withdraw():
+            self._settling.later(send, wall)
+        self._log.info("stopping: %d sends are under way", self._lanes.in_flight)
+        while (self._lanes.in_flight or self._settling.outstanding) and time.monotonic() < give_up_at:
+            self._collect()
+            self._watch()
+            self._settle(hurry=True)
+            self._wait(TICK)
+        if self._lanes.in_flight:
+            self._log.warning("%d sends did not end in time; their deliveries will be sent again", self._lanes.in_flight)
+        try:
+            self._storage.leave(self._id)
+        except errors.StorageUnavailable as error:
+            self._log.warning("leases could not be given back and run out by themselves: %s", error)
+        self._listener.close()
+        self._poller.close()
+        os.close(self._bell)
+
+    # -- the loop -----------------------------------------------------------------------------------------------------------
+
+    def _step(self) -> None:
+        self._collect()
+        self._watch()
+        self._start_sends()
+        self._settle()
+        self._take()
+        self._start_sends()
+        self._keep_house()
+        self._wait(self._pause())
+
+    def _collect(self) -> None:
+        """Outcomes that notifiers have reported since the last step."""
+        wall = time.time()
+        while self._reported:
+            delivery, outcome, at = self._reported.popleft()
+            if not isinstance(delivery, Send):
+                self._log.error("a notifier reported something that is not one of its deliveries: %.100r", delivery)
+            elif delivery.ended:  # it was given up before
+                self._lanes.unblock(delivery.sender)
+            else:
+                self._finish(delivery, _sound(outcome), at, wall)
+
+    def _finish(self, send: Send, outcome: Outcome, at: float, wall: float) -> None:
+        duration = at - send.started_at
+        self._lanes.finish(send, outcome, duration, at)
+        self._settling.settle(send, outcome, wall, duration)
+        if outcome.disable or outcome.kind is OutcomeKind.GONE:
+            self._disabled[send.subscription.id] = at
+
+    def _watch(self) -> None:
+        """What takes too long leaves its outbox entry for a row: parked, or in flight under a lease of its own."""
+        now = time.monotonic()
+        for send in self._lanes.waited_too_long(now):
+            self._settling.park(send)
+        for send in self._lanes.under_way_too_long(now):
+            if send.entry is not None:
+                self._settling.hold(send, time.time() + self._settings.lease)
+        for send in self._lanes.hung(now, self._settings.hang_grace):
+            send.sender.give_up(send)
+            self._finish(send, Outcome(OutcomeKind.RETRY, detail="The notifier did not answer in time"), now, time.time())
+
+    def _settle(self, hurry: bool = False) -> None:
+        now = time.monotonic()
+        while self._settling.since is not None and now >= self._troubled_until:
+            full = self._settling.outstanding >= self._settings.micro_batch
+            if not (full or hurry or now - self._settling.since >= self._settings.settle_delay):
+                return
+            try:
+                self._settling.run()
+            except errors.StorageUnavailable as error:
+                self._trouble("settling", error)
+
+    def _trouble(self, doing: str, error: errors.StorageUnavailable) -> None:
+        """Outcomes are kept, and nothing new is taken, until the storage answers again."""
+        self._log.warning("%s has to wait: %s", doing, error)
+        self._troubled_until = time.monotonic() + 0.5
+
+    def _take(self) -> None:
+        now = time.monotonic()
+        if now < max(self._dispatched_at + self._settings.dispatch_interval, self._troubled_until):
+            return
+        room = self._room()
+        if not room:
+            return
+        parked = self._lanes.room(now, room)
+        if not (self._more or parked or now >= self._polled_at + self._settings.poll_interval):
+            return
+        try:
+            self._take_and_dispatch(room, parked, now)
+        except errors.StorageUnavailable as error:
+            self._trouble("taking", error)
+
+    def _take_and_dispatch(self, room: int, parked: Mapping[LaneKey, int], now: float) -> None:
+        entries = max(1, int(room / max(1.0, self._fan_out)))
+        taken = self._storage.take(
+            self._id,
+            self._settings.lease,
+            entries=entries,
+            rows=room,
+            lanes=self._lanes.holdable(),
+            parked=parked,
+        )
+        self._more = len(taken.entries) == entries or len(taken.rows) >= room or bool(taken.lanes)
+        self._polled_at = now
+        self._lanes.emptied(taken.emptied)
+        self._lanes.hold(taken.lanes, now + self._settings.lease, now)
+        if taken.entries or taken.rows:
+            sends = self._dispatch.run(Leased(taken, now + self._settings.lease, room))
+            self._dispatched_at = time.monotonic()
+            if taken.entries:
+                self._fan_out += 0.3 * ((sends - len(taken.rows)) / len(taken.entries) - self._fan_out)
+
+    def _start_sends(self) -> None:
+        now, wall = time.monotonic(), time.time()
+        # What is in flight and what is not settled yet is what a kill can make us send twice: both are bounded.
+        places = self._lanes.limits.max_in_flight + self._settings.micro_batch
+        places -= self._lanes.in_flight + self._settling.outstanding
+        starting: dict[Sender, list[Delivery]] = {}
+        for send in self._lanes.start(places, now):
+            if self._may_start(send, now, wall):
+                send.deadline = now + send.timeout
+                starting.setdefault(send.sender, []).append(send)
+        for sender, deliveries in starting.items():
+            sender.send_many(deliveries, self._report)
+
+    def _may_start(self, send: Send, now: float, wall: float) -> bool:
+        """The checks that stand before every attempt."""
+        if send.message.expires_at <= wall or not send.subscription.live(wall):
+            state = State.EXPIRED
+        elif self._disabled.get(send.subscription.id, 0.0) > send.waiting_since:
+            state = State.SUPPRESSED
+        elif now + send.timeout > send.lease_until:
+            self._lanes.release(send)
+            self._settling.later(send, wall)
+            return False
+        else:
+            return True
+        self._lanes.release(send)
+        self._settling.end(send, state, wall)
+        return False
+
+    def _report(self, delivery: Delivery, outcome: Outcome) -> None:
+        """Called by notifiers, from any thread."""
+        self._reported.append((delivery, outcome, time.monotonic()))
+        if self._asleep:
+            os.eventfd_write(self._bell, 1)
+
+    def _room(self) -> int:
+        """How many more deliveries may be held. None while that is few: under load a batch is worth waiting for."""
+        room = self._settings.max_active - self._lanes.in_flight - self._lanes.waiting - self._settling.outstanding
+        return room if room >= self._settings.max_active // 4 else 0
+
+    # -- in between ---------------------------------------------------------------------------------------------------------
+
+    def _keep_house(self) -> None:
+        now = time.monotonic()
+        if now < max(self._pruned_at + self._settings.prune_interval, self._troubled_until):
+            return
+        try:
+            pruned = self._storage.prune(self._settings.prune_step)
+            if self._storage.recover():
+                self._more = True
+        except errors.StorageUnavailable as error:
+            self._trouble("pruning", error)
+            return
+        # A full step says that there is more; other work comes first.
+        self._pruned_at = now if pruned < self._settings.prune_step else now - self._settings.prune_interval + TICK
+        self._lanes.forget_idle(now)
+        self._disabled = {key: at for key, at in self._disabled.items() if at > now - self._settings.lease}
+
+    def _pause(self) -> float:
+        now = time.monotonic()
+        if self._settling.since is not None:
+            pause = self._settling.since + self._settings.settle_delay - now
+        elif self._lanes.in_flight or self._lanes.waiting:
+            pause = TICK
+        else:
+            pause = self._polled_at + self._settings.poll_interval - now
+        if self._more and self._room():
+            pause = min(pause, self._dispatched_at + self._settings.dispatch_interval - now)
+        return max(pause, self._troubled_until - now, 0.0)
+
+    def _wait(self, pause: float) -> None:
+        self._asleep = True
+        try:
+            events = self._poller.poll(0 if self._reported or self._stopping else pause)
+        finally:
+            self._asleep = False
+        for descriptor, _ in events:
+            if descriptor == self._bell:
+                os.eventfd_read(self._bell)
+            elif self._listener.drain():
+                self._more = True
+
+
+def _sound(outcome: Outcome) -> Outcome:
+    """What a notifier reported, or what to make of it when that is no outcome at all."""
+    if (
+        isinstance(outcome, Outcome)
+        and isinstance(outcome.kind, OutcomeKind)
+        and isinstance(outcome.detail, str)
+        and isinstance(outcome.status, int | None)
+        and isinstance(outcome.after, int | float | None)
+    ):
+        return outcome
+    return Outcome(OutcomeKind.OURS, detail="The notifier returned no outcome")
