@@ -22,6 +22,12 @@ class InvalidRequest(NotifyError):
     title = "Invalid request"
 
 
+class InvalidQueue(InvalidRequest):
+    """The queue's name or the project breaks the rules for names."""
+
+    title = "Invalid queue identification"
+
+
 class UnknownScheme(InvalidRequest):
     """No loaded notifier serves the scheme of the subscriber's URI."""
 
