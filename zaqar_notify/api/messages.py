@@ -1,0 +1,115 @@
+"""Messages: posted, read and deleted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import falcon
+
+from zaqar_notify import validation
+from zaqar_notify.api.body import read_body
+from zaqar_notify.api.middleware import Access
+from zaqar_notify.api.paging import next_links
+from zaqar_notify.api.queues import QueueSettings
+from zaqar_notify.errors import InvalidRequest, NotFound
+from zaqar_notify.model import Message as MessageRecord
+from zaqar_notify.storage.base import Storage
+
+Clock = Callable[[], float]
+
+
+class Messages:
+    access = Access.ZAQAR
+
+    def __init__(
+        self, storage: Storage, limits: validation.Limits, settings: QueueSettings, wake: Callable[[], None], clock: Clock
+    ) -> None:
+        self._storage = storage
+        self._limits = limits
+        self._settings = settings
+        self._wake = wake
+        self._clock = clock
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
+        limits = self._limits
+        project = req.context.project
+        size = limits.max_messages_post_size
+        raw = read_body(req, size, "The request")
+        metadata = self._settings.metadata(project, queue)
+        # The operator may have lowered the limits since the queue's metadata was stored.
+        size = min(size, metadata.get("_max_messages_post_size", size))
+        ttl = min(limits.max_message_ttl, metadata.get("_default_message_ttl", limits.default_message_ttl))
+        drafts = validation.messages(validation.parse_json(raw, size, "The request"), default_ttl=ttl, limits=limits)
+        ids = self._storage.publish(project, queue, drafts, req.context.client_id)
+        self._wake()
+        path = f"/v2/queues/{queue}/messages"
+        resp.status = falcon.HTTP_201
+        resp.location = f"{path}?ids={','.join(ids)}"
+        resp.data = json.dumps({"resources": [f"{path}/{message_id}" for message_id in ids]}).encode()
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
+        ids = req.get_param("ids")
+        resp.media = self._list(req, queue) if ids is None else self._read(req, queue, ids)
+
+    def _read(self, req: falcon.Request, queue: str, ids: str) -> dict[str, Any]:
+        asked = list(dict.fromkeys(ids.split(",")))
+        most = self._limits.max_messages_per_page
+        if len(asked) > most:
+            raise InvalidRequest(f"ids may name at most {most} messages.")
+        now = self._clock()
+        found = (self._storage.get_message(req.context.project, queue, message_id) for message_id in asked)
+        shown = [show(message, now) for message in found if message is not None]
+        if not shown:
+            raise NotFound("None of these messages is in the queue: they never were, have expired or were deleted.")
+        return {"messages": shown}
+
+    def _list(self, req: falcon.Request, queue: str) -> dict[str, Any]:
+        echo = req.get_param_as_bool("echo", default=False)
+        limit = validation.page_size(req.get_param("limit"), self._limits.max_messages_per_page)
+        others = None if echo else req.context.client_id
+        found = self._storage.list_messages(req.context.project, queue, req.get_param("marker"), limit, others)
+        now = self._clock()
+        # A full page has a next one even if that is empty yet: with its marker a reader waits for what comes.
+        links = next_links(req, found[-1].id, limit, **({"echo": "true"} if echo else {})) if len(found) == limit else []
+        return {"messages": [show(message, now) for message in found], "links": links}
+
+
+class Message:
+    access = Access.ZAQAR
+
+    def __init__(self, storage: Storage, clock: Clock) -> None:
+        self._storage = storage
+        self._clock = clock
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, queue: str, message_id: str) -> None:
+        message = self._storage.get_message(req.context.project, queue, message_id)
+        if message is None:
+            raise NotFound("There is no such message in the queue: it never was, has expired or was deleted.")
+        resp.media = show(message, self._clock())
+
+    def on_delete(self, req: falcon.Request, resp: falcon.Response, queue: str, message_id: str) -> None:
+        self._storage.delete_message(req.context.project, queue, message_id)
+        resp.status = falcon.HTTP_204
+
+
+def show(message: MessageRecord, now: float) -> dict[str, Any]:
+    body = message.body
+    shown = {
+        "id": message.id,
+        "href": f"/v2/queues/{message.queue}/messages/{message.id}",
+        "ttl": message.ttl,
+        "age": max(0, int(now - message.created_at)),
+        "body": body,
+        "checksum": _checksum(body),
+    }
+    if message.attributes:
+        shown["attributes"] = message.attributes
+    return shown
+
+
+def _checksum(body: Any) -> str:
+    """Over Python's default JSON text, as Zaqar's: a client makes it again from the body that it has parsed."""
+    return "MD5:" + hashlib.md5(json.dumps(body).encode(), usedforsecurity=False).hexdigest()

@@ -1,0 +1,133 @@
+"""What holds for every request, whatever its resource: its id, where it may come from, which headers it needs."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import ipaddress
+import uuid
+from typing import Any
+
+import falcon
+
+from zaqar_notify import validation
+from zaqar_notify.errors import Forbidden
+
+REQUEST_ID_HEADER = "x-openstack-request-id"
+
+
+class Access(enum.Enum):
+    """What a resource asks of the headers of a request: its class attribute ``access``."""
+
+    ZAQAR = "zaqar"  # Client-ID, X-Project-ID, JSON
+    SIGNED = "signed"  # the signature in the URL names project and right
+    PUBLIC = "public"
+
+
+def request_id(req: falcon.Request) -> str:
+    """The request's id, made when it is first asked for."""
+    known: str | None = req.context.get("request_id")
+    if known is None:
+        known = req.context.request_id = f"req-{uuid.uuid4()}"
+    return known
+
+
+class RequestIds:
+    def process_response(self, req: falcon.Request, resp: falcon.Response, resource: object, succeeded: bool) -> None:
+        resp.set_header(REQUEST_ID_HEADER, request_id(req))
+
+
+class LoopbackOnly:
+    """Without authentication nothing but loopback is served, also under a WSGI server that listens elsewhere.
+
+    A forwarding header means that a proxy stands on loopback, and the client anywhere.
+    """
+
+    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+        if not _is_loopback(req.env.get("REMOTE_ADDR", "")):
+            raise Forbidden("Without authentication ([auth] strategy = none) only requests from loopback are served.")
+        if "HTTP_X_FORWARDED_FOR" in req.env or "HTTP_FORWARDED" in req.env:
+            raise Forbidden("Without authentication ([auth] strategy = none) forwarded requests are not served.")
+
+
+@functools.lru_cache(maxsize=1024)
+def _is_loopback(address: str) -> bool:
+    try:
+        judged = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    mapped = getattr(judged, "ipv4_mapped", None)
+    return (mapped or judged).is_loopback
+
+
+class HeaderRules:
+    def __init__(self, *, strict_client_id: bool) -> None:
+        self._strict_client_id = strict_client_id
+
+    def process_resource(self, req: falcon.Request, resp: falcon.Response, resource: Any, params: dict[str, Any]) -> None:
+        """Leaves ``project`` and ``client_id`` in the request's context."""
+        if resource.access is not Access.ZAQAR:
+            return
+        _refuse_forms(req)
+        if not req.client_accepts("application/json"):
+            resp.status = falcon.HTTP_406
+            resp.complete = True
+            return
+        req.context.client_id = self._client_id(req)
+        req.context.project = _project(req)
+        if "queue" in params:
+            validation.check_queue_name(params["queue"])
+
+    def _client_id(self, req: falcon.Request) -> str:
+        client_id: str = req.env.get("HTTP_CLIENT_ID", "")
+        if not client_id:
+            raise falcon.HTTPBadRequest(title="Missing header value", description="The Client-ID header is required.")
+        if not self._strict_client_id:
+            return _bounded_client_id(client_id)
+        try:
+            return _canonical_uuid(client_id)
+        except ValueError:
+            raise falcon.HTTPBadRequest(
+                title="Wrong UUID value", description="The Client-ID header has to be a UUID."
+            ) from None
+
+
+def _refuse_forms(req: falcon.Request) -> None:
+    # curl -d sends this type unless it is told another; an empty body of any type does no harm.
+    content_type = req.content_type
+    if content_type and content_type.lower().startswith("application/x-www-form-urlencoded") and _has_body(req):
+        raise falcon.HTTPBadRequest(
+            title="Invalid Content-Type",
+            description="A form is not accepted: send JSON, with the header Content-Type: application/json.",
+        )
+
+
+def _has_body(req: falcon.Request) -> bool:
+    return bool(req.content_length) or "HTTP_TRANSFER_ENCODING" in req.env
+
+
+def _bounded_client_id(client_id: str) -> str:
+    if len(client_id) > validation.MAX_CLIENT_ID:
+        raise falcon.HTTPBadRequest(
+            title="Wrong Client-ID value",
+            description=f"The Client-ID header may have at most {validation.MAX_CLIENT_ID} characters.",
+        )
+    return client_id
+
+
+@functools.lru_cache(maxsize=1024)
+def _canonical_uuid(text: str) -> str:
+    """One spelling for each UUID, so that ``echo`` knows a client again. `ValueError` for anything else."""
+    return str(uuid.UUID(text))
+
+
+def _project(req: falcon.Request) -> str:
+    project: str | None = req.env.get("HTTP_X_PROJECT_ID")
+    if project is None:
+        raise falcon.HTTPBadRequest(title="Missing header value", description="The X-Project-ID header is required.")
+    if not project.strip():
+        raise falcon.HTTPBadRequest(
+            title="Empty project header not allowed", description="The X-Project-ID header has to name a project."
+        )
+    validation.check_project(project)
+    return project

@@ -1,0 +1,36 @@
+"""Pages of a listing, each with the link to the next."""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import falcon
+
+from zaqar_notify import validation
+
+Link = dict[str, str]
+T = TypeVar("T")
+
+
+def read_page(
+    req: falcon.Request,
+    most: int,
+    read: Callable[[str | None, int], Sequence[T]],
+    marker: Callable[[T], str],
+    **others: str,
+) -> tuple[Sequence[T], list[Link]]:
+    """One page, and its links: empty when nothing is behind it. ``read`` gets the marker and how many to read.
+
+    ``others`` are what else the link to the next page has to say.
+    """
+    limit = validation.page_size(req.get_param("limit"), most)
+    found = read(req.get_param("marker"), limit + 1)
+    page = found[:limit]
+    return page, next_links(req, marker(page[-1]), limit, **others) if len(found) > limit else []
+
+
+def next_links(req: falcon.Request, marker: str, limit: int, **others: str) -> list[Link]:
+    query = urllib.parse.urlencode({"marker": marker, "limit": limit, **others})
+    return [{"rel": "next", "href": f"{req.path}?{query}"}]
