@@ -13,7 +13,7 @@ from oslo_config import cfg, types
 
 from zaqar_notify import retry
 
-_Listed = Sequence[tuple[str | None, list[cfg.Opt]]]
+_Listed = Sequence[tuple[str, list[cfg.Opt]]]
 
 SECONDS = types.Float(min=0)
 

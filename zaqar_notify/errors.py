@@ -72,3 +72,7 @@ class CannotStart(NotifyError):
     """A process cannot start: a taken port, a directory in use, a bad option. One line, exit status 2."""
 
     title = "Cannot start"
+
+
+class NotifierFailed(NotifyError):
+    """A bug in a notifier: it raised something that is no `NotifyError`."""

@@ -22,7 +22,7 @@ from taskflow import engines, retry, states, task
 from taskflow.patterns import linear_flow
 
 from zaqar_notify import errors
-from zaqar_notify.lanes import Lane, Lanes, OpenEntry, Send, Sender
+from zaqar_notify.lanes import Lane, Lanes, OpenEntry, Send
 from zaqar_notify.matching import wanted
 from zaqar_notify.model import (
     Disabled,
@@ -35,20 +35,12 @@ from zaqar_notify.model import (
     Subscription,
     delivery_id,
 )
+from zaqar_notify.notifiers.sending import Route
 from zaqar_notify.retry import Policy, next_state
 from zaqar_notify.storage.base import Closing, Entry, Loaded, Row, Settlement, Storage, Taken
 
 DETAIL_LENGTH = 500
 """Characters of an outcome's detail that go into the log."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Route:
-    """How to reach a subscription: who sends, in which lane (its name within the project), in how many seconds."""
-
-    sender: Sender
-    lane: str
-    timeout: float
 
 
 Routes = Callable[[Subscription], Route]

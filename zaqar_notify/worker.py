@@ -12,7 +12,7 @@ import logging
 import os
 import select
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from zaqar_notify import errors
 from zaqar_notify.flow import Dispatch, Leased, Routes, Settling
@@ -46,11 +46,21 @@ class Settings:
 
 class Worker:
     def __init__(
-        self, storage: Storage, routes: Routes, listener: Listener, *, settings: Settings, limits: Limits, policy: Policy
+        self,
+        storage: Storage,
+        routes: Routes,
+        listener: Listener,
+        *,
+        settings: Settings,
+        limits: Limits,
+        policy: Policy,
+        closing: Callable[[], None] = lambda: None,
     ) -> None:
+        """``closing`` is called at the very end of `run`, when everything is settled."""
         self._log = logging.getLogger(__name__)
         self._storage = storage
         self._listener = listener
+        self._closing = closing
         self._settings = settings
         self._lanes = Lanes(limits)
         self._settling = Settling(storage, policy, settings.micro_batch, self._log)
@@ -107,7 +117,7 @@ class Worker:
             self._log.warning("leases could not be given back and run out by themselves: %s", error)
         self._listener.close()
         self._poller.close()
-        os.close(self._bell)
+        self._closing()
 
     # -- the loop -----------------------------------------------------------------------------------------------------------
 

@@ -3,13 +3,15 @@ only."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from zaqar_notify.model import Delivery, Outcome, OutcomeKind
-from zaqar_notify.notifiers.base import BatchNotifier, Report, SingleNotifier
+from zaqar_notify.errors import NotifierFailed, NotifyError
+from zaqar_notify.model import Delivery, Outcome, OutcomeKind, Subscription
+from zaqar_notify.notifiers.base import BatchNotifier, Notifier, Report, SingleNotifier
 
 
 class Threads:
@@ -69,7 +71,6 @@ class Threads:
     def close(self) -> None:
         for _ in range(self._threads):
             self._work.put(None)
-        self._notifier.close()
 
 
 class Direct:
@@ -96,4 +97,52 @@ class Direct:
         self._log.error("%s: no outcome was reported for delivery %s in time", self._name, delivery.id)
 
     def close(self) -> None:
-        self._notifier.close()
+        """It has no threads."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Route:
+    """How to reach a subscription: who sends, in which lane (its name within the project), in how many seconds."""
+
+    sender: Threads | Direct
+    lane: str
+    timeout: float
+
+
+class Senders:
+    """One sender for each notifier, made when the first delivery needs it."""
+
+    def __init__(self, pick: Callable[[str], Notifier], threads: int, timeout: float) -> None:
+        """``pick`` finds the notifier of a subscriber's URI; ``timeout`` (seconds) holds where it names none."""
+        self._pick = pick
+        self._threads = threads
+        self._timeout = timeout
+        self._senders: dict[Notifier, Threads | Direct] = {}
+
+    def route(self, subscription: Subscription) -> Route:
+        """Raises `NotifyError` when no loaded notifier serves the subscription, or it fails to say how."""
+        notifier = self._pick(subscription.subscriber)
+        sender = self._senders.get(notifier) or self._start(notifier)
+        try:
+            timeout = notifier.timeout(subscription)
+            return Route(sender, str(notifier.lane(subscription)), self._timeout if timeout is None else float(timeout))
+        except NotifyError:
+            raise
+        except Exception as error:
+            notifier.log.exception("a bug in the notifier")
+            raise NotifierFailed(f"The notifier failed: {type(error).__name__}") from error
+
+    def _start(self, notifier: Notifier) -> Threads | Direct:
+        name = type(notifier).__name__
+        if isinstance(notifier, BatchNotifier):
+            sender: Threads | Direct = Direct(notifier, name, notifier.log)
+        elif isinstance(notifier, SingleNotifier):
+            sender = Threads(notifier, name, self._threads, notifier.log)
+        else:
+            raise NotifierFailed(f"{name} is neither a SingleNotifier nor a BatchNotifier")
+        self._senders[notifier] = sender
+        return sender
+
+    def close(self) -> None:
+        for sender in self._senders.values():
+            sender.close()
