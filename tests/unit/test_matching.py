@@ -1,0 +1,31 @@
+import dataclasses
+import unittest
+
+from zaqar_notify.matching import wanted
+from zaqar_notify.model import Disabled, Message, State, Subscription
+
+MESSAGE = Message(id="m", project="p", queue="q", body_json=b"1", ttl=60, created_at=1000.0, expires_at=1060.0)
+SUBSCRIPTION = Subscription(
+    id="s", project="p", queue="q", subscriber="log:", ttl=None, options={}, created_at=900.0, expires_at=None
+)
+
+
+class WantedTest(unittest.TestCase):
+    def test_live_message_and_subscription(self):
+        self.assertIsNone(wanted(MESSAGE, SUBSCRIPTION, 1059.9))
+
+    def test_message_expires_at_its_instant(self):
+        self.assertIs(wanted(MESSAGE, SUBSCRIPTION, 1060.0), State.EXPIRED)
+
+    def test_subscription_expires_at_its_instant(self):
+        ending = dataclasses.replace(SUBSCRIPTION, ttl=100, expires_at=1000.0)
+        self.assertIsNone(wanted(MESSAGE, ending, 999.9))
+        self.assertIs(wanted(MESSAGE, ending, 1000.0), State.EXPIRED)
+
+    def test_disabled_subscription(self):
+        disabled = dataclasses.replace(SUBSCRIPTION, disabled=Disabled("gone", 950.0))
+        self.assertIs(wanted(MESSAGE, disabled, 1000.0), State.SUPPRESSED)
+
+    def test_expired_is_said_before_disabled(self):
+        disabled = dataclasses.replace(SUBSCRIPTION, disabled=Disabled("gone", 950.0))
+        self.assertIs(wanted(MESSAGE, disabled, 1060.0), State.EXPIRED)
