@@ -64,9 +64,9 @@ def _look_at_all(conf: cfg.ConfigOpts) -> None:
                 value[option]
 
 
-def list_opts() -> Sequence[tuple[str, list[cfg.Opt]]]:
-    """For oslo-config-generator: all options of this package, with those of the notifiers that it ships."""
-    return options.list_opts(Notifiers.load(own=True).options())
+def list_opts(*, own: bool = True) -> Sequence[tuple[str, list[cfg.Opt]]]:
+    """For oslo-config-generator: all options of this package, with those of the notifiers that it ships (or of all)."""
+    return options.list_opts(Notifiers.load(own=own).options())
 
 
 def set_up_logging(conf: cfg.ConfigOpts) -> None:

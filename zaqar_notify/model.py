@@ -162,9 +162,9 @@ class Outcome:
     """(queue, draft) pairs in the same project, stored in the transaction that settles this attempt."""
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass(slots=True, eq=False)
 class Delivery:
-    """One attempt of one message for one subscription, as a notifier gets it."""
+    """One attempt of one message for one subscription, as a notifier gets it. Compared by identity: report the same object."""
 
     id: str
     """The same over all attempts, unique per message and subscription, without a dot."""

@@ -1,0 +1,150 @@
+"""Notifiers that hang, raise, or answer nonsense cost their own deliveries only."""
+
+import logging
+import queue
+import threading
+import unittest
+
+from zaqar_notify.errors import NotifierFailed, UnknownScheme
+from zaqar_notify.model import Delivery, Message, Outcome, OutcomeKind, Subscription
+from zaqar_notify.notifiers.base import BatchNotifier, Notifier, SingleNotifier
+from zaqar_notify.notifiers.sending import Direct, Senders, Threads
+
+WAIT = 10.0
+LOG = logging.getLogger("tests.sending")
+
+
+def subscription(uri: str = "x://host:1/path") -> Subscription:
+    return Subscription("s", "p", "q", uri, None, {}, 0.0, None)
+
+
+def delivery(number: int = 1) -> Delivery:
+    message = Message(str(number), "p", "q", b"{}", 60, 0.0, 60.0)
+    return Delivery(str(number), 1, 0.0, message, subscription())
+
+
+class Blocking(SingleNotifier):
+    """Each send waits until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__(None, None, LOG)
+        self.go = threading.Semaphore(0)
+        self.entered: queue.Queue[str] = queue.Queue()
+
+    def send(self, delivery: Delivery) -> Outcome:
+        self.entered.put(delivery.id)
+        self.go.acquire(timeout=WAIT)
+        return Outcome(OutcomeKind.DELIVERED)
+
+
+class Raising(SingleNotifier):
+    def send(self, delivery: Delivery) -> Outcome:
+        raise ZeroDivisionError("secret")
+
+
+class RaisingBatch(BatchNotifier):
+    def send_many(self, deliveries, report) -> None:
+        raise ZeroDivisionError
+
+
+class Strange(Notifier):
+    pass
+
+
+class BadLane(SingleNotifier):
+    def send(self, delivery: Delivery) -> Outcome:
+        return Outcome(OutcomeKind.DELIVERED)
+
+    def lane(self, subscription: Subscription) -> str:
+        raise KeyError("no")
+
+
+class OnThreads(unittest.TestCase):
+    def setUp(self) -> None:
+        self.reports: queue.Queue[tuple[str, Outcome]] = queue.Queue()
+        logging.disable(logging.CRITICAL)
+        self.addCleanup(logging.disable, logging.NOTSET)
+
+    def report(self, delivery: Delivery, outcome: Outcome) -> None:
+        self.reports.put((delivery.id, outcome))
+
+    def threads(self, notifier: SingleNotifier, size: int = 2) -> Threads:
+        threads = Threads(notifier, "test", size, LOG)
+        self.addCleanup(threads.close)
+        return threads
+
+    def test_sends_run_beside_each_other_up_to_the_size(self) -> None:
+        notifier = Blocking()
+        threads = self.threads(notifier)
+        threads.send_many([delivery(1)], self.report)
+        self.assertFalse(threads.full)
+        threads.send_many([delivery(2)], self.report)
+        self.assertEqual({notifier.entered.get(timeout=WAIT), notifier.entered.get(timeout=WAIT)}, {"1", "2"})
+        self.assertTrue(threads.full)
+        notifier.go.release(2)
+        self.assertEqual({self.reports.get(timeout=WAIT)[0] for _ in range(2)}, {"1", "2"})
+        self.assertFalse(threads.full)
+
+    def test_lost_threads_stop_the_driver_until_they_come_back(self) -> None:
+        notifier = Blocking()
+        threads = self.threads(notifier)
+        both = [delivery(1), delivery(2)]
+        threads.send_many(both, self.report)
+        threads.give_up(both[0])
+        self.assertFalse(threads.stopped)
+        threads.give_up(both[1])
+        self.assertTrue(threads.stopped)
+        notifier.go.release(2)
+        for _ in both:
+            self.reports.get(timeout=WAIT)
+        self.assertFalse(threads.stopped)
+        self.assertFalse(threads.full)
+
+    def test_a_bug_is_our_fault_and_the_thread_goes_on(self) -> None:
+        threads = self.threads(Raising(None, None, LOG), size=1)
+        for number in (1, 2):
+            threads.send_many([delivery(number)], self.report)
+            self.assertEqual(self.reports.get(timeout=WAIT)[1].kind, OutcomeKind.OURS)
+
+    def test_the_text_of_a_bug_is_not_shown_to_clients(self) -> None:
+        threads = self.threads(Raising(None, None, LOG))
+        threads.send_many([delivery(1)], self.report)
+        self.assertEqual(self.reports.get(timeout=WAIT)[1].detail, "The notifier failed: ZeroDivisionError")
+
+    def test_a_bug_in_a_batch_costs_that_batch(self) -> None:
+        Direct(RaisingBatch(None, None, LOG), "test", LOG).send_many([delivery(1), delivery(2)], self.report)
+        self.assertEqual([self.reports.get_nowait()[1].kind for _ in range(2)], [OutcomeKind.OURS] * 2)
+
+
+class Routing(unittest.TestCase):
+    def setUp(self) -> None:
+        logging.disable(logging.CRITICAL)
+        self.addCleanup(logging.disable, logging.NOTSET)
+
+    def senders(self, notifier: Notifier) -> Senders:
+        senders = Senders(lambda _: notifier, threads=2, timeout=7.0)
+        self.addCleanup(senders.close)
+        return senders
+
+    def test_one_sender_for_each_notifier(self) -> None:
+        senders = self.senders(Blocking())
+        self.assertIs(senders.route(subscription()).sender, senders.route(subscription("x://other")).sender)
+
+    def test_the_lane_is_scheme_host_and_port_without_credentials(self) -> None:
+        route = self.senders(Blocking()).route(subscription("x://user:secret@host:1/path?query"))
+        self.assertEqual((route.lane, route.timeout), ("x://host:1", 7.0))
+
+    def test_a_bug_while_routing_is_a_notify_error(self) -> None:
+        with self.assertRaises(NotifierFailed):
+            self.senders(BadLane(None, None, LOG)).route(subscription())
+
+    def test_neither_single_nor_batch(self) -> None:
+        with self.assertRaises(NotifierFailed):
+            self.senders(Strange(None, None, LOG)).route(subscription())
+
+    def test_an_unknown_scheme_is_told_as_such(self) -> None:
+        def pick(uri: str) -> Notifier:
+            raise UnknownScheme("no")
+
+        with self.assertRaises(UnknownScheme):
+            Senders(pick, threads=1, timeout=1.0).route(subscription())

@@ -1,0 +1,91 @@
+"""The one function between an outcome and a state."""
+
+import itertools
+import unittest
+
+from zaqar_notify.model import Outcome, OutcomeKind, State
+from zaqar_notify.retry import DEFAULT_SCHEDULE, Next, Policy, next_state
+
+FAR = 1e12
+
+
+def after(
+    kind: OutcomeKind, *, attempts: int = 0, faults: int = 0, expires_at: float = FAR, chance: float = 0.5, **more
+) -> Next:
+    policy = more.pop("policy", Policy())
+    outcome = Outcome(kind, **more)
+    return next_state(
+        outcome, attempts=attempts, faults=faults, now=1000.0, expires_at=expires_at, policy=policy, chance=chance
+    )
+
+
+class Table(unittest.TestCase):
+    """delivery.md's table: outcome, state, and whether an attempt is used up."""
+
+    def test_what_ends(self) -> None:
+        for kind, state, used in (
+            (OutcomeKind.DELIVERED, State.DELIVERED, 1),
+            (OutcomeKind.REJECTED, State.DEAD, 1),
+            (OutcomeKind.GONE, State.GONE, 1),
+            (OutcomeKind.REFUSED, State.REFUSED, 0),
+        ):
+            with self.subTest(kind):
+                self.assertEqual(after(kind), Next(state, used, None))
+                self.assertTrue(state.ended)
+
+    def test_what_goes_on(self) -> None:
+        for kind, used in (
+            (OutcomeKind.RETRY, 1),
+            (OutcomeKind.THROTTLED, 0),
+            (OutcomeKind.AUTH, 0),
+            (OutcomeKind.OURS, 0),
+        ):
+            with self.subTest(kind):
+                following = after(kind)
+                self.assertIs(following.state, State.PENDING)
+                self.assertEqual(following.attempts, used)
+                self.assertEqual(following.due_at, 1005.0)
+                self.assertFalse(following.state.ended)
+
+    def test_every_outcome_has_a_state(self) -> None:
+        for kind in OutcomeKind:
+            self.assertIsInstance(after(kind).state, State)
+
+
+class Schedule(unittest.TestCase):
+    def test_waits_are_those_of_the_schedule_and_the_last_attempt_ends_it(self) -> None:
+        attempts, waits = 0, []
+        for _ in itertools.repeat(None):
+            following = after(OutcomeKind.RETRY, attempts=attempts)
+            attempts = following.attempts
+            if following.state is State.DEAD:
+                break
+            waits.append(following.due_at - 1000.0)
+        self.assertEqual(tuple(waits), DEFAULT_SCHEDULE[1:])
+        self.assertEqual(attempts, 10)
+        self.assertEqual(sum(DEFAULT_SCHEDULE) / 3600, 75.5847222222222222)
+
+    def test_jitter_is_to_both_sides(self) -> None:
+        self.assertEqual(after(OutcomeKind.RETRY, chance=0.0).due_at, 1004.0)
+        self.assertEqual(after(OutcomeKind.RETRY, chance=1.0).due_at, 1006.0)
+
+    def test_a_retry_never_lies_beyond_the_expiry(self) -> None:
+        self.assertEqual(after(OutcomeKind.RETRY, attempts=4, expires_at=1300.0).due_at, 1300.0)
+
+    def test_retry_after_lengthens_the_wait_but_never_shortens_it(self) -> None:
+        self.assertEqual(after(OutcomeKind.THROTTLED, after=60.0).due_at, 1060.0)
+        self.assertEqual(after(OutcomeKind.THROTTLED, after=1.0).due_at, 1005.0)
+        self.assertEqual(after(OutcomeKind.THROTTLED, after=60.0, chance=0.0).due_at, 1060.0, "jitter must not cut it short")
+        self.assertEqual(after(OutcomeKind.THROTTLED, after=1e9).due_at, 1000.0 + 36000.0, "capped at 10 h")
+
+    def test_a_throttled_delivery_can_wait_for_ever_without_dying(self) -> None:
+        self.assertIs(after(OutcomeKind.THROTTLED, attempts=9).state, State.PENDING)
+
+    def test_our_own_faults_back_off_by_themselves(self) -> None:
+        waits = [after(OutcomeKind.OURS, faults=faults).due_at - 1000.0 for faults in range(8)]
+        self.assertEqual(waits, [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0])
+        self.assertEqual(after(OutcomeKind.OURS, faults=10**6).due_at, 1300.0)
+
+    def test_one_attempt_only(self) -> None:
+        self.assertIs(after(OutcomeKind.RETRY, policy=Policy(schedule=(0.0,))).state, State.DEAD)
+        self.assertIs(after(OutcomeKind.THROTTLED, policy=Policy(schedule=(0.0,))).state, State.PENDING)
