@@ -1,0 +1,163 @@
+"""Starts the service as a user would, in processes of its own, and stops it by pid."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import pathlib
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from typing import Any
+
+WAIT = 60.0
+"""Seconds after which a test gives up: a safety net, not a measurement."""
+
+HEADERS = {"Client-ID": "3381af92-2b9e-11e3-b191-71861300734c", "X-Project-ID": "demo", "Content-Type": "application/json"}
+
+CONFIG = """\
+[DEFAULT]
+data_dir = {data_dir}
+[api]
+port = {port}
+workers = 1
+[guard]
+allowed_networks = 127.0.0.0/8
+[encryption]
+keys = {key}
+[signed_url]
+secret_key = {secret}
+"""
+
+
+def free_port() -> int:
+    """A port from 20000 to 32767: above, the kernel hands ports out to others."""
+    for _ in range(1000):
+        port = 20000 + secrets.randbelow(12768)
+        with socket.socket() as candidate:
+            try:
+                candidate.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no free port")
+
+
+def wait_for(condition: Callable[[], Any], what: str, timeout: float = WAIT) -> Any:
+    end = time.monotonic() + timeout
+    while not (result := condition()):
+        if time.monotonic() > end:
+            raise AssertionError(f"gave up waiting for {what}")
+        time.sleep(0.02)
+    return result
+
+
+class Service:
+    """One data directory and the processes on it. ``options`` are further lines of configuration."""
+
+    def __init__(self, test: unittest.TestCase | None = None, options: str = "") -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="zaqar-notify-")
+        self.data_dir = pathlib.Path(self._directory.name)
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.config = self.data_dir / "test.conf"
+        self.config.write_text(
+            CONFIG.format(
+                data_dir=self.data_dir,
+                port=self.port,
+                key=base64.b64encode(secrets.token_bytes(32)).decode(),
+                secret=secrets.token_hex(32),
+            )
+            + options
+        )
+        self.processes: list[subprocess.Popen[bytes]] = []
+        if test is not None:
+            test.addCleanup(self.close)
+        self.run("db", "upgrade")
+
+    def run(self, *command: str) -> str:
+        return subprocess.run(
+            self._command(*command), check=True, capture_output=True, text=True, timeout=WAIT, stdin=subprocess.DEVNULL
+        ).stdout
+
+    def _command(self, *command: str) -> list[str]:
+        return [sys.executable, "-m", "zaqar_notify", *command, "--config-file", str(self.config)]
+
+    def start(self, kind: str) -> subprocess.Popen[bytes]:
+        """``kind`` is "api" or "worker"; in a process group of its own, so that a kill takes all of it."""
+        with (self.data_dir / f"{kind}.log").open("ab") as log:
+            process = subprocess.Popen(
+                self._command(kind), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        self.processes.append(process)
+        return process
+
+    def start_api(self) -> subprocess.Popen[bytes]:
+        process = self.start("api")
+        wait_for(self.answers, f"the API\n{self.log('api')}")
+        return process
+
+    def answers(self) -> bool:
+        try:
+            return self.request("GET", "/v2/ping")[0] == 204
+        except OSError:
+            return False
+
+    def kill(self, process: subprocess.Popen[bytes], how: int = signal.SIGKILL) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, how)
+        process.wait(WAIT)
+        self.processes.remove(process)
+
+    def log(self, kind: str) -> str:
+        path = self.data_dir / f"{kind}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def close(self) -> None:
+        for process in list(self.processes):
+            self.kill(process)
+        self._directory.cleanup()
+
+    # -- as a client ---------------------------------------------------------------------------------------------------
+
+    def request(self, method: str, path: str, document: Any = None, headers: Mapping[str, str] = HEADERS) -> tuple[int, Any]:
+        data = None if document is None else json.dumps(document).encode()
+        request = urllib.request.Request(self.url + path, data, dict(headers), method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=WAIT) as answer:
+                return answer.status, _document(answer.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, _document(error.read())
+
+    def subscribe(self, subscriber: str, queue: str = "demo", **document: Any) -> Any:
+        status, answer = self.request("POST", f"/v2/queues/{queue}/subscriptions", {"subscriber": subscriber, **document})
+        assert status == 201, (status, answer)
+        return answer
+
+    def post(self, *bodies: Any, queue: str = "demo", **fields: Any) -> list[str]:
+        """Returns the ids."""
+        status, answer = self.request(
+            "POST", f"/v2/queues/{queue}/messages", {"messages": [{"body": body, **fields} for body in bodies]}
+        )
+        assert status == 201, (status, answer)
+        return [href.rpartition("/")[2] for href in answer["resources"]]
+
+    def deliveries(self, message_id: str, queue: str = "demo") -> list[dict[str, Any]]:
+        status, answer = self.request("GET", f"/v2/queues/{queue}/messages/{message_id}/deliveries")
+        assert status == 200, (status, answer)
+        return answer["deliveries"]
+
+
+def _document(body: bytes) -> Any:
+    return json.loads(body) if body else None
