@@ -41,6 +41,7 @@ API: list[cfg.Opt] = [
     cfg.IntOpt("workers", default=2, min=1, help="Number of API processes."),
     cfg.IntOpt("threads", default=8, min=1, help="Threads in each API process: requests that are worked on at once."),
     seconds("keepalive", 75.0, "How long an idle client connection is kept open."),
+    seconds("read_timeout", 30.0, "How long a request that has begun may pause before its connection is closed."),
     seconds("graceful_timeout", 30.0, "How long running requests may take to finish when the API stops."),
     cfg.StrOpt(
         "public_url",
@@ -58,7 +59,15 @@ AUTH: list[cfg.Opt] = [
 ]
 
 TRANSPORT: list[cfg.Opt] = [
-    cfg.IntOpt("default_message_ttl", default=3600, min=1, help="Time to live, in seconds, of a message that names none."),
+    cfg.IntOpt(
+        "default_message_ttl",
+        default=3600,
+        min=1,
+        sample_default=345600,
+        help="Time to live, in seconds, of a message that names none. With 3600, which is Zaqar's default and the one here, "
+        "only the first four attempts of the default retry schedule happen before the message expires. 345600 (four days) "
+        "leaves room for all of them.",
+    ),
     cfg.IntOpt("min_message_ttl", default=60, min=1, help="Shortest time to live, in seconds, of a message."),
     cfg.IntOpt("max_message_ttl", default=1209600, min=1, help="Longest time to live, in seconds, of a message."),
     cfg.IntOpt("min_subscription_ttl", default=60, min=1, help="Shortest time to live, in seconds, of a subscription."),

@@ -1,0 +1,5 @@
+import sys
+
+from zaqar_notify.cli import main
+
+sys.exit(main())

@@ -1,0 +1,246 @@
+"""The command line: the parser, and what every command has in common."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from zaqar_notify import __version__, errors
+
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+DESCRIPTION = """\
+Publish/subscribe notifications: clients post messages to queues over a REST API that speaks Zaqar v2; every message goes to
+every subscriber of its queue."""
+
+EPILOG = """\
+Options come from the command line, the environment (OS_<GROUP>__<OPTION>, for example OS_API__PORT=8890), configuration files
+and defaults, in this order. 'zaqar-notify config' shows each effective option and where its value came from.
+
+Start here:
+  zaqar-notify serve            API and worker on 127.0.0.1:8888, data in ./var
+  zaqar-notify listen           in a second terminal: a receiver that says how to subscribe it
+"""
+
+SERVE = """\
+Runs the API and a worker, each as a process of its own, on an SQLite database in the data directory. The first start makes the
+directory, the database and the keys (secrets.conf, mode 0600). A process that dies is started again. Ctrl-C stops both
+gracefully; the next start finds everything again.
+
+Without a configuration file this is the development form: webhooks to 127.0.0.0/8 and ::1 are allowed. With one, only what
+[guard] allowed_networks names is."""
+
+SERVE_EXAMPLES = """\
+examples:
+  zaqar-notify serve
+  zaqar-notify serve --port 8890 --data /tmp/notify
+  zaqar-notify serve --config-file /etc/zaqar-notify/zaqar-notify.conf
+"""
+
+API = """\
+Runs the API (gunicorn, [api] workers processes with [api] threads threads each). Needs [encryption] keys and [signed_url]
+secret_key, and a database that 'db upgrade' has made. SIGTERM stops it after running requests."""
+
+WORKER = """\
+Runs a worker, which delivers. Any number of them may work on one database. Needs [encryption] keys and [signed_url]
+secret_key. SIGTERM stops it: it waits [worker] stop_timeout for what is in flight, gives the rest back and leaves."""
+
+API_EXAMPLES = """\
+example:
+  zaqar-notify api --config-file /etc/zaqar-notify/zaqar-notify.conf --config-file /etc/zaqar-notify/secrets.conf
+"""
+
+WORKER_EXAMPLES = API_EXAMPLES.replace(" api ", " worker ")
+
+NOTIFIERS = "Lists the URI schemes that subscribers can have, with the class that serves each and the package it comes from."
+
+CONFIG = """\
+Shows each effective option, its value and where the value came from: command line, environment variable, file or default.
+Secrets are masked."""
+
+CONFIG_EXAMPLES = """\
+examples:
+  zaqar-notify config
+  OS_WORKER__LEASE=60 zaqar-notify config --config-file etc/zaqar-notify.conf.sample --json
+"""
+
+DB = "Brings the database to this version's schema. Keeps all data; does nothing when there is nothing to do."
+
+LISTEN = """\
+A small receiver for webhooks. Makes a secret, prints the curl line that subscribes it with that secret, and then prints each
+notification and whether its signature is right. Ctrl-C ends it."""
+
+LISTEN_EXAMPLES = """\
+examples:
+  zaqar-notify listen
+  zaqar-notify listen --queue orders --url http://127.0.0.1:8890
+  zaqar-notify listen --status 500          see retries: with the default schedule after 5 s, 5 min, 30 min, ...
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="zaqar-notify", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"zaqar-notify {__version__}")
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    configured = _configuration_options()
+    listening = _listening_options()
+
+    serve = _add(commands, "serve", "run API and worker on one machine", SERVE, SERVE_EXAMPLES, [listening, configured])
+    serve.set_defaults(run=run_serve)
+    api = _add(commands, "api", "run the API alone", API, API_EXAMPLES, [listening, configured])
+    api.set_defaults(run=run_api)
+    worker = _add(commands, "worker", "run a worker alone", WORKER, WORKER_EXAMPLES, [configured])
+    worker.add_argument("--ready-fd", type=int, metavar="N", help="write 'ready' to this file descriptor when work can be taken")
+    worker.set_defaults(run=run_worker)
+
+    notifiers = _add(commands, "notifiers", "list what is loaded, for which schemes", NOTIFIERS, "", [configured])
+    notifiers.add_argument("--json", action="store_true", help="machine-readable output")
+    notifiers.set_defaults(run=run_notifiers)
+    config = _add(commands, "config", "show each effective option", CONFIG, CONFIG_EXAMPLES, [listening, configured])
+    config.add_argument("--json", action="store_true", help="machine-readable output")
+    config.set_defaults(run=run_config)
+
+    database = _add(commands, "db", "look after the database", DB, "", [])
+    actions = database.add_subparsers(title="actions", metavar="ACTION", required=True)
+    upgrade = _add(actions, "upgrade", "bring the database to this version's schema", DB, "", [configured])
+    upgrade.set_defaults(run=run_upgrade)
+
+    _add_listen(commands)
+    return parser
+
+
+def _add(
+    commands: _Commands,
+    name: str,
+    summary: str,
+    description: str,
+    epilog: str,
+    parents: Sequence[argparse.ArgumentParser],
+) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=description,
+        epilog=epilog,
+        parents=list(parents),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _configuration_options() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("--data", metavar="DIR", help="data directory ([DEFAULT] data_dir; default: var)")
+    options.add_argument(
+        "--config-file",
+        metavar="F",
+        dest="config_files",
+        action="append",
+        default=[],
+        help="configuration file; may be given several times, later ones win",
+    )
+    options.add_argument("--debug", action="store_const", const=True, help="log at DEBUG instead of INFO")
+    return options
+
+
+def _listening_options() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("--host", metavar="H", help="address to listen on ([api] host; default: 127.0.0.1)")
+    options.add_argument("--port", metavar="P", type=port, help="port to listen on ([api] port; default: 8888)")
+    return options
+
+
+def _add_listen(commands: _Commands) -> None:
+    listen = _add(commands, "listen", "receive notifications and print them", LISTEN, LISTEN_EXAMPLES, [])
+    listen.add_argument("--host", metavar="H", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    listen.add_argument(
+        "--port", metavar="P", type=port, default=8889, help="port to listen on; 0 takes a free one (default: %(default)s)"
+    )
+    listen.add_argument("--queue", metavar="Q", default="demo", help="queue to subscribe to (default: %(default)s)")
+    listen.add_argument(
+        "--url", metavar="URL", default="http://127.0.0.1:8888", help="where the API is (default: %(default)s)"
+    )
+    listen.add_argument("--project", metavar="ID", default="demo", help="project to subscribe in (default: %(default)s)")
+    listen.add_argument("--secret", metavar="whsec_...", help="use this secret again instead of making one")
+    listen.add_argument("--status", metavar="N", type=int, default=204, help="answer with this status (default: %(default)s)")
+    listen.add_argument("--delay", metavar="S", type=float, default=0.0, help="answer after S seconds (default: at once)")
+    listen.set_defaults(run=run_listen)
+
+
+def port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise argparse.ArgumentTypeError("a port is a number from 0 to 65535")
+    return number
+
+
+# Each command imports what it needs when it runs: `--help` and `listen` start without the service's packages.
+
+
+def run_serve(arguments: argparse.Namespace) -> int:
+    from zaqar_notify.commands import serve
+
+    return serve.run(arguments)
+
+
+def run_api(arguments: argparse.Namespace) -> int:
+    from zaqar_notify.commands import api
+
+    return api.run(arguments)
+
+
+def run_worker(arguments: argparse.Namespace) -> int:
+    from zaqar_notify.commands import worker
+
+    return worker.run(arguments)
+
+
+def run_notifiers(arguments: argparse.Namespace) -> int:
+    from zaqar_notify.commands import show
+
+    return show.notifiers(arguments)
+
+
+def run_config(arguments: argparse.Namespace) -> int:
+    from zaqar_notify.commands import show
+
+    return show.config(arguments)
+
+
+def run_upgrade(arguments: argparse.Namespace) -> int:
+    from zaqar_notify.commands import database
+
+    return database.upgrade(arguments)
+
+
+def run_listen(arguments: argparse.Namespace) -> int:
+    from zaqar_notify.commands import listen
+
+    return listen.run(arguments)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit status: 0, 1 after a failure, 2 when the command cannot start, 130 after Ctrl-C."""
+    arguments = build_parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = arguments.run
+    try:
+        return run(arguments)
+    except errors.CannotStart as error:
+        return _complain(error, 2)
+    except errors.NotifyError as error:
+        return _complain(error, 1)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has seen enough (`| head`). Keep the interpreter from writing to it again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _complain(error: errors.NotifyError, status: int) -> int:
+    print(f"zaqar-notify: {' '.join(str(error).split())}", file=sys.stderr)
+    return status

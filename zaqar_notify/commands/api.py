@@ -1,0 +1,112 @@
+"""`zaqar-notify api`: gunicorn with threads."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import socket
+import struct
+import sys
+from typing import Any
+
+import falcon
+import gunicorn.http.wsgi
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+from gunicorn.glogging import Logger
+from oslo_config import cfg
+
+from zaqar_notify import bootstrap, errors
+from zaqar_notify.commands import address
+from zaqar_notify.commands.configuration import configure
+
+
+def run(arguments: argparse.Namespace) -> int:
+    conf = configure(arguments)
+    address.require_loopback(conf)
+    bootstrap.require_keys(conf)
+    bootstrap.set_up_logging(conf)
+    check_storage(conf)
+    # Kept open for as long as this process lives; its own children bind the port beside it.
+    with address.reserve(conf.api.host, conf.api.port) as reservation:
+        service = Service(conf, reservation.getsockname()[1])
+        try:
+            service.run()
+        except SystemExit as stop:
+            # gunicorn's arbiter ends in this way only. A process that cannot start has said why.
+            return 2 if stop.code == Arbiter.WORKER_BOOT_ERROR else int(stop.code or 0)
+    return 0
+
+
+def check_storage(conf: cfg.ConfigOpts) -> None:
+    """Raise here, once, what would otherwise stop each API process: a database that is missing or of another version."""
+    storage = bootstrap.build_storage(conf)
+    try:
+        storage.check()
+    finally:
+        storage.close()
+
+
+class Log(Logger):  # type: ignore[misc]
+    """gunicorn's messages go where all others go."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
+        self.error_log.addFilter(worth_logging)
+
+
+def worth_logging(record: logging.LogRecord) -> bool:
+    """Not a client that was too slow to send its request: its connection was closed, that is all."""
+    return not (record.exc_info and isinstance(record.exc_info[1], BlockingIOError))
+
+
+class Service(BaseApplication):  # type: ignore[misc]
+    def __init__(self, conf: cfg.ConfigOpts, port: int) -> None:
+        self._conf = conf
+        self._port = port
+        super().__init__()
+
+    def load_config(self) -> None:
+        api = self._conf.api
+        settings = {
+            "bind": address.url(api.host, self._port).removeprefix("http://"),
+            "worker_class": "gthread",
+            "workers": api.workers,
+            "threads": api.threads,
+            # Without it one process may take every connection.
+            "reuse_port": True,
+            "keepalive": round(api.keepalive),
+            "graceful_timeout": round(api.graceful_timeout),
+            "proc_name": "zaqar-notify api",
+            "logger_class": Log,
+            "loglevel": "debug" if self._conf.debug else "warning",
+            # A heartbeat on a slow disk can block a process long enough to be killed as hung.
+            "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else None,
+            "control_socket_disable": True,
+            "post_worker_init": self.limit_reading,
+        }
+        for name, value in settings.items():
+            # Older versions of gunicorn have no control socket.
+            if name in self.cfg.settings:
+                self.cfg.set(name, value)
+        gunicorn.http.wsgi.SERVER = "zaqar-notify"
+
+    def load(self) -> falcon.App:
+        try:
+            return bootstrap.build_api(self._conf)
+        except errors.NotifyError as error:
+            logging.getLogger(__name__).error("%s", error)
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+    def limit_reading(self, worker: Any) -> None:
+        """A request that has begun and does not go on would keep its thread for ever: gunicorn has no limit of its own.
+
+        Connections inherit this one from the socket that accepts them (Linux).
+        """
+        seconds, fraction = divmod(self._conf.api.read_timeout, 1)
+        limit = struct.pack("ll", int(seconds), int(fraction * 1_000_000))
+        for listener in worker.sockets:
+            listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)

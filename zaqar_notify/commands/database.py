@@ -1,0 +1,28 @@
+"""`zaqar-notify db`."""
+
+from __future__ import annotations
+
+import argparse
+
+from oslo_config import cfg
+
+from zaqar_notify import bootstrap
+from zaqar_notify.commands import show
+from zaqar_notify.commands.configuration import configure
+
+
+def upgrade(arguments: argparse.Namespace) -> int:
+    conf = configure(arguments)
+    bootstrap.set_up_logging(conf)
+    changed = upgrade_schema(conf)
+    where = show.mask_url(bootstrap.storage_url(conf))
+    print(f"{where}: {'upgraded to' if changed else 'already has'} the schema of this version")
+    return 0
+
+
+def upgrade_schema(conf: cfg.ConfigOpts) -> bool:
+    storage = bootstrap.build_storage(conf)
+    try:
+        return storage.upgrade()
+    finally:
+        storage.close()

@@ -1,0 +1,90 @@
+"""`zaqar-notify notifiers` and `zaqar-notify config`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterator, Sequence
+
+from oslo_config import cfg
+
+from zaqar_notify import bootstrap
+from zaqar_notify.commands.configuration import configure
+
+MASK = "********"
+_CREDENTIALS = re.compile(r"(?<=://).*@|(?<=\?).*", re.DOTALL)
+"""What may hold a password in a URL: all up to the last @ (a password may hold any character), and the query."""
+
+
+def notifiers(arguments: argparse.Namespace) -> int:
+    conf = configure(arguments)
+    loaded = bootstrap.build_notifiers(conf)
+    try:
+        rows = [dict(zip(("scheme", "class", "package", "version"), row, strict=True)) for row in loaded.describe()]
+    finally:
+        loaded.close()
+    _print(rows, ("scheme", "class", "package", "version"), arguments.json)
+    return 0
+
+
+def config(arguments: argparse.Namespace) -> int:
+    _print(list(effective(configure(arguments))), ("group", "name", "value", "source"), arguments.json)
+    return 0
+
+
+def effective(conf: cfg.ConfigOpts) -> Iterator[dict[str, object]]:
+    """A row for each option, with its value (secrets masked) and where the value came from."""
+    for group, options in bootstrap.list_opts(own=False):
+        values = conf if group == "DEFAULT" else conf[group]
+        for option in options:
+            yield {
+                "group": group,
+                "name": option.dest,
+                "value": _masked(option, values[option.dest]),
+                "source": _source(conf.get_location(option.dest, None if group == "DEFAULT" else group)),
+            }
+
+
+def _masked(option: cfg.Opt, value: object) -> object:
+    if isinstance(value, str) and "://" in value:
+        return mask_url(value)
+    return MASK if option.secret and value else value
+
+
+def _source(location: cfg.LocationInfo) -> str:
+    match location.location:
+        case cfg.Locations.environment:
+            return f"environment variable {location.detail}"
+        case cfg.Locations.user:
+            return f"file {location.detail}"
+        case cfg.Locations.set_override:
+            return "command line"
+        case _:
+            return "default"
+
+
+def mask_url(text: str) -> str:
+    return _CREDENTIALS.sub(lambda found: MASK + ("@" if found[0].endswith("@") else ""), text)
+
+
+def _print(rows: Sequence[dict[str, object]], columns: Sequence[str], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table = [[column.upper() for column in columns], *([_cell(row[column]) for column in columns] for row in rows)]
+    widths = [max(len(line[index]) for line in table) for index in range(len(columns) - 1)]
+    for line in table:
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[-1]]))
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return ",".join(map(_cell, value)) or "-"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
