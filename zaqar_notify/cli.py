@@ -13,25 +13,29 @@ from zaqar_notify import __version__, errors
 _Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 DESCRIPTION = """\
-Publish/subscribe notifications: clients post messages to queues over a REST API that speaks Zaqar v2; every message goes to
-every subscriber of its queue."""
+Publish/subscribe notifications: clients post messages to queues over a REST
+API that speaks Zaqar v2; every message goes to every subscriber of its queue."""
 
 EPILOG = """\
-Options come from the command line, the environment (OS_<GROUP>__<OPTION>, for example OS_API__PORT=8890), configuration files
-and defaults, in this order. 'zaqar-notify config' shows each effective option and where its value came from.
+Options come from the command line, the environment (OS_<GROUP>__<OPTION>, for
+example OS_API__PORT=8890), configuration files and defaults, in this order;
+'zaqar-notify config' shows where each value came from.
 
-Start here:
-  zaqar-notify serve            API and worker on 127.0.0.1:8888, data in ./var
-  zaqar-notify listen           in a second terminal: a receiver that says how to subscribe it
+start here:
+  zaqar-notify serve     API and worker on 127.0.0.1:8888, data in ./var
+  zaqar-notify listen    in a second terminal: a receiver that says how to
+                         subscribe it
 """
 
 SERVE = """\
-Runs the API and a worker, each as a process of its own, on an SQLite database in the data directory. The first start makes the
-directory, the database and the keys (secrets.conf, mode 0600). A process that dies is started again. Ctrl-C stops both
-gracefully; the next start finds everything again.
+Runs the API and a worker, each as a process of its own, on an SQLite database
+in the data directory. The first start makes the directory, the database and
+the keys (secrets.conf, mode 0600). A process that dies is started again.
+Ctrl-C stops both gracefully; the next start finds everything again.
 
-Without a configuration file this is the development form: webhooks to 127.0.0.0/8 and ::1 are allowed. With one, only what
-[guard] allowed_networks names is."""
+Without a configuration file this is the development form: webhooks to
+127.0.0.0/8 and ::1 are allowed. With one, only what [guard] allowed_networks
+names is."""
 
 SERVE_EXAMPLES = """\
 examples:
@@ -41,73 +45,106 @@ examples:
 """
 
 API = """\
-Runs the API (gunicorn, [api] workers processes with [api] threads threads each). Needs [encryption] keys and [signed_url]
-secret_key, and a database that 'db upgrade' has made. SIGTERM stops it after running requests."""
+Runs the API: gunicorn, with [api] workers processes of [api] threads threads.
+Needs [encryption] keys and [signed_url] secret_key, and a database that
+'zaqar-notify db upgrade' has made. SIGTERM stops it after running requests."""
 
 WORKER = """\
-Runs a worker, which delivers. Any number of them may work on one database. Needs [encryption] keys and [signed_url]
-secret_key. SIGTERM stops it: it waits [worker] stop_timeout for what is in flight, gives the rest back and leaves."""
+Runs a worker, which delivers. Any number of them may work on one database.
+Needs [encryption] keys and [signed_url] secret_key. SIGTERM stops it: it waits
+[worker] stop_timeout for what is in flight, gives the rest back and leaves."""
 
 API_EXAMPLES = """\
 example:
-  zaqar-notify api --config-file /etc/zaqar-notify/zaqar-notify.conf --config-file /etc/zaqar-notify/secrets.conf
+  zaqar-notify api --config-file /etc/zaqar-notify/zaqar-notify.conf \\
+                   --config-file /etc/zaqar-notify/secrets.conf
 """
 
-WORKER_EXAMPLES = API_EXAMPLES.replace(" api ", " worker ")
+WORKER_EXAMPLES = """\
+example:
+  zaqar-notify worker --config-file /etc/zaqar-notify/zaqar-notify.conf \\
+                      --config-file /etc/zaqar-notify/secrets.conf
+"""
 
-NOTIFIERS = "Lists the URI schemes that subscribers can have, with the class that serves each and the package it comes from."
+NOTIFIERS = """\
+Lists the URI schemes that subscribers can have, with the class that serves
+each and the package that it comes from."""
+
+NOTIFIERS_EXAMPLES = """\
+example:
+  zaqar-notify notifiers --json
+"""
 
 CONFIG = """\
-Shows each effective option, its value and where the value came from: command line, environment variable, file or default.
-Secrets are masked."""
+Shows each effective option, its value, and where the value came from: command
+line, environment variable, file or default. Secrets are masked."""
 
 CONFIG_EXAMPLES = """\
 examples:
   zaqar-notify config
-  OS_WORKER__LEASE=60 zaqar-notify config --config-file etc/zaqar-notify.conf.sample --json
+  OS_WORKER__LEASE=60 zaqar-notify config --config-file my.conf --json
 """
 
-DB = "Brings the database to this version's schema. Keeps all data; does nothing when there is nothing to do."
+DB = """\
+Brings the database to the schema of this version. Keeps all data; does nothing
+when there is nothing to do."""
+
+DB_EXAMPLES = """\
+example:
+  zaqar-notify db upgrade --config-file /etc/zaqar-notify/zaqar-notify.conf \\
+                          --config-file /etc/zaqar-notify/secrets.conf
+"""
 
 LISTEN = """\
-A small receiver for webhooks. Makes a secret, prints the curl line that subscribes it with that secret, and then prints each
-notification and whether its signature is right. Ctrl-C ends it."""
+A small receiver for webhooks. Makes a secret, prints the curl line that
+subscribes it with that secret, and then prints each notification and whether
+its signature is right. Ctrl-C ends it."""
 
 LISTEN_EXAMPLES = """\
 examples:
   zaqar-notify listen
   zaqar-notify listen --queue orders --url http://127.0.0.1:8890
-  zaqar-notify listen --status 500          see retries: with the default schedule after 5 s, 5 min, 30 min, ...
+  zaqar-notify listen --status 500     to see retries
 """
 
 
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the paragraphs of the descriptions as they are, and the commands on one line each."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
+
+
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="zaqar-notify", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog="zaqar-notify", description=DESCRIPTION, epilog=EPILOG, formatter_class=Formatter)
     parser.add_argument("--version", action="version", version=f"zaqar-notify {__version__}")
-    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND ...", required=True)
     configured = _configuration_options()
     listening = _listening_options()
 
-    serve = _add(commands, "serve", "run API and worker on one machine", SERVE, SERVE_EXAMPLES, [listening, configured])
+    serve = _add(commands, "serve", "run API and worker on one machine", (SERVE, SERVE_EXAMPLES), [listening, configured])
     serve.set_defaults(run=run_serve)
-    api = _add(commands, "api", "run the API alone", API, API_EXAMPLES, [listening, configured])
+    api = _add(commands, "api", "run the API alone", (API, API_EXAMPLES), [listening, configured])
+    api.add_argument("--port-fd", type=int, help=argparse.SUPPRESS)  # the bound port, from 'serve'
     api.set_defaults(run=run_api)
-    worker = _add(commands, "worker", "run a worker alone", WORKER, WORKER_EXAMPLES, [configured])
-    worker.add_argument("--ready-fd", type=int, metavar="N", help="write 'ready' to this file descriptor when work can be taken")
+    worker = _add(commands, "worker", "run a worker alone", (WORKER, WORKER_EXAMPLES), [configured])
+    worker.add_argument(
+        "--ready-fd", type=int, metavar="N", help="write 'ready' to this file descriptor when work can be taken"
+    )
     worker.set_defaults(run=run_worker)
 
-    notifiers = _add(commands, "notifiers", "list what is loaded, for which schemes", NOTIFIERS, "", [configured])
+    notifiers = _add(
+        commands, "notifiers", "list what is loaded, for which schemes", (NOTIFIERS, NOTIFIERS_EXAMPLES), [configured]
+    )
     notifiers.add_argument("--json", action="store_true", help="machine-readable output")
     notifiers.set_defaults(run=run_notifiers)
-    config = _add(commands, "config", "show each effective option", CONFIG, CONFIG_EXAMPLES, [listening, configured])
+    config = _add(commands, "config", "show each effective option", (CONFIG, CONFIG_EXAMPLES), [listening, configured])
     config.add_argument("--json", action="store_true", help="machine-readable output")
     config.set_defaults(run=run_config)
 
-    database = _add(commands, "db", "look after the database", DB, "", [])
+    database = _add(commands, "db", "look after the database", (DB, DB_EXAMPLES))
     actions = database.add_subparsers(title="actions", metavar="ACTION", required=True)
-    upgrade = _add(actions, "upgrade", "bring the database to this version's schema", DB, "", [configured])
+    upgrade = _add(actions, "upgrade", "bring the database to this version's schema", (DB, DB_EXAMPLES), [configured])
     upgrade.set_defaults(run=run_upgrade)
 
     _add_listen(commands)
@@ -115,20 +152,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add(
-    commands: _Commands,
-    name: str,
-    summary: str,
-    description: str,
-    epilog: str,
-    parents: Sequence[argparse.ArgumentParser],
+    commands: _Commands, name: str, summary: str, texts: tuple[str, str], parents: Sequence[argparse.ArgumentParser] = ()
 ) -> argparse.ArgumentParser:
+    """``texts``: what stands above the options, and the examples below them."""
+    description, epilog = texts
     return commands.add_parser(
-        name,
-        help=summary,
-        description=description,
-        epilog=epilog,
-        parents=list(parents),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        name, help=summary, description=description, epilog=epilog, parents=list(parents), formatter_class=Formatter
     )
 
 
@@ -155,15 +184,13 @@ def _listening_options() -> argparse.ArgumentParser:
 
 
 def _add_listen(commands: _Commands) -> None:
-    listen = _add(commands, "listen", "receive notifications and print them", LISTEN, LISTEN_EXAMPLES, [])
+    listen = _add(commands, "listen", "receive notifications and print them", (LISTEN, LISTEN_EXAMPLES))
     listen.add_argument("--host", metavar="H", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     listen.add_argument(
         "--port", metavar="P", type=port, default=8889, help="port to listen on; 0 takes a free one (default: %(default)s)"
     )
     listen.add_argument("--queue", metavar="Q", default="demo", help="queue to subscribe to (default: %(default)s)")
-    listen.add_argument(
-        "--url", metavar="URL", default="http://127.0.0.1:8888", help="where the API is (default: %(default)s)"
-    )
+    listen.add_argument("--url", metavar="URL", default="http://127.0.0.1:8888", help="where the API is (default: %(default)s)")
     listen.add_argument("--project", metavar="ID", default="demo", help="project to subscribe in (default: %(default)s)")
     listen.add_argument("--secret", metavar="whsec_...", help="use this secret again instead of making one")
     listen.add_argument("--status", metavar="N", type=int, default=204, help="answer with this status (default: %(default)s)")

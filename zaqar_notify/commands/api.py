@@ -21,6 +21,8 @@ from zaqar_notify import bootstrap, errors
 from zaqar_notify.commands import address
 from zaqar_notify.commands.configuration import configure
 
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 - only touched, never read
+
 
 def run(arguments: argparse.Namespace) -> int:
     conf = configure(arguments)
@@ -29,14 +31,18 @@ def run(arguments: argparse.Namespace) -> int:
     bootstrap.set_up_logging(conf)
     check_storage(conf)
     # Kept open for as long as this process lives; its own children bind the port beside it.
-    with address.reserve(conf.api.host, conf.api.port) as reservation:
-        service = Service(conf, reservation.getsockname()[1])
+    with port_of(conf, arguments.port_fd) as port:
+        service = Service(conf, port.getsockname()[1])
         try:
             service.run()
         except SystemExit as stop:
             # gunicorn's arbiter ends in this way only. A process that cannot start has said why.
             return 2 if stop.code == Arbiter.WORKER_BOOT_ERROR else int(stop.code or 0)
     return 0
+
+
+def port_of(conf: cfg.ConfigOpts, descriptor: int | None) -> socket.socket:
+    return address.reserve(conf.api.host, conf.api.port) if descriptor is None else socket.socket(fileno=descriptor)
 
 
 def check_storage(conf: cfg.ConfigOpts) -> None:
@@ -84,7 +90,7 @@ class Service(BaseApplication):  # type: ignore[misc]
             "logger_class": Log,
             "loglevel": "debug" if self._conf.debug else "warning",
             # A heartbeat on a slow disk can block a process long enough to be killed as hung.
-            "worker_tmp_dir": "/dev/shm" if os.path.isdir("/dev/shm") else None,
+            "worker_tmp_dir": SHARED_MEMORY if os.path.isdir(SHARED_MEMORY) else None,
             "control_socket_disable": True,
             "post_worker_init": self.limit_reading,
         }
@@ -94,11 +100,11 @@ class Service(BaseApplication):  # type: ignore[misc]
                 self.cfg.set(name, value)
         gunicorn.http.wsgi.SERVER = "zaqar-notify"
 
-    def load(self) -> falcon.App:
+    def load(self) -> falcon.App[Any, Any]:
         try:
             return bootstrap.build_api(self._conf)
         except errors.NotifyError as error:
-            logging.getLogger(__name__).error("%s", error)
+            logging.getLogger(__name__).critical("%s", error)
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
 
     def limit_reading(self, worker: Any) -> None:

@@ -93,9 +93,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _describe(self, body: bytes) -> str:
         header = self.headers.get
         delivery_id = header("webhook-id", "")
-        signed = signing.verify(
-            self.server.key, delivery_id, header("webhook-timestamp", ""), body, header("webhook-signature", "")
-        )
+        timestamp, signatures = header("webhook-timestamp", ""), header("webhook-signature", "")
+        signed = signing.verify(self.server.key, delivery_id, timestamp, body, signatures, now=time.time())
         fields = [
             time.strftime("%H:%M:%S"),
             f"queue {header('zaqar-notify-queue', '-')}",

@@ -52,7 +52,9 @@ def _masked(option: cfg.Opt, value: object) -> object:
     return MASK if option.secret and value else value
 
 
-def _source(location: cfg.LocationInfo) -> str:
+def _source(location: cfg.LocationInfo | None) -> str:
+    if location is None:
+        return "default"
     match location.location:
         case cfg.Locations.environment:
             return f"environment variable {location.detail}"

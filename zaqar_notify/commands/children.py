@@ -1,0 +1,130 @@
+"""The processes that `zaqar-notify serve` looks after."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from zaqar_notify import errors
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+"""Seconds before a process that died is started again: doubled each time, from the first again after a long life."""
+PR_SET_PDEATHSIG = 1
+
+
+@dataclasses.dataclass(slots=True)
+class Child:
+    name: str
+    start: Callable[[], subprocess.Popen[bytes]]
+    process: subprocess.Popen[bytes]
+    started_at: float
+    pause: float = FIRST_PAUSE
+    """Seconds until it is started again when it dies."""
+    due_at: float | None = None
+    """When it is started again; set while it is dead."""
+
+
+class Children:
+    """API and worker. Each is in a session of its own, so that Ctrl-C reaches only the parent, and ends with the parent."""
+
+    def __init__(
+        self, configuration: Sequence[str], *, listening: Sequence[str], port: int, environment: Mapping[str, str]
+    ) -> None:
+        """``port`` is the file descriptor of the bound port, which the API inherits."""
+        self._configuration = configuration
+        self._listening = listening
+        self._port = port
+        self._environment = environment
+        self._children: list[Child] = []
+        self._ready = -1
+
+    @contextlib.contextmanager
+    def running(self, grace: float) -> Iterator[None]:
+        """Started in the beginning; in the end told to stop, and killed after ``grace`` seconds."""
+        self._ready, writing = os.pipe()
+        try:
+            self._add("worker", lambda: self._start("worker", "--ready-fd", str(writing), pass_fds=(writing,)))
+            os.close(writing)
+            self._add("api", lambda: self._start("api", *self._listening, pass_fds=(self._port,)))
+            # Whoever starts the worker again does not wait for it.
+            self._children[0].start = lambda: self._start("worker")
+            yield
+        finally:
+            self._stop(grace)
+            os.close(self._ready)
+
+    def worker_is_ready(self) -> bool:
+        readable, _, _ = select.select([self._ready], [], [], 0)
+        return bool(readable) and os.read(self._ready, 16) != b""
+
+    def require_alive(self) -> None:
+        """Raise `CannotStart` when one has ended."""
+        for child in self._children:
+            if child.process.poll() is not None:
+                raise errors.CannotStart(
+                    f"The {child.name} could not start, as said above ({_ending(child.process.returncode)})"
+                )
+
+    def revive(self) -> None:
+        """Start again, after a pause that grows, what has died."""
+        now = time.monotonic()
+        for child in self._children:
+            if child.due_at is not None and now >= child.due_at:
+                child.process, child.started_at, child.due_at = child.start(), now, None
+            elif child.due_at is None and child.process.poll() is not None:
+                pause = FIRST_PAUSE if now - child.started_at > LONGEST_PAUSE else child.pause
+                child.pause, child.due_at = min(pause * 2, LONGEST_PAUSE), now + pause
+                _say(f"the {child.name} ended ({_ending(child.process.returncode)}); starting it again in {pause:g} s")
+
+    def _add(self, name: str, start: Callable[[], subprocess.Popen[bytes]]) -> None:
+        self._children.append(Child(name, start, start(), time.monotonic()))
+
+    def _start(self, command: str, *more: str, pass_fds: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "zaqar_notify", command, *self._configuration, *more],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            pass_fds=pass_fds,
+            preexec_fn=_end_with(os.getpid()),  # noqa: PLW1509 - this process has one thread
+        )
+
+    def _stop(self, grace: float) -> None:
+        for child in self._children:
+            child.process.terminate()
+        give_up_at = time.monotonic() + grace
+        for child in self._children:
+            try:
+                child.process.wait(max(0.0, give_up_at - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                _say(f"the {child.name} did not stop in {grace:g} s and is killed")
+                child.process.kill()
+                child.process.wait()
+
+
+def _end_with(parent: int) -> Callable[[], None]:
+    """What a child does first: ask for SIGTERM when its parent dies, also by kill -9 (Linux)."""
+    libc = ctypes.CDLL(None)
+
+    def ask() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return ask
+
+
+def _ending(code: int) -> str:
+    return f"by signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+
+
+def _say(text: str) -> None:
+    print(f"zaqar-notify: {text}", file=sys.stderr, flush=True)
