@@ -1,0 +1,574 @@
+"""The libcurl engine: one thread that runs any number of HTTP requests at once.
+
+It drives libcurl's ``socket_action`` with epoll, so that idle transfers cost nothing. Names are resolved before a transfer
+begins (`Resolver`) and handed to libcurl; the guard judges each address at the moment it is dialled. There is no limit on
+transfers here: whoever submits bounds them, since libcurl's own limits let one host hold up others.
+"""
+
+from __future__ import annotations
+
+import collections
+import errno
+import functools
+import ipaddress
+import logging
+import os
+import resource
+import select
+import socket
+import threading
+import time
+import urllib.parse
+from collections.abc import Iterable
+from typing import Any
+
+import certifi
+import pycurl
+
+from zaqar_notify.errors import CannotStart, RefusedAddress
+from zaqar_notify.guard import Guard, Target
+from zaqar_notify.notifiers.http import Fault, Request, Response
+from zaqar_notify.notifiers.resolver import Answer, Resolver
+
+LOG = logging.getLogger(__name__)
+
+_START_STEP = 128  # transfers started before sockets are served again
+_IDLE_HANDLES = 1024
+_BIG_BODY = 16384  # an idle handle does not hold on to a larger one
+_EXPECT_BODY = 1024 * 1024  # from here on libcurl asks "Expect: 100-continue", unless told not to
+_LOOK_UP_TICK = 0.1
+_CONNECTION_LIFETIME = 600  # then a new one is made, so that a changed address is noticed
+_SPARE_FILES = 512  # descriptors that connections leave for everything else
+_LOADED_NAMES = 20000
+
+_PROXY_PORTS = {"http": 1080, "https": 443}  # libcurl's defaults
+
+_READABLE = select.EPOLLIN | select.EPOLLPRI | select.EPOLLHUP | select.EPOLLRDHUP
+_INTEREST = {
+    pycurl.POLL_IN: select.EPOLLIN,
+    pycurl.POLL_OUT: select.EPOLLOUT,
+    pycurl.POLL_INOUT: select.EPOLLIN | select.EPOLLOUT,
+}
+
+# libcurl's error codes that pycurl has no names for.
+_E_HTTP2_STREAM = 92
+_E_PROXY = 97
+_E_TOO_LARGE = 100
+
+_FAULTS = {
+    pycurl.E_URL_MALFORMAT: Fault.URL,
+    pycurl.E_UNSUPPORTED_PROTOCOL: Fault.PROTOCOL,
+    pycurl.E_COULDNT_RESOLVE_PROXY: Fault.PROXY,
+    pycurl.E_COULDNT_RESOLVE_HOST: Fault.RESOLVER,
+    pycurl.E_COULDNT_CONNECT: Fault.CONNECT,
+    pycurl.E_OPERATION_TIMEDOUT: Fault.TIMEOUT,
+    pycurl.E_SSL_CONNECT_ERROR: Fault.TLS,
+    pycurl.E_SSL_CIPHER: Fault.TLS,
+    pycurl.E_PEER_FAILED_VERIFICATION: Fault.TLS,
+    pycurl.E_SSL_ISSUER_ERROR: Fault.TLS,
+    pycurl.E_SSL_INVALIDCERTSTATUS: Fault.TLS,
+    pycurl.E_SSL_CACERT_BADFILE: Fault.LOCAL,
+    pycurl.E_GOT_NOTHING: Fault.RESET,
+    pycurl.E_SEND_ERROR: Fault.RESET,
+    pycurl.E_RECV_ERROR: Fault.RESET,
+    pycurl.E_PARTIAL_FILE: Fault.RESET,
+    pycurl.E_HTTP2: Fault.RESET,
+    _E_HTTP2_STREAM: Fault.RESET,
+    _E_TOO_LARGE: Fault.PROTOCOL,
+    pycurl.E_FTP_WEIRD_SERVER_REPLY: Fault.PROTOCOL,
+    _E_PROXY: Fault.PROXY,
+    pycurl.E_BAD_CONTENT_ENCODING: Fault.PROTOCOL,
+    pycurl.E_OUT_OF_MEMORY: Fault.LOCAL,
+}
+_LOCAL_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+# With a proxy, these before the proxy has answered CONNECT mean that the proxy itself failed. A timeout does not: a proxy that
+# waits for a silent endpoint looks the same.
+_PROXY_SUSPECTS = frozenset({Fault.CONNECT, Fault.TLS, Fault.RESET, Fault.PROTOCOL, Fault.PROXY})
+
+
+class _Transfer:
+    """An easy handle with what belongs to the request that it carries; used again and again."""
+
+    __slots__ = (
+        "body",
+        "connect_timeout",
+        "curl",
+        "dialled",
+        "guard",
+        "head",
+        "local",
+        "refusal",
+        "request",
+        "size",
+        "started_at",
+    )
+
+    def __init__(self, guard: Guard | None) -> None:
+        self.curl: Any = _Easy()
+        self.curl.transfer = self
+        self.guard = guard
+        self.head: list[bytes] = []
+        self.body: list[bytes] = []
+        self.size = 0
+        self.connect_timeout = 0.0
+        self.request: Request | None = None
+        self.started_at = 0.0
+        self.dialled = False
+        self.refusal: str | None = None
+        self.local: str | None = None
+
+    def open_socket(self, purpose: int, address: Any) -> socket.socket | int:
+        """libcurl asks for a socket to dial with: the last moment at which the address can be judged."""
+        if self.guard is not None:
+            ip, port = address.addr[:2]
+            refusal = self.guard.check_address(ip) or self.guard.check_port(port)
+            if refusal is not None:
+                self.refusal = refusal
+                return int(pycurl.SOCKET_BAD)
+        try:
+            opened = socket.socket(address.family, address.socktype, address.protocol)
+        except OSError as error:
+            if error.errno in _LOCAL_ERRNOS:
+                self.local = error.strerror
+            return int(pycurl.SOCKET_BAD)
+        self.dialled = True
+        return opened
+
+    def write(self, data: bytes) -> int | None:
+        request = self.request
+        if request is None:
+            return 0
+        if self.size < request.keep_bytes:
+            self.body.append(data[: request.keep_bytes - self.size])
+        self.size += len(data)
+        return None if self.size <= request.max_response_bytes else 0
+
+
+class _Easy(pycurl.Curl):  # type: ignore[misc]  # pycurl has no types
+    transfer: _Transfer
+
+
+class Engine:
+    """``proxy``: URL of an egress proxy, which then judges names; literal addresses are judged here."""
+
+    def __init__(
+        self,
+        guard: Guard,
+        resolver: Resolver,
+        *,
+        ca_file: str | None = None,
+        proxy: str | None = None,
+        connections: int = 4096,
+        http2: bool = True,
+    ) -> None:
+        self._guard = guard
+        self._resolver = resolver
+        self._ca_file = ca_file or certifi.where()
+        self._proxy = proxy or None
+        self._proxy_target = _proxy_target(self._proxy)
+        self._connections = connections
+        self._http2 = http2
+        self._judge = functools.lru_cache(maxsize=16384)(self._check)
+        self._inbox: collections.deque[Request] = collections.deque()
+        self._answers: collections.deque[tuple[str, Answer]] = collections.deque()
+        self._looking: dict[str, list[Request]] = {}  # name -> requests that wait for its addresses
+        self._loaded: dict[tuple[str, int], tuple[str, ...]] = {}  # what libcurl's own cache holds
+        self._idle: list[_Transfer] = []
+        self._active: set[_Transfer] = set()
+        self._timer_at: float | None = None
+        self._next_tick = 0.0
+        self._signalled = False
+        self._lock = threading.Lock()
+        self._closing = False
+        self._ended = True
+        self._thread: threading.Thread | None = None
+
+    @property
+    def alive(self) -> bool:
+        return not self._ended
+
+    def start(self) -> None:
+        limit = _raise_file_limit()
+        self._epoll = select.epoll()
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._wake_fd, select.EPOLLIN)
+        self._multi: Any = pycurl.CurlMulti()
+        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
+        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
+        self._multi.setopt(pycurl.M_MAXCONNECTS, max(1, min(self._connections, limit - _SPARE_FILES)))
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="http-engine", daemon=True)
+        self._thread.start()
+
+    def send_many(self, requests: Iterable[Request]) -> None:
+        """Start these requests and return at once; safe from any thread."""
+        self._inbox.extend(requests)
+        if not self._wake():
+            self._end_inbox()
+
+    def close(self) -> None:
+        """Stop. What is under way ends with `Fault.CLOSED`, before this returns."""
+        self._closing = True
+        self._wake()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        self._resolver.close()
+
+    # -- the thread ---------------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._closing:
+                self._step()
+        except Exception:
+            LOG.exception("The HTTP engine stopped; what was under way is reported as stopped")
+        finally:
+            self._end()
+
+    def _step(self) -> None:
+        for fd, mask in self._epoll.poll(self._wait(), 512):
+            if fd == self._wake_fd:
+                os.eventfd_read(fd)
+                self._signalled = False
+            else:
+                self._multi.socket_action(fd, _action(mask))
+        if self._timer_at is not None and time.monotonic() >= self._timer_at:
+            self._timer_at = None
+            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+        self._collect()
+        if self._answers:
+            self._hear_answers()
+        if self._inbox:
+            self._start_some()
+        if self._looking:
+            self._end_late_look_ups()
+
+    def _wait(self) -> float:
+        if self._inbox or self._answers:
+            return 0.0
+        wait = -1.0 if self._timer_at is None else max(self._timer_at - time.monotonic(), 0.0)
+        if self._looking:
+            return _LOOK_UP_TICK if wait < 0 else min(wait, _LOOK_UP_TICK)
+        return wait
+
+    def _wake(self) -> bool:
+        """False: the thread has ended."""
+        if self._signalled:
+            return not self._ended
+        with self._lock:  # else the descriptor could be closed, and belong to somebody else, when it is written to
+            if self._ended:
+                return False
+            self._signalled = True
+            os.eventfd_write(self._wake_fd, 1)
+            return True
+
+    def _watch(self, what: int, fd: int, _multi: Any, _data: Any) -> None:
+        """libcurl says what it waits for on a socket."""
+        if what == pycurl.POLL_REMOVE:
+            try:
+                self._epoll.unregister(fd)
+            except OSError:  # it was closed already
+                return
+            return
+        interest = _INTEREST.get(what, 0)
+        try:
+            self._epoll.register(fd, interest)
+        except FileExistsError:
+            self._epoll.modify(fd, interest)
+
+    def _set_timer(self, milliseconds: int) -> None:
+        self._timer_at = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000
+
+    # -- from request to transfer -------------------------------------------------------------------------------------------
+
+    def _start_some(self) -> None:
+        inbox = self._inbox
+        now = time.monotonic()
+        for _ in range(min(len(inbox), _START_STEP)):
+            self._start(inbox.popleft(), now)
+
+    def _start(self, request: Request, now: float) -> None:
+        target, refusal = self._judge(request.url)
+        if target is None:
+            self._fail(request, Fault.GUARD, refusal)
+            return
+        dialled = self._proxy_target or target
+        if dialled.literal:
+            self._transfer(request, now, None)
+            return
+        answer = self._resolver.cached(dialled.host)
+        if answer is not None:
+            self._start_resolved(request, now, dialled, answer)
+            return
+        waiting = self._looking.get(dialled.host)
+        if waiting is None:
+            self._looking[dialled.host] = [request]
+            self._resolver.ask(dialled.host, self._answered)
+        else:
+            waiting.append(request)
+
+    def _check(self, url: str) -> tuple[Target | None, str]:
+        try:
+            return self._guard.check_url(url), ""
+        except RefusedAddress as error:
+            return None, str(error)
+
+    def _answered(self, name: str, answer: Answer) -> None:
+        """On the resolver's thread."""
+        self._answers.append((name, answer))
+        self._wake()
+
+    def _hear_answers(self) -> None:
+        now = time.monotonic()
+        while self._answers:
+            name, answer = self._answers.popleft()
+            for request in self._looking.pop(name, ()):
+                dialled = self._proxy_target or self._judge(request.url)[0]
+                if dialled is not None:
+                    self._start_resolved(request, now, dialled, answer)
+
+    def _end_late_look_ups(self) -> None:
+        now = time.monotonic()
+        if now < self._next_tick:
+            return
+        self._next_tick = now + _LOOK_UP_TICK
+        for name, requests in self._looking.items():
+            late = [request for request in requests if request.deadline <= now]
+            if late:
+                requests[:] = [request for request in requests if request.deadline > now]
+            for request in late:
+                self._fail(request, Fault.RESOLVER, f"no answer for {name} in time")
+
+    def _start_resolved(self, request: Request, now: float, dialled: Target, answer: Answer) -> None:
+        if answer.fault is not None:
+            fault = Fault.PROXY if self._proxy else answer.fault
+            self._fail(request, fault, f"{dialled.host}: {answer.detail}")
+            return
+        pair = (dialled.host, dialled.port)
+        loaded = self._loaded.get(pair)
+        if loaded is answer.addresses:
+            self._transfer(request, now, None)
+            return
+        lines = [f"{pair[0]}:{pair[1]}:{','.join(_bracketed(address) for address in answer.addresses)}"]
+        if loaded is None and len(self._loaded) >= _LOADED_NAMES:
+            oldest = next(iter(self._loaded))
+            del self._loaded[oldest]
+            lines.insert(0, f"-{oldest[0]}:{oldest[1]}")
+        if self._transfer(request, now, lines):
+            self._loaded[pair] = answer.addresses
+
+    def _transfer(self, request: Request, now: float, resolve: list[str] | None) -> bool:
+        """False: it has failed already."""
+        left = request.deadline - now
+        if left <= 0:
+            self._fail(request, Fault.LATE, "its time was over before it could be sent")
+            return False
+        transfer = self._idle.pop() if self._idle else self._make()
+        transfer.request = request
+        transfer.started_at = now
+        try:
+            _prepare(transfer, request, left, resolve)
+            self._multi.add_handle(transfer.curl)
+        except (pycurl.error, TypeError, ValueError) as error:
+            transfer.request = None
+            transfer.curl.close()
+            self._fail(request, Fault.OTHER, str(error))
+            return False
+        self._active.add(transfer)
+        return True
+
+    def _make(self) -> _Transfer:
+        transfer = _Transfer(None if self._proxy else self._guard)
+        setopt = transfer.curl.setopt
+        setopt(pycurl.NOSIGNAL, 1)
+        setopt(pycurl.POST, 1)
+        setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
+        setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS if self._http2 else pycurl.CURL_HTTP_VERSION_1_1)
+        setopt(pycurl.TCP_KEEPALIVE, 1)
+        setopt(pycurl.MAXLIFETIME_CONN, _CONNECTION_LIFETIME)
+        setopt(pycurl.CAINFO, self._ca_file)
+        setopt(pycurl.PROXY, self._proxy or "")  # empty: the environment's are ignored
+        setopt(pycurl.NOPROXY, "")
+        if self._proxy:
+            # A tunnel for http as well: else the proxy's own errors could not be told from the endpoint's.
+            setopt(pycurl.HTTPPROXYTUNNEL, 1)
+        setopt(pycurl.OPENSOCKETFUNCTION, transfer.open_socket)
+        setopt(pycurl.HEADERFUNCTION, transfer.head.append)
+        setopt(pycurl.WRITEFUNCTION, transfer.write)
+        return transfer
+
+    # -- from transfer to response ------------------------------------------------------------------------------------------
+
+    def _collect(self) -> None:
+        left = 1
+        while left:
+            left, complete, failed = self._multi.info_read()
+            for curl in complete:
+                self._finish(curl.transfer, 0, "")
+            for curl, code, text in failed:
+                self._finish(curl.transfer, code, text)
+
+    def _finish(self, transfer: _Transfer, code: int, text: str) -> None:
+        request = transfer.request
+        if request is None:
+            return
+        curl = transfer.curl
+        response = Response(
+            curl.getinfo(pycurl.RESPONSE_CODE),
+            b"".join(transfer.head),
+            b"".join(transfer.body),
+            time.monotonic() - transfer.started_at,
+        )
+        if code and not (code == pycurl.E_WRITE_ERROR and transfer.size > request.max_response_bytes):
+            response.fault, response.detail = self._judge_failure(transfer, code, text)
+        self._release(transfer)
+        _answer(request, response)
+
+    def _release(self, transfer: _Transfer) -> None:
+        request = transfer.request
+        self._multi.remove_handle(transfer.curl)
+        self._active.discard(transfer)
+        transfer.request = None
+        if len(self._idle) >= _IDLE_HANDLES:
+            transfer.curl.close()
+            return
+        if request is not None and len(request.body) > _BIG_BODY:
+            transfer.curl.setopt(pycurl.POSTFIELDS, b"")
+        transfer.head.clear()
+        transfer.body.clear()
+        transfer.size = 0
+        transfer.dialled = False
+        transfer.refusal = transfer.local = None
+        self._idle.append(transfer)
+
+    def _judge_failure(self, transfer: _Transfer, code: int, text: str) -> tuple[Fault, str]:
+        if transfer.local is not None:
+            return Fault.LOCAL, transfer.local
+        if transfer.refusal is not None and not transfer.dialled:
+            return Fault.GUARD, transfer.refusal
+        curl = transfer.curl
+        fault = _FAULTS.get(code, Fault.OTHER)
+        number = curl.getinfo(pycurl.OS_ERRNO)
+        if fault is Fault.CONNECT and number:
+            text = os.strerror(number)
+        if fault is Fault.CONNECT and number in _LOCAL_ERRNOS:
+            return Fault.LOCAL, text
+        if fault is Fault.TIMEOUT:
+            text = "no connection in time" if not curl.getinfo(pycurl.CONNECT_TIME) else "no complete answer in time"
+        if self._proxy:
+            return _judge_proxy(curl, fault, text)
+        return fault, text
+
+    def _fail(self, request: Request, fault: Fault, detail: str) -> None:
+        _answer(request, Response(0, fault=fault, detail=detail))
+
+    # -- the end ------------------------------------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        with self._lock:
+            self._ended = True
+            os.close(self._wake_fd)
+        for transfer in self._active:
+            request = transfer.request
+            transfer.curl.close()
+            transfer.request = None
+            if request is not None:
+                _answer(request, Response(0, elapsed=time.monotonic() - transfer.started_at, fault=Fault.CLOSED))
+        self._active.clear()
+        for requests in self._looking.values():
+            self._inbox.extend(requests)
+        self._looking.clear()
+        self._end_inbox()
+        for transfer in self._idle:
+            transfer.curl.close()
+        self._idle.clear()
+        self._multi.close()
+        self._epoll.close()
+
+    def _end_inbox(self) -> None:
+        while True:
+            try:
+                request = self._inbox.popleft()
+            except IndexError:
+                return
+            self._fail(request, Fault.CLOSED, "")
+
+
+def _prepare(transfer: _Transfer, request: Request, left: float, resolve: list[str] | None) -> None:
+    setopt = transfer.curl.setopt
+    setopt(pycurl.URL, request.url)
+    body = request.body
+    setopt(pycurl.HTTPHEADER, request.headers if len(body) < _EXPECT_BODY else [*request.headers, "Expect:"])
+    setopt(pycurl.POSTFIELDS, body)
+    setopt(pycurl.TIMEOUT_MS, int(left * 1000) or 1)
+    if transfer.connect_timeout != request.connect_timeout:
+        transfer.connect_timeout = request.connect_timeout
+        setopt(pycurl.CONNECTTIMEOUT_MS, int(request.connect_timeout * 1000) or 1)
+    if resolve is not None:
+        setopt(pycurl.RESOLVE, resolve)  # stays in libcurl's cache until it is replaced
+
+
+def _answer(request: Request, response: Response) -> None:
+    try:
+        request.done(request, response)
+    except Exception:  # a caller's bug costs its own request, not the thread that all share
+        LOG.exception("The callback of a request failed")
+
+
+def _action(mask: int) -> int:
+    action: int = pycurl.CSELECT_IN if mask & _READABLE else 0
+    if mask & select.EPOLLOUT:
+        action |= pycurl.CSELECT_OUT
+    if mask & select.EPOLLERR:
+        action |= pycurl.CSELECT_ERR
+    return action
+
+
+def _judge_proxy(curl: Any, fault: Fault, text: str) -> tuple[Fault, str]:
+    code = curl.getinfo(pycurl.HTTP_CONNECTCODE)
+    if code == 403:
+        return Fault.PROXY_REFUSED, "the egress proxy answered 403"
+    if code in (502, 503, 504):
+        return Fault.PROXY_GATEWAY, f"the egress proxy answered {code}"
+    if code >= 300:
+        return Fault.PROXY, f"the egress proxy answered {code}"
+    # Without a new connection the tunnel was there before, and the fault is the endpoint's.
+    if code == 0 and fault in _PROXY_SUSPECTS and curl.getinfo(pycurl.NUM_CONNECTS) > 0:
+        return Fault.PROXY, text
+    if fault is Fault.TIMEOUT and not curl.getinfo(pycurl.CONNECT_TIME):
+        return Fault.PROXY, text
+    return fault, text
+
+
+def _proxy_target(proxy: str | None) -> Target | None:
+    """Where the proxy is; `CannotStart` when its URL says nothing of use."""
+    if proxy is None:
+        return None
+    try:
+        parts = urllib.parse.urlsplit(proxy)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if parts.scheme not in _PROXY_PORTS or not host:
+        raise CannotStart("[webhook] proxy has to be a URL such as http://proxy.example.org:3128")
+    return Target(parts.scheme, host, port or _PROXY_PORTS[parts.scheme], _is_address(host))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _bracketed(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def _raise_file_limit() -> int:
+    """Let this process open as many files as it may; returns how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard != resource.RLIM_INFINITY else 1 << 20

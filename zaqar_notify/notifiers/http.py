@@ -1,0 +1,199 @@
+"""The guarded HTTP clients: one libcurl engine for sending in bulk, and a `requests` session for everything else.
+
+What is heavy (libcurl, requests) is loaded when it is first used, so that an API process, which only checks, loads neither.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from zaqar_notify.errors import CannotStart
+from zaqar_notify.guard import Guard
+
+if TYPE_CHECKING:
+    import requests
+
+    from zaqar_notify.notifiers.engine import Engine
+    from zaqar_notify.notifiers.resolver import Resolver
+
+
+class Fault(enum.Enum):
+    """Why a request got no complete answer."""
+
+    CONNECT = "connection refused or unreachable"
+    TIMEOUT = "timeout"
+    TLS = "TLS failure"
+    RESET = "connection reset"
+    PROTOCOL = "not an HTTP answer"
+    NAME_UNKNOWN = "name does not exist"
+    URL = "URL not understood"
+    GUARD = "address not allowed"
+    PROXY_REFUSED = "refused by the egress proxy"
+    PROXY_GATEWAY = "not reached by the egress proxy"
+    # Ours: these say nothing about the endpoint.
+    PROXY = "egress proxy out of order"
+    RESOLVER = "resolver out of order"
+    LOCAL = "local limit"
+    LATE = "not started in time"
+    CLOSED = "stopped"
+    OTHER = "failed"
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Request:
+    """One POST. ``done`` is called exactly once, on the engine's thread: it has to return quickly."""
+
+    url: str
+    headers: list[str]
+    """Lines, ``Name: value``. They may replace what libcurl sets itself, so they are to be checked before."""
+    body: bytes
+    deadline: float
+    """``time.monotonic()`` seconds; covers the look-up of the name too."""
+    done: Callable[[Request, Response], None]
+    connect_timeout: float = 5.0
+    max_response_bytes: int = 65536
+    """More of the answer is not read; its status stands."""
+    keep_bytes: int = 1024
+    """How much of the answer's body `Response.body` holds."""
+    tag: Any = None
+    """The caller's own."""
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Response:
+    """With a ``fault`` the answer is missing or incomplete; ``status`` may be known all the same."""
+
+    status: int
+    """0: none."""
+    head: bytes = b""
+    """Status line and headers as they came, also of interim (1xx) answers."""
+    body: bytes = b""
+    elapsed: float = 0.0
+    """Seconds since the transfer began (without the look-up of the name)."""
+    fault: Fault | None = None
+    detail: str = ""
+    """More about the fault, for people; may hold what the other side said."""
+
+    def header(self, name: str) -> str | None:
+        """The last value of a header in the final answer; None: absent."""
+        wanted = name.lower().encode() + b":"
+        if wanted not in self.head.lower():  # nearly always: cheaper than looking at each line
+            return None
+        value = None
+        for line in self.head.splitlines():
+            if line.startswith(b"HTTP/"):
+                value = None
+            elif line.lower().startswith(wanted):
+                value = line[len(wanted) :].strip().decode("latin-1")
+        return value
+
+
+class HttpClients:
+    """Makes each client when it is first asked for. ``max_timeout``: seconds that one attempt may take at most.
+
+    ``proxy`` is the URL of an egress proxy; the environment's proxy settings are ignored. ``resolver`` is the engine's, made
+    here unless it is given.
+    """
+
+    def __init__(
+        self,
+        guard: Guard,
+        *,
+        max_timeout: float,
+        timeout: float = 15.0,
+        connect_timeout: float = 5.0,
+        ca_file: str | None = None,
+        proxy: str | None = None,
+        connections: int = 4096,
+        dns_cache: float = 60.0,
+        http2: bool = True,
+        resolver: Resolver | None = None,
+    ) -> None:
+        self.guard = guard
+        self.max_timeout = max_timeout
+        self.timeout = timeout
+        self.connect_timeout = connect_timeout
+        self._ca_file = ca_file
+        self._proxy = proxy
+        self._connections = connections
+        self._dns_cache = dns_cache
+        self._http2 = http2
+        self._resolver = resolver
+        self._lock = threading.Lock()
+        self._engine: Engine | None = None
+        self._session: requests.Session | None = None
+        self._closed = False
+
+    @classmethod
+    def from_options(cls, conf: Any, guard: Guard, max_timeout: float) -> HttpClients:
+        """``conf`` is the group of the section ``webhook``. Raises `CannotStart` when its timeout is above ``max_timeout``."""
+        if conf.timeout > max_timeout:
+            raise CannotStart(
+                f"[webhook] timeout is {conf.timeout:g} s, but with [worker] lease as it is an attempt may take at most "
+                f"{max_timeout:g} s: raise the lease or lower the timeout"
+            )
+        return cls(
+            guard,
+            max_timeout=max_timeout,
+            timeout=conf.timeout,
+            connect_timeout=conf.connect_timeout,
+            ca_file=conf.ca_file,
+            proxy=conf.proxy,
+            connections=conf.connections,
+            dns_cache=conf.dns_cache,
+            http2=conf.http2,
+        )
+
+    def engine(self) -> Engine:
+        """The libcurl engine, running; shared by all notifiers."""
+        engine = self._engine
+        if engine is not None and engine.alive:
+            return engine
+        with self._lock:
+            if self._engine is None or not (self._engine.alive or self._closed):
+                self._engine = self._start_engine()
+            return self._engine
+
+    def session(self) -> requests.Session:
+        """A `requests` session for token endpoints, confirmation pages and the like; shared, safe to use from any thread.
+
+        It judges each address that it dials, follows no redirects unless asked to, keeps no cookies and has the timeouts of
+        the webhook section. A refused address raises `RefusedAddress`.
+        """
+        with self._lock:
+            if self._session is None:
+                from zaqar_notify.notifiers.session import GuardedSession
+
+                self._session = GuardedSession(
+                    self.guard, timeout=(self.connect_timeout, self.timeout), ca_file=self._ca_file, proxy=self._proxy
+                )
+            return self._session
+
+    def close(self) -> None:
+        """Stop: what is under way ends with `Fault.CLOSED`."""
+        with self._lock:
+            self._closed = True
+            engine, session = self._engine, self._session
+        if engine is not None:
+            engine.close()
+        if session is not None:
+            session.close()
+
+    def _start_engine(self) -> Engine:
+        from zaqar_notify.notifiers.engine import Engine
+        from zaqar_notify.notifiers.resolver import Resolver
+
+        engine = Engine(
+            self.guard,
+            self._resolver or Resolver(ttl=self._dns_cache),
+            ca_file=self._ca_file,
+            proxy=self._proxy,
+            connections=self._connections,
+            http2=self._http2,
+        )
+        engine.start()
+        return engine

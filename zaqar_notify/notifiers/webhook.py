@@ -1,0 +1,258 @@
+"""Webhooks: ``http`` and ``https`` subscribers get a signed POST (Standard Webhooks 1.0.0)."""
+
+from __future__ import annotations
+
+import dataclasses
+import email.utils
+import functools
+import http
+import time
+import urllib.parse
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from oslo_config import cfg, types
+
+from zaqar_notify import __version__, payload, signing
+from zaqar_notify.errors import InvalidRequest
+from zaqar_notify.model import Delivery, Outcome, OutcomeKind, Scope, Subscription
+from zaqar_notify.notifiers.base import BatchNotifier, Report
+from zaqar_notify.notifiers.http import Fault, Request, Response
+
+MAX_URL = 2048
+_DETAIL = 200  # characters of what the other side said
+
+_USER_AGENT = f"User-Agent: zaqar-notify/{__version__}"
+_CONTENT_TYPE = "Content-Type: application/json"
+
+_key = functools.lru_cache(maxsize=8192)(signing.parse_secret)
+_DELIVERED = {status: Outcome(OutcomeKind.DELIVERED, status=status) for status in range(200, 300)}
+
+_FAULTS = {
+    Fault.CONNECT: OutcomeKind.RETRY,
+    Fault.TIMEOUT: OutcomeKind.RETRY,
+    Fault.TLS: OutcomeKind.RETRY,
+    Fault.RESET: OutcomeKind.RETRY,
+    Fault.PROTOCOL: OutcomeKind.RETRY,
+    Fault.NAME_UNKNOWN: OutcomeKind.RETRY,
+    Fault.PROXY_GATEWAY: OutcomeKind.RETRY,
+    Fault.OTHER: OutcomeKind.RETRY,
+    Fault.URL: OutcomeKind.REJECTED,
+    Fault.GUARD: OutcomeKind.REFUSED,
+    Fault.PROXY_REFUSED: OutcomeKind.REFUSED,
+    Fault.PROXY: OutcomeKind.OURS,
+    Fault.RESOLVER: OutcomeKind.OURS,
+    Fault.LOCAL: OutcomeKind.OURS,
+    Fault.LATE: OutcomeKind.OURS,
+    Fault.CLOSED: OutcomeKind.OURS,
+}
+
+
+def _seconds(name: str, default: float, help: str) -> cfg.Opt:
+    return cfg.Opt(name, type=types.Float(min=0), default=default, help=f"{help} In seconds.")
+
+
+class WebhookNotifier(BatchNotifier):
+    section: ClassVar[str] = "webhook"
+    options: ClassVar[list[cfg.Opt]] = [
+        _seconds(
+            "timeout",
+            15.0,
+            "How long an attempt may take, from the look-up of the name to the end of the answer. A subscription's "
+            "options.timeout overrides it. At most [worker] lease - 10.",
+        ),
+        _seconds("connect_timeout", 5.0, "How long making the connection, with TLS, may take."),
+        cfg.IntOpt(
+            "max_response_bytes",
+            default=65536,
+            min=0,
+            help="How much of an answer's body is read. The status of a longer one stands.",
+        ),
+        cfg.StrOpt("ca_file", help="File of certificates (PEM) to trust. Unset: those of the certifi package."),
+        cfg.StrOpt(
+            "proxy",
+            secret=True,
+            help="URL of an egress proxy, for example http://proxy.example.org:3128, which has to allow CONNECT. It judges "
+            "names then; literal addresses are still judged here. The environment's proxy variables are ignored.",
+        ),
+        cfg.IntOpt(
+            "connections",
+            default=4096,
+            min=1,
+            help="Most connections that are kept open. Has to be more than there are busy endpoints plus [worker] "
+            "max_in_flight, or connections are made anew all the time; bounded by the limit on open files.",
+        ),
+        _seconds(
+            "dns_cache",
+            60.0,
+            "How long the addresses of a name are used before they are looked up again; while that runs, the old ones are "
+            "used for as long again.",
+        ),
+        cfg.BoolOpt("http2", default=True, help="Use HTTP/2 where an https endpoint offers it."),
+    ]
+
+    def check(self, subscription: Subscription) -> None:
+        if len(subscription.subscriber) > MAX_URL:
+            raise InvalidRequest(f"The URL is longer than {MAX_URL} characters.")
+        self.http.guard.check_url(subscription.subscriber)
+        options = subscription.options
+        if "post_data" in options:
+            payload.check_post_data(options["post_data"])
+        if "post_headers" in options:
+            payload.check_post_headers(options["post_headers"])
+        if "timeout" in options:
+            self._check_timeout(options["timeout"])
+
+    def _check_timeout(self, value: Any) -> None:
+        most = self.http.max_timeout
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= most:
+            raise InvalidRequest(f"options.timeout has to be a number of seconds above 0, at most {most:g}.")
+
+    def lane(self, subscription: Subscription) -> str:
+        return _endpoint(subscription.subscriber)
+
+    def timeout(self, subscription: Subscription) -> float | None:
+        chosen = subscription.options.get("timeout")
+        # The limit may have been lowered since the subscription was made.
+        return min(float(self.conf.timeout if chosen is None else chosen), self.http.max_timeout)
+
+    def send_many(self, deliveries: Sequence[Delivery], report: Report) -> None:
+        now = int(time.time())
+        documents: dict[str, bytes] = {}
+        requests = []
+        for delivery in deliveries:
+            try:
+                requests.append(self._request(delivery, now, documents, report))
+            except Exception as error:  # bad data in one delivery must not stop the others of its batch
+                self.log.exception("Delivery %s could not be made into a request", delivery.id)
+                report(delivery, Outcome(OutcomeKind.OURS, f"no request could be made: {type(error).__name__}"))
+        self.http.engine().send_many(requests)
+
+    def _request(self, delivery: Delivery, now: int, documents: dict[str, bytes], report: Report) -> Request:
+        message, subscription = delivery.message, delivery.subscription
+        body = documents.get(message.id)
+        if body is None:
+            body = documents[message.id] = payload.zaqar(message)
+        options = subscription.options
+        if "post_data" in options:
+            body = payload.fill(options["post_data"], body)
+        headers = [
+            f"webhook-id: {delivery.id}",
+            f"webhook-timestamp: {now}",
+            f"zaqar-notify-queue: {message.queue}",
+            f"zaqar-notify-message-id: {message.id}",
+            f"zaqar-notify-subscription-id: {subscription.id}",
+            f"zaqar-notify-attempt: {delivery.attempt}",
+        ]
+        if subscription.secret is not None:
+            headers.append(f"webhook-signature: {signing.sign(_key(subscription.secret), delivery.id, now, body)}")
+        chosen = options.get("post_headers")
+        if chosen:
+            headers += _chosen_headers(chosen)
+        else:
+            headers += (_CONTENT_TYPE, _USER_AGENT)
+        return Request(
+            subscription.subscriber,
+            headers,
+            body,
+            delivery.deadline,
+            self._done,
+            self.conf.connect_timeout,
+            self.conf.max_response_bytes,
+            tag=(delivery, report),
+        )
+
+    def _done(self, request: Request, response: Response) -> None:
+        delivery, report = request.tag
+        report(delivery, classify(response, time.time()))
+
+
+def _chosen_headers(chosen: dict[str, str]) -> list[str]:
+    # libcurl takes "Name:" as "do not send it" and "Name;" as "send it without a value".
+    lines = [f"{name}: {value}" if value.strip() else f"{name};" for name, value in chosen.items()]
+    names = {name.lower() for name in chosen}
+    if "content-type" not in names:
+        lines.append(_CONTENT_TYPE)
+    if "user-agent" not in names:
+        lines.append(_USER_AGENT)
+    return lines
+
+
+@functools.lru_cache(maxsize=16384)
+def _endpoint(url: str) -> str:
+    """Scheme, host and port, written in one way: what shares a limit."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        return url[:256]
+    return f"{parts.scheme}://{parts.hostname or ''}:{port}"
+
+
+def classify(response: Response, now: float) -> Outcome:
+    """What an answer means (the table is in docs/delivery.md). ``now``: epoch seconds, for a Retry-After that is a date."""
+    if response.fault is not None:
+        return _fault(response.fault, response.detail, response.status)
+    status = response.status
+    wish = response.header("webhook-delivery")
+    if wish is None and 200 <= status < 300:
+        return _DELIVERED[status]
+    return _answered(response, wish.lower() if wish else "", now)
+
+
+def _answered(response: Response, wish: str, now: float) -> Outcome:
+    status = response.status
+    if 200 <= status < 300:
+        return dataclasses.replace(_DELIVERED[status], **(_by_wish() if wish == "disable" else {}))
+    if status == 410:
+        return Outcome(OutcomeKind.GONE, "the endpoint answered 410 Gone", status, disable="gone")
+    detail = _described(response)
+    if wish == "disable":
+        return Outcome(OutcomeKind.REFUSED, f"{detail}, with webhook-delivery: disable", status, disable="webhook-delivery")
+    if wish == "abort-message":
+        return Outcome(OutcomeKind.REFUSED, f"{detail}, with webhook-delivery: abort-message", status)
+    scope = Scope.LANE if status >= 500 or status < 100 else Scope.SUBSCRIPTION
+    after = _retry_after(response.header("retry-after"), now) if status in (429, 503) else None
+    if after is not None:
+        return Outcome(OutcomeKind.THROTTLED, f"{detail}, to be tried again after {after:.0f} s", status, after, scope)
+    return Outcome(OutcomeKind.RETRY, detail, status, scope=scope)
+
+
+def _by_wish() -> dict[str, Any]:
+    return {"disable": "webhook-delivery", "detail": "delivered, with webhook-delivery: disable"}
+
+
+def _fault(fault: Fault, detail: str, status: int) -> Outcome:
+    text = f"{fault.value}: {_printable(detail)}" if detail else fault.value
+    return Outcome(_FAULTS[fault], text, status or None, target=fault is Fault.URL)
+
+
+def _described(response: Response) -> str:
+    """The answer in one line for people, with the beginning of its body."""
+    try:
+        phrase = " " + http.HTTPStatus(response.status).phrase
+    except ValueError:
+        phrase = ""
+    line = f"the endpoint answered {response.status}{phrase}"
+    if 300 <= response.status < 400:
+        return f"{line}; redirects are not followed"
+    text = _printable(response.body[: 4 * _DETAIL].decode("utf-8", "replace"))
+    return f"{line}: {text}" if text else line
+
+
+def _printable(text: str) -> str:
+    shown = " ".join("".join(one if one.isprintable() else " " for one in text).split())
+    return shown if len(shown) <= _DETAIL else shown[: _DETAIL - 3] + "..."
+
+
+def _retry_after(value: str | None, now: float) -> float | None:
+    """Seconds from a Retry-After header (RFC 9110, 10.2.3): seconds or a date; None for anything else."""
+    if value is None:
+        return None
+    if value.isascii() and value.isdigit():
+        return float(value[:15])
+    try:
+        at = email.utils.parsedate_to_datetime(value).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return None
+    return max(0.0, at - now)
