@@ -35,6 +35,8 @@ _FORBIDDEN = {
     "203.0.113.0/24": "documentation",
     "224.0.0.0/4": "multicast",
     "240.0.0.0/4": "reserved and broadcast",
+    "::/128": "unspecified",
+    "::1/128": "loopback",
     "::/8": "reserved",
     "64:ff9b:1::/48": "local NAT64",
     "100::/64": "discard",
@@ -126,7 +128,7 @@ class Guard:
 
 
 def _carried(address: _Address) -> ipaddress.IPv4Address | None:
-    if isinstance(address, ipaddress.IPv6Address) and any(address in network for network in _CARRIERS):
+    if isinstance(address, ipaddress.IPv6Address) and int(address) > 1 and any(address in network for network in _CARRIERS):
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return None
 

@@ -117,7 +117,7 @@ class _Transfer:
         self.refusal: str | None = None
         self.local: str | None = None
 
-    def open_socket(self, purpose: int, address: Any) -> socket.socket | int:
+    def open_socket(self, _purpose: int, address: Any) -> _Opened | int:
         """libcurl asks for a socket to dial with: the last moment at which the address can be judged."""
         if self.guard is not None:
             ip, port = address.addr[:2]
@@ -132,7 +132,7 @@ class _Transfer:
                 self.local = error.strerror
             return int(pycurl.SOCKET_BAD)
         self.dialled = True
-        return opened
+        return _Opened(opened)
 
     def write(self, data: bytes) -> int | None:
         request = self.request
@@ -142,6 +142,21 @@ class _Transfer:
             self.body.append(data[: request.keep_bytes - self.size])
         self.size += len(data)
         return None if self.size <= request.max_response_bytes else 0
+
+
+class _Opened:
+    """A socket for pycurl, which duplicates its descriptor and lets go of it: the original is closed at that moment."""
+
+    __slots__ = ("_socket",)
+
+    def __init__(self, opened: socket.socket) -> None:
+        self._socket = opened
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def __del__(self) -> None:
+        self._socket.close()
 
 
 class _Easy(pycurl.Curl):  # type: ignore[misc]  # pycurl has no types
