@@ -21,7 +21,7 @@ class QueueSettings:
     What this process changes is seen at once, what another API process changes after ``LIFETIME`` seconds.
     """
 
-    LIFETIME = 1.0
+    LIFETIME = 0.1
     MOST = 10_000
 
     def __init__(self, storage: Storage) -> None:

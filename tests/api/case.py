@@ -1,0 +1,153 @@
+"""What the API's tests share: an application over each storage, clients of it, and documents that are good."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import pathlib
+import shutil
+import tempfile
+import unittest
+
+from falcon import testing
+
+from zaqar_notify.api.app import create_app
+from zaqar_notify.encryption import Keyring
+from zaqar_notify.errors import InvalidRequest, UnknownScheme
+from zaqar_notify.storage.memory import MemoryStorage
+from zaqar_notify.storage.sql import SqlStorage
+from zaqar_notify.validation import Limits
+
+CLIENT = "5b0e4a6a-98ac-4d6c-a3d4-4f2c7f2ad0aa"
+OTHER_CLIENT = "0f7c2f1e-1d0a-4b5e-8f0e-3f6a1c2b4d5e"
+KEYRING = Keyring([base64.b64encode(bytes(32)).decode()])
+HOOK = {"subscriber": "http://endpoint.example/hook"}
+
+
+def check_scheme(subscription) -> None:
+    """Stands for the notifiers: http is served, and one host is forbidden."""
+    scheme, _, rest = subscription.subscriber.partition(":")
+    if scheme != "http":
+        raise UnknownScheme(f"No notifier serves {scheme}: the schemes are http.")
+    if rest.startswith("//forbidden"):
+        raise InvalidRequest("This host is not allowed.")
+    if "refused" in subscription.options:
+        raise InvalidRequest("The option refused is refused.")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class OverMemory:
+    def make_storage(self, clock):
+        return MemoryStorage(keyring=KEYRING, retention=3600.0, body_retention=None, clock=clock)
+
+
+class OverSql:
+    _empty: tempfile.TemporaryDirectory | None = None
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        # The schema is made once and copied: making it anew is most of a test's time.
+        cls._empty = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(cls._empty.cleanup)
+        storage = cls.open(pathlib.Path(cls._empty.name))
+        storage.upgrade()
+        storage.close()
+
+    @staticmethod
+    def open(directory, **options):
+        settings = {"keyring": KEYRING, "retention": 3600.0, "body_retention": None, "busy_timeout": 5.0, "group_commit": 16}
+        return SqlStorage(f"sqlite:///{directory / 'test.db'}", **(settings | options))
+
+    def make_storage(self, clock):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        shutil.copytree(self._empty.name, directory.name, dirs_exist_ok=True)
+        return self.open(pathlib.Path(directory.name), clock=clock)
+
+
+class ApiCase(unittest.TestCase):
+    limits = Limits()
+    loopback_only = False
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.storage = self.make_storage(self.clock)
+        self.addCleanup(self.storage.close)
+        self.wakes: list[int] = []
+        """How many messages of the queue ``q`` could be read at each wake-up."""
+        self.client = self.make_client()
+
+    def make_storage(self, clock):
+        return OverMemory.make_storage(self, clock)
+
+    def make_client(self, storage=None, **limits):
+        storage = storage or self.storage
+        app = create_app(
+            storage,
+            limits=dataclasses.replace(self.limits, **limits),
+            check=check_scheme,
+            wake=lambda: self.wakes.append(len(self.storage.list_messages("p", "q", None, 100))),
+            loopback_only=self.loopback_only,
+            clock=self.clock,
+        )
+        return testing.TestClient(app)
+
+    def call(self, method, path, document=None, *, project="p", client_id=CLIENT, headers=None, client=None, **options):
+        """``document`` goes as JSON; ``body=`` goes as it is. A header of None is left out."""
+        everything = {"X-Project-ID": project, "Client-ID": client_id, **(headers or {})}
+        sent = {name: value for name, value in everything.items() if value is not None}
+        if document is not None:
+            options["json"] = document
+        options.setdefault("remote_addr", "127.0.0.1")
+        return (client or self.client).simulate_request(method, path, headers=sent, **options)
+
+    def ok(self, method, path, document=None, *, status=200, **options):
+        answer = self.call(method, path, document, **options)
+        self.assertEqual(answer.status_code, status, answer.text)
+        self.assertRegex(answer.headers["x-openstack-request-id"], r"\Areq-[0-9a-f-]{36}\Z")
+        return answer
+
+    def refused(self, status, method, path, document=None, *, title=None, text="", **options):
+        """The answer has the shape of every error; returns its description."""
+        answer = self.call(method, path, document, **options)
+        self.assertEqual(answer.status_code, status, answer.text)
+        self.assertRegex(answer.headers["x-openstack-request-id"], r"\Areq-[0-9a-f-]{36}\Z")
+        self.assertEqual(answer.headers["content-type"], "application/json")
+        self.assertEqual(set(answer.json), {"title", "description"}, answer.text)
+        self.assertTrue(answer.json["title"] and answer.json["description"], answer.text)
+        if title is not None:
+            self.assertEqual(answer.json["title"], title)
+        self.assertIn(text, answer.json["description"])
+        return answer
+
+    def post(self, *bodies, queue="q", **options) -> list[str]:
+        """Ids of the messages."""
+        answer = self.ok(
+            "POST", f"/v2/queues/{queue}/messages", {"messages": [{"body": body} for body in bodies]}, status=201, **options
+        )
+        return [href.rpartition("/")[2] for href in answer.json["resources"]]
+
+    def subscribe(self, number=0, queue="q", **options) -> str:
+        """Id of a new subscription."""
+        document = {"subscriber": f"http://endpoint.example/{number}"}
+        return self.ok("POST", f"/v2/queues/{queue}/subscriptions", document, status=201, **options).json["subscription_id"]
+
+    def walk(self, path, key, query="", **options):
+        """Every page, by the links; yields the entries of each."""
+        href = f"{path}?{query}"
+        for _ in range(100):
+            answer = self.ok("GET", href, **options).json
+            yield answer[key]
+            if not answer["links"]:
+                return
+            self.assertEqual([link["rel"] for link in answer["links"]], ["next"])
+            href = answer["links"][0]["href"]
+        self.fail("The listing does not end.")

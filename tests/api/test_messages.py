@@ -1,0 +1,211 @@
+import hashlib
+import json
+
+from tests.api.case import CLIENT, OTHER_CLIENT, ApiCase, OverMemory, OverSql
+from zaqar_notify.errors import StorageUnavailable
+from zaqar_notify.storage.memory import MemoryStorage
+
+PATH = "/v2/queues/q/messages"
+BODIES = [None, True, 0, -1.5, "", "x\0ä\U0001f600", [], {}, {"a": [{"b": None}]}, 2**63 - 1, -(2**63)]
+
+
+class MessageTests:
+    def test_post(self):
+        answer = self.ok("POST", PATH, {"messages": [{"body": 1}, {"body": 2, "ttl": 60}]}, status=201)
+        ids = [href.removeprefix(f"{PATH}/") for href in answer.json["resources"]]
+        self.assertEqual(set(answer.json), {"resources"})
+        self.assertEqual(answer.headers["location"], f"{PATH}?ids={ids[0]},{ids[1]}")
+        self.assertEqual([queue["name"] for queue in self.ok("GET", "/v2/queues").json["queues"]], ["q"])
+        located = self.ok("GET", answer.headers["location"]).json["messages"]
+        self.assertEqual(
+            [(message["id"], message["body"], message["ttl"]) for message in located], [(ids[0], 1, 3600), (ids[1], 2, 60)]
+        )
+
+    def test_get(self):
+        attributes = {"colour": "red", "sizes": ["s", "m"], "big": False, "weight": 1.5}
+        document = {"messages": [{"body": {"ä": 1}, "ttl": 300, "attributes": attributes}]}
+        [href] = self.ok("POST", PATH, document, status=201).json["resources"]
+        self.clock.now += 61.7
+        self.assertEqual(
+            self.ok("GET", href).json,
+            {
+                "id": href.rpartition("/")[2],
+                "href": href,
+                "ttl": 300,
+                "age": 61,
+                "body": {"ä": 1},
+                "checksum": "MD5:" + hashlib.md5(json.dumps({"ä": 1}).encode()).hexdigest(),
+                "attributes": attributes,
+            },
+        )
+
+    def test_bodies_come_back_as_they_were(self):
+        ids = self.post(*BODIES)
+        self.assertEqual([self.ok("GET", f"{PATH}/{message_id}").json["body"] for message_id in ids], BODIES)
+
+    def test_many_in_one_request(self):
+        ids = self.post(*range(500))
+        self.assertEqual(len(set(ids)), 500)
+        self.assertEqual(ids, sorted(ids))
+        listed = [entry["id"] for page in self.walk(PATH, "messages", "echo=true&limit=20") for entry in page]
+        self.assertEqual(listed, ids)
+
+    def test_wake_comes_after_the_messages_are_stored(self):
+        self.post("a", "b")
+        self.post("c")
+        self.assertEqual(self.wakes, [2, 3])
+
+    def test_refused_post_stores_and_wakes_nothing(self):
+        documents = [
+            {},
+            [],
+            "x",
+            {"messages": []},
+            {"messages": {"body": 1}},
+            {"messages": [{"body": 1}, 5]},
+            {"messages": [{"body": 1}, {}]},
+            {"messages": [{"body": 1}, {"body": 1, "ttl": 59}]},
+            {"messages": [{"body": 1}, {"body": 1, "ttl": 1209601}]},
+            {"messages": [{"body": 1}, {"body": 1, "ttl": "60"}]},
+            {"messages": [{"body": 1}, {"body": 1, "ttl": True}]},
+            {"messages": [{"body": 1}, {"body": 1, "ttl": None}]},
+            {"messages": [{"body": 1}, {"body": 1, "attributes": []}]},
+            {"messages": [{"body": 1}, {"body": 1, "attributes": {"a": None}}]},
+            {"messages": [{"body": 1}, {"body": 1, "attributes": {str(n): n for n in range(21)}}]},
+        ]
+        for document in documents:
+            with self.subTest(document=document):
+                self.refused(400, "POST", PATH, document)
+        self.refused(400, "POST", PATH)
+        self.assertEqual(self.ok("GET", PATH + "?echo=true").json, {"messages": [], "links": []})
+        self.assertEqual(self.wakes, [])
+
+    def test_unknown_keys_are_ignored(self):
+        self.ok("POST", PATH, {"messages": [{"body": 1, "id": "x", "delay": 0}], "more": 1}, status=201)
+
+    def test_size(self):
+        frame = len('{"messages": [{"body": ""}]}')
+        at_limit = {"messages": [{"body": "x" * (262144 - frame)}]}
+        self.ok("POST", PATH, body=json.dumps(at_limit), status=201)
+        self.refused(400, "POST", PATH, body=json.dumps(at_limit) + " ", text="at most 262144")
+
+    def test_size_that_the_queue_allows(self):
+        self.ok("PUT", "/v2/queues/q", {"_max_messages_post_size": 100}, status=201)
+        self.post("x" * 50)
+        self.refused(400, "POST", PATH, {"messages": [{"body": "x" * 100}]}, text="at most 100")
+        self.ok("PUT", "/v2/queues/q", {}, status=204)
+        self.post("x" * 100)
+
+    def test_default_ttl_of_the_queue(self):
+        self.ok("PUT", "/v2/queues/q", {"_default_message_ttl": 77}, status=201)
+        first, second = self.ok("POST", PATH, {"messages": [{"body": 1}, {"body": 1, "ttl": 60}]}, status=201).json["resources"]
+        self.assertEqual((self.ok("GET", first).json["ttl"], self.ok("GET", second).json["ttl"]), (77, 60))
+        self.ok("PUT", "/v2/queues/q", {"_default_message_ttl": 88}, status=204)
+        [third] = self.post(1)
+        self.assertEqual(self.ok("GET", f"{PATH}/{third}").json["ttl"], 88)
+        self.ok("DELETE", "/v2/queues/q", status=204)
+        [fourth] = self.post(1)
+        self.assertEqual(self.ok("GET", f"{PATH}/{fourth}").json["ttl"], 3600)
+
+    def test_default_ttl_of_the_service(self):
+        client = self.make_client(default_message_ttl=123)
+        [message_id] = self.post(1, client=client)
+        self.assertEqual(self.ok("GET", f"{PATH}/{message_id}").json["ttl"], 123)
+
+    def test_lowered_limits_hold_for_older_queues(self):
+        self.ok("PUT", "/v2/queues/q", {"_default_message_ttl": 5000, "_max_messages_post_size": 5000}, status=201)
+        client = self.make_client(max_message_ttl=1000, max_messages_post_size=100)
+        [message_id] = self.post(1, client=client)
+        self.assertEqual(self.ok("GET", f"{PATH}/{message_id}").json["ttl"], 1000)
+        self.refused(400, "POST", PATH, {"messages": [{"body": "x" * 100}]}, text="at most 100", client=client)
+
+    def test_echo(self):
+        [mine] = self.post("mine")
+        [theirs] = self.post("theirs", client_id=OTHER_CLIENT)
+        seen = {
+            query: [entry["id"] for entry in self.ok("GET", PATH + query).json["messages"]]
+            for query in ("", "?echo=false", "?echo=true")
+        }
+        self.assertEqual(seen, {"": [theirs], "?echo=false": [theirs], "?echo=true": [mine, theirs]})
+        for spelled in (CLIENT.upper(), CLIENT.replace("-", "")):
+            self.assertEqual([entry["id"] for entry in self.ok("GET", PATH, client_id=spelled).json["messages"]], [theirs])
+
+    def test_pages_hold_everything_once(self):
+        ids = self.post(*range(25))
+        for query in ("", "limit=20", "limit=5", "limit=1"):
+            with self.subTest(query=query):
+                pages = list(self.walk(PATH, "messages", f"echo=true&{query}"))
+                self.assertEqual([entry["id"] for page in pages for entry in page], ids)
+        self.assertEqual([len(page) for page in self.walk(PATH, "messages", "echo=true&limit=20")], [20, 5])
+
+    def test_a_full_page_links_to_what_comes(self):
+        first = self.post(1, 2)
+        page = self.ok("GET", PATH + "?echo=true&limit=2").json
+        [link] = page["links"]
+        self.assertEqual(self.ok("GET", link["href"]).json, {"messages": [], "links": []})
+        [third] = self.post(3)
+        self.assertEqual([entry["id"] for entry in self.ok("GET", link["href"]).json["messages"]], [third])
+        self.assertNotIn(third, first)
+
+    def test_paging_refused(self):
+        for query in ("limit=0", "limit=21", "limit=x", "echo=7", "marker=nonsense", "marker=%00"):
+            with self.subTest(query=query):
+                self.refused(400, "GET", f"{PATH}?{query}")
+
+    def test_claim_queries_do_no_harm(self):
+        self.post(1)
+        answer = self.ok("GET", PATH + "?echo=true&include_claimed=true&include_delayed=true").json
+        self.assertEqual(len(answer["messages"]), 1)
+
+    def test_get_by_ids(self):
+        first, second = self.post(1, 2)
+        unknown = "0" * 16
+        answer = self.ok("GET", f"{PATH}?ids={second},{unknown},{first},{second}").json
+        self.assertEqual([entry["id"] for entry in answer["messages"]], [second, first])
+        self.refused(404, "GET", f"{PATH}?ids={unknown},x,")
+        self.refused(400, "GET", f"{PATH}?ids=" + ",".join(str(number) for number in range(21)), text="at most 20")
+
+    def test_expiry(self):
+        [href] = self.ok("POST", PATH, {"messages": [{"body": 1, "ttl": 60}]}, status=201).json["resources"]
+        self.clock.now += 59.9
+        self.ok("GET", href)
+        self.clock.now += 0.1
+        self.refused(404, "GET", href)
+        self.assertEqual(self.ok("GET", PATH + "?echo=true").json["messages"], [])
+
+    def test_delete(self):
+        first, second = self.post(1, 2)
+        for _ in range(2):
+            self.assertEqual(self.ok("DELETE", f"{PATH}/{first}", status=204).content, b"")
+        self.refused(404, "GET", f"{PATH}/{first}")
+        self.assertEqual([entry["id"] for entry in self.ok("GET", PATH + "?echo=true").json["messages"]], [second])
+
+    def test_unknown_ids(self):
+        for message_id in ("0" * 16, "x", "f" * 40, "%00", "%ff", "..%5c", "-1", "1;2"):
+            with self.subTest(message_id=message_id):
+                self.refused(404, "GET", f"{PATH}/{message_id}")
+                self.ok("DELETE", f"{PATH}/{message_id}", status=204)
+
+
+class MessageMemoryTest(OverMemory, MessageTests, ApiCase):
+    pass
+
+
+class MessageSqlTest(OverSql, MessageTests, ApiCase):
+    pass
+
+
+class Full(MemoryStorage):
+    def publish(self, project, queue, drafts, client_id=None):
+        raise StorageUnavailable("The disk is full.")
+
+
+class FullStorageTest(ApiCase):
+    def make_storage(self, clock):
+        return Full(keyring=None, retention=1.0, body_retention=None)
+
+    def test_post(self):
+        with self.assertLogs("zaqar_notify", "WARNING"):
+            answer = self.refused(503, "POST", PATH, {"messages": [{"body": 1}]}, text="disk is full")
+        self.assertEqual(answer.headers["retry-after"], "1")
+        self.assertEqual(self.wakes, [])

@@ -1,0 +1,278 @@
+import dataclasses
+
+from tests.api.case import HOOK, ApiCase, OverMemory, OverSql
+from zaqar_notify import signing, validation
+from zaqar_notify.model import Disabled
+from zaqar_notify.validation import MASK
+
+PATH = "/v2/queues/q/subscriptions"
+SECRET = signing.make_secret()
+OTHER_SECRET = signing.make_secret()
+
+
+class SubscriptionTests:
+    def create(self, document, **options):
+        return self.ok("POST", PATH, document, status=201, **options).json
+
+    def stored(self, subscription_id):
+        return self.storage.get_subscription("p", "q", subscription_id)
+
+    def test_post_makes_a_secret_and_tells_it_once(self):
+        answer = self.ok("POST", PATH, HOOK, status=201)
+        self.assertEqual(set(answer.json), {"subscription_id", "secret"})
+        self.assertEqual(answer.headers["location"], f"{PATH}/{answer.json['subscription_id']}")
+        signing.parse_secret(answer.json["secret"])
+        self.assertEqual(self.stored(answer.json["subscription_id"]).secret, answer.json["secret"])
+        self.assertEqual([queue["name"] for queue in self.ok("GET", "/v2/queues").json["queues"]], ["q"])
+
+    def test_get(self):
+        document = {**HOOK, "ttl": 300, "options": {"a": {"b": 1}, "secret": SECRET}}
+        made = self.create(document)
+        self.assertEqual(made["secret"], SECRET)
+        self.clock.now += 61.7
+        shown = {
+            "id": made["subscription_id"],
+            "source": "q",
+            "subscriber": HOOK["subscriber"],
+            "ttl": 300,
+            "age": 61,
+            "options": {"a": {"b": 1}, "secret": MASK},
+            "confirmed": False,
+        }
+        self.assertEqual(self.ok("GET", f"{PATH}/{made['subscription_id']}").json, shown)
+        self.assertEqual(self.ok("GET", PATH).json, {"subscriptions": [shown], "links": []})
+
+    def test_without_ttl_it_does_not_expire(self):
+        subscription_id = self.subscribe()
+        self.clock.now += 10**9
+        self.assertIsNone(self.ok("GET", f"{PATH}/{subscription_id}").json["ttl"])
+
+    def test_default_ttl(self):
+        client = self.make_client(default_subscription_ttl=600)
+        subscription_id = self.create(HOOK, client=client)["subscription_id"]
+        self.assertEqual(self.ok("GET", f"{PATH}/{subscription_id}").json["ttl"], 600)
+
+    def test_expiry(self):
+        subscription_id = self.create({**HOOK, "ttl": 60})["subscription_id"]
+        self.clock.now += 59.9
+        self.ok("GET", f"{PATH}/{subscription_id}")
+        self.clock.now += 0.1
+        self.refused(404, "GET", f"{PATH}/{subscription_id}")
+        self.refused(404, "PATCH", f"{PATH}/{subscription_id}", {"ttl": 60})
+        self.refused(404, "POST", f"{PATH}/{subscription_id}/enable")
+        self.assertEqual(self.ok("GET", PATH).json["subscriptions"], [])
+
+    def test_post_refused(self):
+        documents = [
+            [],
+            "x",
+            5,
+            {},
+            {"ttl": 60},
+            {"subscriber": ""},
+            {"subscriber": 5},
+            {"subscriber": []},
+            {"subscriber": "endpoint"},
+            {"subscriber": "http:"},
+            {"subscriber": "http://e/\n"},
+            {"subscriber": "http://e/" + "x" * 2040},
+            {"subscriber": "http://forbidden/"},
+            {**HOOK, "ttl": 59},
+            {**HOOK, "ttl": "60"},
+            {**HOOK, "ttl": 60.0},
+            {**HOOK, "ttl": True},
+            {**HOOK, "ttl": 10**12},
+            {**HOOK, "options": []},
+            {**HOOK, "options": None},
+            {**HOOK, "options": "x"},
+            {**HOOK, "options": {"refused": 1}},
+            {**HOOK, "options": {"secret": "x"}},
+            {**HOOK, "options": {"secret": 5}},
+            {**HOOK, "options": {"secret": MASK}},
+            {**HOOK, "options": {"_retry_policy": {"minimum_delay": "x"}}},
+        ]
+        for document in documents:
+            with self.subTest(document=document):
+                self.refused(400, "POST", PATH, document)
+        self.refused(400, "POST", PATH)
+        self.refused(400, "POST", PATH, {"subscriber": "nobody:x"}, title="Unknown subscriber scheme")
+        self.refused(400, "POST", PATH, {"subscriber": "trust+http://e/"}, text="Keystone")
+        self.refused(400, "POST", PATH, {**HOOK, "options": {"a": "x" * 65536}}, text="at most 65536")
+        self.assertEqual(self.ok("GET", PATH).json["subscriptions"], [])
+        self.assertEqual(self.ok("GET", "/v2/queues").json["queues"], [])
+
+    def test_a_refused_secret_is_not_repeated(self):
+        for secret in ("whsec_" + "A" * 200, "topsecret-topsecret"):
+            answer = self.refused(400, "POST", PATH, {**HOOK, "options": {"secret": secret}})
+            self.assertNotIn(secret[6:20], answer.text)
+
+    def test_post_again(self):
+        made = self.create({**HOOK, "ttl": 300, "options": {"a": 1}})
+        again = self.create({**HOOK, "ttl": 600, "options": {"b": 2}})
+        self.assertEqual(again["subscription_id"], made["subscription_id"])
+        self.assertNotEqual(again["secret"], made["secret"])
+        shown = self.ok("GET", f"{PATH}/{made['subscription_id']}").json
+        self.assertEqual((shown["ttl"], shown["options"]), (600, {"b": 2, "secret": MASK}))
+        self.assertEqual(len(self.ok("GET", PATH).json["subscriptions"]), 1)
+
+    def test_post_again_keeps_a_secret_that_the_client_gave(self):
+        made = self.create({**HOOK, "options": {"secret": SECRET}})
+        again = self.create(HOOK)
+        self.assertEqual(again, {"subscription_id": made["subscription_id"]})
+        self.assertEqual(self.stored(made["subscription_id"]).secret, SECRET)
+        given = self.create({**HOOK, "options": {"secret": OTHER_SECRET}})
+        self.assertEqual(given, {"subscription_id": made["subscription_id"], "secret": OTHER_SECRET})
+
+    def test_post_again_over_a_confirmed_one(self):
+        asked = validation.subscription(HOOK, project="p", queue="q", limits=self.limits, now=self.clock.now)
+        confirmed = self.storage.subscribe(dataclasses.replace(asked, confirmed=True)).subscription
+        self.refused(409, "POST", PATH, {**HOOK, "ttl": 60}, title="Conflict")
+        shown = self.ok("GET", f"{PATH}/{confirmed.id}").json
+        self.assertEqual((shown["confirmed"], shown["ttl"]), (True, None))
+
+    def test_secrets_are_in_no_other_answer(self):
+        secret = self.create(HOOK)["secret"]
+        self.post("x")
+        subscription_id = self.ok("GET", PATH).json["subscriptions"][0]["id"]
+        one = f"{PATH}/{subscription_id}"
+        answers = [
+            self.ok("GET", PATH),
+            self.ok("GET", one),
+            self.ok("PATCH", one, {"ttl": 60}, status=204),
+            self.refused(400, "PATCH", one, {"ttl": 1}),
+            self.ok("GET", one + "/deliveries"),
+            self.ok("POST", one + "/enable", status=204),
+            self.ok("GET", "/v2/queues?detailed=true"),
+            self.ok("GET", "/v2/queues/q/messages?echo=true"),
+            self.ok("DELETE", one, status=204),
+        ]
+        for answer in answers:
+            self.assertNotIn(secret[6:], answer.text + repr(answer.headers))
+
+    def test_patch(self):
+        subscription_id = self.create({**HOOK, "ttl": 300, "options": {"a": 1}})["subscription_id"]
+        one = f"{PATH}/{subscription_id}"
+        self.clock.now += 100
+        answer = self.ok("PATCH", one, {"subscriber": "http://endpoint.example/new"}, status=204)
+        self.assertEqual((answer.content, answer.headers["location"]), (b"", one))
+        shown = self.ok("GET", one).json
+        self.assertEqual((shown["subscriber"], shown["ttl"], shown["age"]), ("http://endpoint.example/new", 300, 100))
+        self.assertEqual(shown["options"], {"a": 1, "secret": MASK})
+        self.ok("PATCH", one, {"options": {"b": 2}, "unknown": 1}, status=204)
+        self.assertEqual(self.ok("GET", one).json["options"], {"b": 2, "secret": MASK})
+        self.ok("PATCH", one, {"ttl": 400}, status=204)
+        shown = self.ok("GET", one).json
+        self.assertEqual((shown["ttl"], shown["age"]), (400, 0))
+        self.ok("PATCH", one, {"ttl": None}, status=204)
+        self.clock.now += 10**6
+        self.assertIsNone(self.ok("GET", one).json["ttl"])
+
+    def test_patch_of_the_secret(self):
+        made = self.create(HOOK)
+        one = f"{PATH}/{made['subscription_id']}"
+        for options in ({}, {"secret": MASK}, {"a": 1}, self.ok("GET", one).json["options"]):
+            self.ok("PATCH", one, {"options": options}, status=204)
+            self.assertEqual(self.stored(made["subscription_id"]).secret, made["secret"])
+        self.ok("PATCH", one, {"options": {"secret": SECRET}}, status=204)
+        stored = self.stored(made["subscription_id"])
+        self.assertEqual((stored.secret, stored.secret_made, dict(stored.options)), (SECRET, False, {}))
+
+    def test_patch_refused(self):
+        made = self.create({**HOOK, "ttl": 300, "options": {"a": 1}})
+        one = f"{PATH}/{made['subscription_id']}"
+        before = self.ok("GET", one).json
+        documents = [
+            [],
+            {},
+            {"confirmed": True},
+            {"ttl": 59},
+            {"ttl": "60"},
+            {"ttl": 10**12},
+            {"subscriber": ""},
+            {"subscriber": None},
+            {"subscriber": "nobody:x"},
+            {"subscriber": "http://forbidden/"},
+            {"options": []},
+            {"options": None},
+            {"options": {"refused": 1}},
+            {"options": {"secret": "x"}},
+            {"ttl": 600, "options": {"secret": None}},
+            {"options": {"a": "x" * 65536}},
+        ]
+        for document in documents:
+            with self.subTest(document=str(document)[:60]):
+                self.refused(400, "PATCH", one, document)
+        self.refused(400, "PATCH", one)
+        self.assertEqual(self.ok("GET", one).json, before)
+
+    def test_patch_checks_what_comes_of_it(self):
+        # The options alone are fine, and the subscriber alone would be: the whole is judged.
+        made = self.create(HOOK)
+        self.storage.update_subscription("p", "q", made["subscription_id"], {"options": {"refused": 1}})
+        self.refused(400, "PATCH", f"{PATH}/{made['subscription_id']}", {"subscriber": "http://endpoint.example/new"})
+
+    def test_patch_conflict(self):
+        first, second = self.subscribe(1), self.subscribe(2)
+        self.refused(409, "PATCH", f"{PATH}/{second}", {"subscriber": "http://endpoint.example/1"}, title="Conflict")
+        self.ok("PATCH", f"{PATH}/{first}", {"subscriber": "http://endpoint.example/1"}, status=204)
+
+    def test_delete(self):
+        subscription_id = self.subscribe()
+        for _ in range(2):
+            self.assertEqual(self.ok("DELETE", f"{PATH}/{subscription_id}", status=204).content, b"")
+        self.refused(404, "GET", f"{PATH}/{subscription_id}")
+        self.assertEqual(self.ok("GET", PATH).json, {"subscriptions": [], "links": []})
+
+    def test_deleting_the_queue_keeps_subscriptions(self):
+        subscription_id = self.subscribe()
+        self.ok("DELETE", "/v2/queues/q", status=204)
+        self.ok("GET", f"{PATH}/{subscription_id}")
+
+    def test_disabled_and_enabled_again(self):
+        subscription_id = self.subscribe()
+        one = f"{PATH}/{subscription_id}"
+        self.assertNotIn("disabled", self.ok("GET", one).json)
+        disabled = Disabled("The endpoint answered 410 Gone.", self.clock.now)
+        self.storage.update_subscription("p", "q", subscription_id, {"disabled": disabled})
+        expected = {"reason": "The endpoint answered 410 Gone.", "at": self.clock.now, "enable_by": "owner"}
+        self.assertEqual(self.ok("GET", one).json["disabled"], expected)
+        self.assertEqual(self.ok("GET", PATH).json["subscriptions"][0]["disabled"], expected)
+        for _ in range(2):
+            self.assertEqual(self.ok("POST", one + "/enable", status=204).content, b"")
+            self.assertNotIn("disabled", self.ok("GET", one).json)
+
+    def test_what_an_operator_disabled(self):
+        subscription_id = self.subscribe()
+        disabled = Disabled("abuse", self.clock.now, "operator")
+        self.storage.update_subscription("p", "q", subscription_id, {"disabled": disabled})
+        self.refused(403, "POST", f"{PATH}/{subscription_id}/enable", text="operator")
+        self.assertEqual(self.ok("GET", f"{PATH}/{subscription_id}").json["disabled"], dataclasses.asdict(disabled))
+
+    def test_pages_hold_everything_once(self):
+        ids = [self.subscribe(number) for number in range(25)]
+        for query, sizes in (("", [10, 10, 5]), ("limit=20", [20, 5]), ("limit=5", [5] * 5)):
+            pages = list(self.walk(PATH, "subscriptions", query))
+            self.assertEqual([len(page) for page in pages], sizes, query)
+            self.assertEqual([entry["id"] for page in pages for entry in page], ids)
+
+    def test_paging_refused(self):
+        for query in ("limit=0", "limit=21", "limit=x", "marker=nonsense", "marker=%00"):
+            with self.subTest(query=query):
+                self.refused(400, "GET", f"{PATH}?{query}")
+
+    def test_unknown_ids(self):
+        for subscription_id in ("0" * 16, "x", "f" * 40, "%00", "%ff", "-1"):
+            one = f"{PATH}/{subscription_id}"
+            with self.subTest(subscription_id=subscription_id):
+                self.refused(404, "GET", one)
+                self.refused(404, "PATCH", one, {"ttl": 60})
+                self.refused(404, "POST", one + "/enable")
+                self.ok("DELETE", one, status=204)
+
+
+class SubscriptionMemoryTest(OverMemory, SubscriptionTests, ApiCase):
+    pass
+
+
+class SubscriptionSqlTest(OverSql, SubscriptionTests, ApiCase):
+    pass
