@@ -106,7 +106,7 @@ def parse_json(raw: bytes, limit: int, what: str) -> Any:
 
 def check_size(size: int, limit: int, what: str) -> None:
     if size > limit:
-        raise InvalidRequest(f"{what} is too large: {size} bytes, and at most {limit} are allowed.")
+        raise InvalidRequest(f"{what} is too large: at most {limit} bytes are allowed.")
 
 
 def compact_json(value: Any) -> bytes:

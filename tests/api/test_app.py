@@ -3,6 +3,7 @@ import logging
 import urllib.parse
 
 from falcon import testing
+from gunicorn.http.errors import InvalidChunkSize
 
 from tests.api.case import CLIENT, HOOK, ApiCase, OverMemory, OverSql
 from zaqar_notify.errors import StorageUnavailable
@@ -47,8 +48,11 @@ class ErrorShapeTest(ApiCase):
 
 
 class Broken(io.RawIOBase):
+    def __init__(self, error):
+        self.error = error
+
     def read(self, size=-1):
-        raise OSError("Invalid chunk size")
+        raise self.error
 
 
 class ChunkedBodyTest(ApiCase):
@@ -71,7 +75,8 @@ class ChunkedBodyTest(ApiCase):
         for stream, text in (
             (io.BytesIO(b" " * 262145), "at most 262144"),
             (io.BytesIO(b""), "not valid JSON"),
-            (Broken(), "to its end"),
+            (Broken(ConnectionResetError()), "to its end"),
+            (Broken(InvalidChunkSize(b"zz")), "to its end"),
         ):
             status, body = self.post(stream)
             self.assertEqual(status, 400)

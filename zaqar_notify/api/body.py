@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import falcon
+from gunicorn.http.errors import ParseException
 
 from zaqar_notify import validation
 from zaqar_notify.errors import InvalidRequest
@@ -20,7 +21,7 @@ def read_body(req: falcon.Request, limit: int, what: str) -> bytes:
     wanted = limit + 1 if length is None else length
     try:
         raw: bytes = req.stream.read(wanted)
-    except OSError:  # servers report a broken chunk or a lost connection as one
+    except (OSError, ParseException):  # a lost connection; a broken chunk, for which gunicorn has its own tree of errors
         raise InvalidRequest("The request's body could not be read to its end.") from None
     if length is not None and len(raw) < length:
         raise InvalidRequest(f"The request's body ended after {len(raw)} of {length} bytes.")
