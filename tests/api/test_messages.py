@@ -50,6 +50,12 @@ class MessageTests:
         listed = [entry["id"] for page in self.walk(PATH, "messages", "echo=true&limit=20") for entry in page]
         self.assertEqual(listed, ids)
 
+    def test_location_names_as_many_as_one_get_takes(self):
+        answer = self.ok("POST", PATH, {"messages": [{"body": number} for number in range(1000)]}, status=201)
+        self.assertEqual(len(answer.json["resources"]), 1000)
+        located = self.ok("GET", answer.headers["location"]).json["messages"]
+        self.assertEqual([message["body"] for message in located], list(range(20)))
+
     def test_wake_comes_after_the_messages_are_stored(self):
         self.post("a", "b")
         self.post("c")

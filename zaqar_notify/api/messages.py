@@ -47,7 +47,8 @@ class Messages:
         self._wake()
         path = f"/v2/queues/{queue}/messages"
         resp.status = falcon.HTTP_201
-        resp.location = f"{path}?ids={','.join(ids)}"
+        # As many as one GET takes: a header with thousands of ids is more than clients and proxies read.
+        resp.location = f"{path}?ids={','.join(ids[: limits.max_messages_per_page])}"
         resp.data = json.dumps({"resources": [f"{path}/{message_id}" for message_id in ids]}).encode()
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
@@ -106,7 +107,7 @@ def show(message: MessageRecord, now: float) -> dict[str, Any]:
         "checksum": _checksum(body),
     }
     if message.attributes:
-        shown["attributes"] = message.attributes
+        shown["attributes"] = dict(message.attributes)
     return shown
 
 
