@@ -116,9 +116,15 @@ class Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="zaqar-notify", description=DESCRIPTION, epilog=EPILOG, formatter_class=Formatter)
+    parser = argparse.ArgumentParser(
+        prog="zaqar-notify",
+        usage="%(prog)s [-h] [--version] COMMAND ...",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=Formatter,
+    )
     parser.add_argument("--version", action="version", version=f"zaqar-notify {__version__}")
-    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND ...", required=True)
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND ...", required=True, prog=parser.prog)
     configured = _configuration_options()
     listening = _listening_options()
 

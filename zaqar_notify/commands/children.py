@@ -26,10 +26,21 @@ class Child:
     start: Callable[[], subprocess.Popen[bytes]]
     process: subprocess.Popen[bytes]
     started_at: float
+    """Like all instants here: ``time.monotonic()`` seconds."""
     pause: float = FIRST_PAUSE
     """Seconds until it is started again when it dies."""
     due_at: float | None = None
     """When it is started again; set while it is dead."""
+
+    def revive(self, now: float) -> None:
+        """Start it again, after a pause that grows, when it has died."""
+        if self.due_at is None:
+            if self.process.poll() is not None:
+                pause = FIRST_PAUSE if now - self.started_at > LONGEST_PAUSE else self.pause
+                self.pause, self.due_at = min(pause * 2, LONGEST_PAUSE), now + pause
+                say(f"the {self.name} ended ({ending(self.process.returncode)}); starting it again in {pause:g} s")
+        elif now >= self.due_at:
+            self.process, self.started_at, self.due_at = self.start(), now, None
 
 
 class Children:
@@ -70,19 +81,13 @@ class Children:
         for child in self._children:
             if child.process.poll() is not None:
                 raise errors.CannotStart(
-                    f"The {child.name} could not start, as said above ({_ending(child.process.returncode)})"
+                    f"The {child.name} could not start, as said above ({ending(child.process.returncode)})"
                 )
 
     def revive(self) -> None:
-        """Start again, after a pause that grows, what has died."""
         now = time.monotonic()
         for child in self._children:
-            if child.due_at is not None and now >= child.due_at:
-                child.process, child.started_at, child.due_at = child.start(), now, None
-            elif child.due_at is None and child.process.poll() is not None:
-                pause = FIRST_PAUSE if now - child.started_at > LONGEST_PAUSE else child.pause
-                child.pause, child.due_at = min(pause * 2, LONGEST_PAUSE), now + pause
-                _say(f"the {child.name} ended ({_ending(child.process.returncode)}); starting it again in {pause:g} s")
+            child.revive(now)
 
     def _add(self, name: str, start: Callable[[], subprocess.Popen[bytes]]) -> None:
         self._children.append(Child(name, start, start(), time.monotonic()))
@@ -94,7 +99,7 @@ class Children:
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             pass_fds=pass_fds,
-            preexec_fn=_end_with(os.getpid()),  # noqa: PLW1509 - this process has one thread
+            preexec_fn=end_with(os.getpid()),  # noqa: PLW1509 - this process has one thread
         )
 
     def _stop(self, grace: float) -> None:
@@ -105,12 +110,12 @@ class Children:
             try:
                 child.process.wait(max(0.0, give_up_at - time.monotonic()))
             except subprocess.TimeoutExpired:
-                _say(f"the {child.name} did not stop in {grace:g} s and is killed")
+                say(f"the {child.name} did not stop in {grace:g} s and is killed")
                 child.process.kill()
                 child.process.wait()
 
 
-def _end_with(parent: int) -> Callable[[], None]:
+def end_with(parent: int) -> Callable[[], None]:
     """What a child does first: ask for SIGTERM when its parent dies, also by kill -9 (Linux)."""
     libc = ctypes.CDLL(None)
 
@@ -122,9 +127,9 @@ def _end_with(parent: int) -> Callable[[], None]:
     return ask
 
 
-def _ending(code: int) -> str:
+def ending(code: int) -> str:
     return f"by signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     print(f"zaqar-notify: {text}", file=sys.stderr, flush=True)

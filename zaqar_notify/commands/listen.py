@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
 from http import HTTPStatus
 
 from zaqar_notify import errors, signing
@@ -21,7 +22,12 @@ MAX_BODY = 1 << 20
 def run(arguments: argparse.Namespace) -> int:
     secret = arguments.secret or signing.make_secret()
     receiver = Receiver(
-        arguments.host, arguments.port, key=parse_secret(secret), status=arguments.status, delay=arguments.delay
+        arguments.host,
+        arguments.port,
+        key=parse_secret(secret),
+        status=arguments.status,
+        delay=arguments.delay,
+        output=lambda line: print(line, flush=True),
     )
     with receiver:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -46,12 +52,16 @@ class Receiver(http.server.ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, host: str, port: int, *, key: bytes, status: int, delay: float) -> None:
+    def __init__(
+        self, host: str, port: int, *, key: bytes, status: int = 204, delay: float = 0.0, output: Callable[[str], None]
+    ) -> None:
+        """``delay`` is seconds; ``output`` gets a line for each notification, one at a time."""
         self.key = key
         self.status = status
         self.delay = delay
-        self.seen: set[str] = set()
-        self.lock = threading.Lock()
+        self._output = output
+        self._seen: set[str] = set()
+        self._lock = threading.Lock()
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             super().__init__((host, port), Handler)
@@ -64,13 +74,13 @@ class Receiver(http.server.ThreadingHTTPServer):
         return address.url(str(host), port) + "/"
 
     def print(self, text: str) -> None:
-        with self.lock:
-            print(text, flush=True)
+        with self._lock:
+            self._output(text)
 
     def repeated(self, delivery_id: str) -> bool:
-        with self.lock:
-            known = delivery_id in self.seen
-            self.seen.add(delivery_id)
+        with self._lock:
+            known = delivery_id in self._seen
+            self._seen.add(delivery_id)
             return known
 
 
