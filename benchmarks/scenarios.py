@@ -28,8 +28,6 @@ SIZE = 1024
 """Bytes of a message's body."""
 LANE_MAX = 32
 """`[worker] lane_max`: in flight at one endpoint, for the bare loop."""
-MAX_IN_FLIGHT = 1024
-"""`[worker] max_in_flight`."""
 
 
 @dataclasses.dataclass
