@@ -140,6 +140,15 @@ def _forbidden(address: _Address, ip: str) -> str | None:
     return None
 
 
+def is_address(host: str) -> bool:
+    """Whether a host is an IP address in its usual form, without brackets."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _parse(url: str) -> Target:
     if not _PRINTABLE.fullmatch(url) or "\\" in url:
         raise RefusedAddress("A URL may hold only printable ASCII without spaces and backslashes; write other names as xn--...")

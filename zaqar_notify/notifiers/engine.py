@@ -10,7 +10,6 @@ from __future__ import annotations
 import collections
 import errno
 import functools
-import ipaddress
 import logging
 import os
 import resource
@@ -26,7 +25,7 @@ import certifi
 import pycurl
 
 from zaqar_notify.errors import CannotStart, RefusedAddress
-from zaqar_notify.guard import Guard, Target
+from zaqar_notify.guard import Guard, Target, is_address
 from zaqar_notify.notifiers.http import Fault, Request, Response
 from zaqar_notify.notifiers.resolver import Answer, Resolver
 
@@ -566,15 +565,7 @@ def _proxy_target(proxy: str | None) -> Target | None:
         host, port = None, None
     if parts.scheme not in _PROXY_PORTS or not host:
         raise CannotStart("[webhook] proxy has to be a URL such as http://proxy.example.org:3128")
-    return Target(parts.scheme, host, port or _PROXY_PORTS[parts.scheme], _is_address(host))
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
+    return Target(parts.scheme, host, port or _PROXY_PORTS[parts.scheme], is_address(host))
 
 
 def _bracketed(address: str) -> str:

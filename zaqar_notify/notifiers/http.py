@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import requests
 
     from zaqar_notify.notifiers.engine import Engine
-    from zaqar_notify.notifiers.resolver import Resolver
 
 
 class Fault(enum.Enum):
@@ -95,8 +94,8 @@ class Response:
 class HttpClients:
     """Makes each client when it is first asked for. ``max_timeout``: seconds that one attempt may take at most.
 
-    ``proxy`` is the URL of an egress proxy; the environment's proxy settings are ignored. ``resolver`` is the engine's, made
-    here unless it is given.
+    ``proxy`` is the URL of an egress proxy; the environment's proxy settings are ignored. ``look_up`` finds the addresses of
+    a name; None: the system's resolver.
     """
 
     def __init__(
@@ -111,7 +110,7 @@ class HttpClients:
         connections: int = 4096,
         dns_cache: float = 60.0,
         http2: bool = True,
-        resolver: Resolver | None = None,
+        look_up: Callable[[str], list[str]] | None = None,
     ) -> None:
         self.guard = guard
         self.max_timeout = max_timeout
@@ -122,7 +121,7 @@ class HttpClients:
         self._connections = connections
         self._dns_cache = dns_cache
         self._http2 = http2
-        self._resolver = resolver
+        self._look_up = look_up
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._session: requests.Session | None = None
@@ -155,7 +154,9 @@ class HttpClients:
             return engine
         with self._lock:
             if self._engine is None or not (self._engine.alive or self._closed):
-                self._engine = self._start_engine()
+                self._engine = self._make_engine()
+                if not self._closed:
+                    self._engine.start()
             return self._engine
 
     def session(self) -> requests.Session:
@@ -166,11 +167,7 @@ class HttpClients:
         """
         with self._lock:
             if self._session is None:
-                from zaqar_notify.notifiers.session import GuardedSession
-
-                self._session = GuardedSession(
-                    self.guard, timeout=(self.connect_timeout, self.timeout), ca_file=self._ca_file, proxy=self._proxy
-                )
+                self._session = self._make_session()
             return self._session
 
     def close(self) -> None:
@@ -183,17 +180,27 @@ class HttpClients:
         if session is not None:
             session.close()
 
-    def _start_engine(self) -> Engine:
+    def _make_engine(self) -> Engine:
         from zaqar_notify.notifiers.engine import Engine
-        from zaqar_notify.notifiers.resolver import Resolver
+        from zaqar_notify.notifiers.resolver import Resolver, system_look_up
 
-        engine = Engine(
+        return Engine(
             self.guard,
-            self._resolver or Resolver(ttl=self._dns_cache),
+            Resolver(self._look_up or system_look_up, ttl=self._dns_cache),
             ca_file=self._ca_file,
             proxy=self._proxy,
             connections=self._connections,
             http2=self._http2,
         )
-        engine.start()
-        return engine
+
+    def _make_session(self) -> requests.Session:
+        from zaqar_notify.notifiers.resolver import system_look_up
+        from zaqar_notify.notifiers.session import GuardedSession
+
+        return GuardedSession(
+            self.guard,
+            timeout=(self.connect_timeout, self.timeout),
+            ca_file=self._ca_file,
+            proxy=self._proxy,
+            look_up=self._look_up or system_look_up,
+        )

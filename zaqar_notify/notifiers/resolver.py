@@ -45,12 +45,12 @@ class Resolver:
 
     def __init__(
         self,
+        look_up: Callable[[str], list[str]] = system_look_up,
         *,
         ttl: float = 60.0,
         failure_ttl: float = 2.0,
         threads: int = 32,
         size: int = 20000,
-        look_up: Callable[[str], list[str]] = system_look_up,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ttl = ttl

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.cookiejar
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import requests
@@ -11,15 +12,19 @@ import requests.adapters
 import urllib3
 import urllib3.connection
 import urllib3.exceptions
+import urllib3.util.connection
 
 from zaqar_notify.errors import RefusedAddress
-from zaqar_notify.guard import Guard
+from zaqar_notify.guard import Guard, is_address
+
+LookUp = Callable[[str], list[str]]
 
 
 class _GuardedDial:
     """In front of a urllib3 connection class: dials only what ``guard`` allows."""
 
     guard: Guard
+    look_up: LookUp
     _dns_host: str
     host: str
     port: int
@@ -28,43 +33,40 @@ class _GuardedDial:
     socket_options: Any
 
     def _new_conn(self) -> socket.socket:
-        try:
-            found = socket.getaddrinfo(self._dns_host.strip("[]"), self.port, type=socket.SOCK_STREAM)
-        except OSError as error:
-            raise urllib3.exceptions.NameResolutionError(self.host, self, error) from error  # type: ignore[arg-type]
-        refusal, failure = None, None
-        for family, kind, protocol, _, address in found:
-            refused = self.guard.check_address(str(address[0])) or self.guard.check_port(self.port)
+        refusal: str | None = None
+        failure: OSError | None = None
+        for ip in self._addresses():
+            refused = self.guard.check_address(ip) or self.guard.check_port(self.port)
             if refused is not None:
                 refusal = refused
                 continue
             try:
-                return self._dial(family, kind, protocol, address)
+                return urllib3.util.connection.create_connection(
+                    (ip, self.port), self.timeout, self.source_address, self.socket_options
+                )
             except OSError as error:
                 failure = error
         if failure is None and refusal is not None:
             raise RefusedAddress(f"{self.host}: {refusal}.")
-        if isinstance(failure, TimeoutError):
-            raise urllib3.exceptions.ConnectTimeoutError(self, f"no connection to {self.host} in time") from failure
-        raise urllib3.exceptions.NewConnectionError(self, f"no connection to {self.host}: {failure}") from failure  # type: ignore[arg-type]
+        raise self._failed(failure)
 
-    def _dial(self, family: int, kind: int, protocol: int, address: Any) -> socket.socket:
-        dialled = socket.socket(family, kind, protocol)
+    def _addresses(self) -> list[str]:
+        host = self._dns_host.strip("[]")
+        if is_address(host):
+            return [host]
         try:
-            for option in self.socket_options or ():
-                dialled.setsockopt(*option)
-            if isinstance(self.timeout, (int, float)):
-                dialled.settimeout(self.timeout)
-            if self.source_address:
-                dialled.bind(self.source_address)
-            dialled.connect(address)
-        except OSError:
-            dialled.close()
-            raise
-        return dialled
+            return self.look_up(host)
+        except socket.gaierror as error:
+            raise urllib3.exceptions.NameResolutionError(self.host, self, error) from error  # type: ignore[arg-type]
+
+    def _failed(self, failure: OSError | None) -> Exception:
+        connection: Any = self
+        if isinstance(failure, TimeoutError):
+            return urllib3.exceptions.ConnectTimeoutError(connection, f"no connection to {self.host} in time")
+        return urllib3.exceptions.NewConnectionError(connection, f"no connection to {self.host}: {failure}")
 
 
-def _guarded_pools(guard: Guard) -> dict[str, Any]:
+def _guarded_pools(guard: Guard, look_up: LookUp) -> dict[str, Any]:
     class HTTPConnection(_GuardedDial, urllib3.connection.HTTPConnection):
         pass
 
@@ -77,19 +79,22 @@ def _guarded_pools(guard: Guard) -> dict[str, Any]:
     class HTTPSPool(urllib3.HTTPSConnectionPool):
         ConnectionCls = HTTPSConnection
 
-    HTTPConnection.guard = HTTPSConnection.guard = guard
+    for connection in (HTTPConnection, HTTPSConnection):
+        connection.guard = guard
+        connection.look_up = staticmethod(look_up)
     return {"http": HTTPPool, "https": HTTPSPool}
 
 
 class GuardedAdapter(requests.adapters.HTTPAdapter):
-    def __init__(self, guard: Guard, timeout: tuple[float, float]) -> None:
+    def __init__(self, guard: Guard, timeout: tuple[float, float], look_up: LookUp) -> None:
         self._guard = guard
+        self._look_up = look_up
         self._timeout = timeout
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         super().init_poolmanager(*args, **options)
-        self.poolmanager.pool_classes_by_scheme = _guarded_pools(self._guard)
+        self.poolmanager.pool_classes_by_scheme = _guarded_pools(self._guard, self._look_up)
 
     def send(self, request: Any, *args: Any, **options: Any) -> requests.Response:
         self._guard.check_url(request.url)  # each hop of a redirect comes through here as well
@@ -104,7 +109,9 @@ class GuardedSession(requests.Session):
     With a ``proxy`` names are judged by the proxy, and literal addresses here.
     """
 
-    def __init__(self, guard: Guard, *, timeout: tuple[float, float], ca_file: str | None, proxy: str | None) -> None:
+    def __init__(
+        self, guard: Guard, *, timeout: tuple[float, float], ca_file: str | None, proxy: str | None, look_up: LookUp
+    ) -> None:
         super().__init__()
         self.trust_env = False
         self.max_redirects = 5
@@ -115,7 +122,7 @@ class GuardedSession(requests.Session):
             self.proxies = {"http": proxy, "https": proxy}
         self.adapters.clear()
         for prefix in ("https://", "http://"):
-            self.mount(prefix, GuardedAdapter(guard, timeout))
+            self.mount(prefix, GuardedAdapter(guard, timeout, look_up))
 
     def request(self, method: str | bytes, url: str | bytes, *args: Any, **options: Any) -> requests.Response:
         options.setdefault("allow_redirects", False)
