@@ -470,7 +470,7 @@ class Engine:
         if fault is Fault.TIMEOUT:
             text = "no connection in time" if not curl.getinfo(pycurl.CONNECT_TIME) else "no complete answer in time"
         if self._proxy:
-            return _judge_proxy(curl, fault, text)
+            return _judge_proxy(transfer, fault, text)
         return fault, text
 
     def _fail(self, request: Request, fault: Fault, detail: str) -> None:
@@ -538,8 +538,8 @@ def _action(mask: int) -> int:
     return action
 
 
-def _judge_proxy(curl: Any, fault: Fault, text: str) -> tuple[Fault, str]:
-    code = curl.getinfo(pycurl.HTTP_CONNECTCODE)
+def _judge_proxy(transfer: _Transfer, fault: Fault, text: str) -> tuple[Fault, str]:
+    code = transfer.curl.getinfo(pycurl.HTTP_CONNECTCODE)
     if code == 403:
         return Fault.PROXY_REFUSED, "the egress proxy answered 403"
     if code in (502, 503, 504):
@@ -547,9 +547,9 @@ def _judge_proxy(curl: Any, fault: Fault, text: str) -> tuple[Fault, str]:
     if code >= 300:
         return Fault.PROXY, f"the egress proxy answered {code}"
     # Without a new connection the tunnel was there before, and the fault is the endpoint's.
-    if code == 0 and fault in _PROXY_SUSPECTS and curl.getinfo(pycurl.NUM_CONNECTS) > 0:
+    if code == 0 and fault in _PROXY_SUSPECTS and transfer.dialled:
         return Fault.PROXY, text
-    if fault is Fault.TIMEOUT and not curl.getinfo(pycurl.CONNECT_TIME):
+    if fault is Fault.TIMEOUT and not transfer.curl.getinfo(pycurl.CONNECT_TIME):
         return Fault.PROXY, text
     return fault, text
 
