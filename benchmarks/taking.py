@@ -94,7 +94,7 @@ def fill(connection: sqlite3.Connection, waiting: int, parked: int, now: float) 
     connection.execute("PRAGMA synchronous=OFF")
     with connection:
         connection.executemany(
-            "INSERT INTO outbox (message_id, due_at, takes) VALUES (?, ?, 0)",
+            "INSERT INTO outbox (message_id, queue_id, due_at, takes) VALUES (?, 1, ?, 0)",
             ((newest - waiting + number, due_at[number]) for number in range(waiting)),
         )
         connection.executemany(
