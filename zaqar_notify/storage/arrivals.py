@@ -1,0 +1,189 @@
+"""Did it arrive? Pages of deliveries, merged from the log, the rows and the open outbox entries.
+
+Each part is read by an index from where the page begins, and no further than the page is long.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, or_, select
+
+from zaqar_notify.model import DeliveryRecord, LogEntry
+from zaqar_notify.storage import ids, standing
+from zaqar_notify.storage.standing import Open
+from zaqar_notify.storage.tables import OUTCOMES, STATES, deliveries, delivery_log, messages, outbox, queues, subscriptions
+
+_REMOVED = (True, False)
+
+
+def of_message(
+    connection: Connection, project: str, queue: str, message_id: int, *, behind: int, limit: int, now: float
+) -> list[DeliveryRecord] | None:
+    message = connection.execute(
+        select(messages.c.expires_at, messages.c.queue_id, queues.c.deleted_at, outbox.c.message_id, outbox.c.after_id)
+        .join_from(messages, queues, queues.c.id == messages.c.queue_id)
+        .outerjoin(outbox, outbox.c.message_id == messages.c.id)
+        .where(messages.c.id == message_id, messages.c.prune_at > 0, queues.c.project == project, queues.c.name == queue)
+    ).first()
+    if message is None:
+        return None
+    log, rows = delivery_log.c, deliveries.c
+    parts = [
+        select(log.subscription_id)
+        .distinct()
+        .where(log.message_id == message_id, log.subscription_id > behind)
+        .order_by(log.subscription_id),
+        select(rows.subscription_id)
+        .where(rows.message_id == message_id, rows.subscription_id > behind)
+        .order_by(rows.subscription_id),
+    ]
+    if message.message_id is not None:
+        parts.append(_matching(project, queue, max(behind, message.after_id or 0), now))
+    page = _merge(connection, parts, limit)
+    pairs = [(message_id, subscription_id) for subscription_id in page]
+    return _records(connection, pairs, now)
+
+
+def _matching(project: str, queue: str, behind: int, now: float) -> Select[tuple[int]]:
+    """Subscriptions that an open entry of the queue is still to be matched with."""
+    column = subscriptions.c
+    return (
+        select(column.id)
+        .where(column.project == project, column.queue == queue, column.id > behind, column.deleted_at.is_(None))
+        .where(or_(column.expires_at.is_(None), column.expires_at > now))
+        .order_by(column.id)
+    )
+
+
+def of_subscription(
+    connection: Connection, project: str, queue: str, subscription_id: int, *, before: int | None, limit: int, now: float
+) -> list[DeliveryRecord] | None:
+    column = subscriptions.c
+    subscription = connection.execute(
+        select(column.deleted_at, column.expires_at).where(
+            column.id == subscription_id, column.project == project, column.queue == queue
+        )
+    ).first()
+    if subscription is None:
+        return None
+    log, rows = delivery_log.c, deliveries.c
+    parts = [
+        select(log.message_id).distinct().where(log.subscription_id == subscription_id).order_by(log.message_id.desc()),
+        select(rows.message_id).where(rows.subscription_id == subscription_id).order_by(rows.message_id.desc()),
+    ]
+    if subscription.deleted_at is None and (subscription.expires_at is None or subscription.expires_at > now):
+        queue_id = connection.execute(
+            select(queues.c.id).where(queues.c.project == project, queues.c.name == queue, queues.c.deleted_at.is_(None))
+        ).scalar()
+        if queue_id is not None:
+            entries = outbox.c
+            parts.append(
+                select(entries.message_id)
+                .where(entries.queue_id == queue_id)
+                .where(or_(entries.after_id.is_(None), entries.after_id < subscription_id))
+                .order_by(entries.message_id.desc())
+            )
+    if before is not None:
+        parts = [part.where(part.selected_columns[0] < before) for part in parts]
+    page = _merge(connection, parts, limit, newest_first=True)
+    return _records(connection, [(message_id, subscription_id) for message_id in page], now)
+
+
+def _merge(connection: Connection, parts: Iterable[Select[Any]], limit: int, *, newest_first: bool = False) -> list[int]:
+    found = [connection.execute(part.limit(limit)).scalars().all() for part in parts]
+    merged = (number for number, _ in itertools.groupby(heapq.merge(*found, reverse=newest_first)))
+    return list(itertools.islice(merged, limit))
+
+
+def _records(connection: Connection, pairs: Sequence[tuple[int, int]], now: float) -> list[DeliveryRecord]:
+    """One for each pair of message and subscription; of one message, or of one subscription."""
+    message_ids, subscription_ids = {pair[0] for pair in pairs}, {pair[1] for pair in pairs}
+    log = _log(connection, message_ids, subscription_ids)
+    rows = _rows(connection, message_ids, subscription_ids)
+    entries = _entries(connection, message_ids)
+    of_messages = _of_messages(connection, message_ids, now)
+    of_subscriptions = _of_subscriptions(connection, subscription_ids, now)
+    records = []
+    for message, subscription in pairs:
+        cancelled, expired = of_messages.get(message, _REMOVED)
+        its_cancelled, its_expired = of_subscriptions.get(subscription, _REMOVED)
+        records.append(
+            standing.record(
+                ids.show(message),
+                ids.show(subscription),
+                log.get((message, subscription), ()),
+                rows.get((message, subscription)) or entries.get(message),
+                cancelled=cancelled or its_cancelled,
+                expired=expired or its_expired,
+                now=now,
+            )
+        )
+    return records
+
+
+def _of_messages(connection: Connection, message_ids: set[int], now: float) -> dict[int, tuple[bool, bool]]:
+    """Whether its queue was deleted, and whether it is expired."""
+    query = (
+        select(messages.c.id, queues.c.deleted_at, messages.c.expires_at)
+        .join_from(messages, queues, queues.c.id == messages.c.queue_id)
+        .where(messages.c.id.in_(message_ids))
+    )
+    return {
+        message: (deleted_at is not None, expires_at <= now) for message, deleted_at, expires_at in connection.execute(query)
+    }
+
+
+def _of_subscriptions(connection: Connection, subscription_ids: set[int], now: float) -> dict[int, tuple[bool, bool]]:
+    """Whether it was deleted, and whether it is expired."""
+    column = subscriptions.c
+    query = select(column.id, column.deleted_at, column.expires_at).where(column.id.in_(subscription_ids))
+    return {
+        subscription: (deleted_at is not None and deleted_at != expires_at, expires_at is not None and expires_at <= now)
+        for subscription, deleted_at, expires_at in connection.execute(query)
+    }
+
+
+def _log(connection: Connection, message_ids: set[int], subscription_ids: set[int]) -> dict[tuple[int, int], list[LogEntry]]:
+    column = delivery_log.c
+    query = (
+        select(delivery_log)
+        .where(column.message_id.in_(message_ids), column.subscription_id.in_(subscription_ids))
+        .order_by(column.message_id, column.subscription_id, column.number)
+    )
+    found: dict[tuple[int, int], list[LogEntry]] = {}
+    for line in connection.execute(query):
+        found.setdefault((line.message_id, line.subscription_id), []).append(_entry(line))
+    return found
+
+
+def _entry(line: Row[Any]) -> LogEntry:
+    return LogEntry(
+        number=line.number,
+        at=line.at / 1e3,
+        state=STATES[line.state],
+        outcome=None if line.outcome is None else OUTCOMES[line.outcome],
+        status=line.status,
+        duration=None if line.duration is None else line.duration / 1e6,
+        detail=line.detail or "",
+    )
+
+
+def _rows(connection: Connection, message_ids: set[int], subscription_ids: set[int]) -> dict[tuple[int, int], Open]:
+    column = deliveries.c
+    query = select(column.message_id, column.subscription_id, column.due_at, column.lease).where(
+        column.message_id.in_(message_ids), column.subscription_id.in_(subscription_ids)
+    )
+    return {
+        (message, subscription): Open(due_at, leased=lease is not None)
+        for message, subscription, due_at, lease in connection.execute(query)
+    }
+
+
+def _entries(connection: Connection, message_ids: set[int]) -> dict[int, Open]:
+    column = outbox.c
+    query = select(column.message_id, column.due_at, column.lease).where(column.message_id.in_(message_ids))
+    return {message: Open(due_at, leased=lease is not None) for message, due_at, lease in connection.execute(query)}

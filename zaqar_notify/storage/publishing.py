@@ -1,0 +1,73 @@
+"""Storing messages with their outbox entries. Functions of this and the next modules work within the caller's transaction."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection
+
+from zaqar_notify.model import ENVELOPE_VERSION, Draft
+from zaqar_notify.storage import ids, statements
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Post:
+    project: str
+    queue: str
+    drafts: Sequence[Draft]
+    client_id: str | None = None
+
+
+def insert(connection: Connection, posts: Sequence[Post], now: float) -> list[list[int]]:
+    """Returns the ids of each post's messages. Has to run under the write lock, for the ids' sake."""
+    count = sum(len(post.drafts) for post in posts)
+    if not count:
+        return [[] for _ in posts]
+    last = connection.exec_driver_sql(statements.LAST_MESSAGE_ID).scalar_one()
+    fresh = iter(ids.rising(last, now, count))
+    queues: dict[tuple[str, str], int] = {}
+    messages: list[tuple[Any, ...]] = []
+    given = []
+    for post in posts:
+        key = (post.project, post.queue)
+        if key not in queues:
+            queues[key] = ensure_queue(connection, *key, now)
+        made = [_message(next(fresh), queues[key], draft, post.client_id, now) for draft in post.drafts]
+        messages += made
+        given.append([message[0] for message in made])
+    connection.exec_driver_sql(statements.INSERT_MESSAGE, messages)
+    connection.exec_driver_sql(statements.INSERT_ENTRY, [(message[0], message[1], now) for message in messages])
+    return given
+
+
+def _message(id: int, queue_id: int, draft: Draft, client_id: str | None, now: float) -> tuple[Any, ...]:
+    expires_at = now + draft.ttl
+    return (
+        id,
+        queue_id,
+        draft.body_json,
+        json.dumps(dict(draft.attributes)) if draft.attributes else None,
+        None if draft.parent_id is None else ids.parse(draft.parent_id),
+        client_id,
+        draft.ttl,
+        now,
+        expires_at,
+        ENVELOPE_VERSION,
+        expires_at,
+    )
+
+
+def ensure_queue(connection: Connection, project: str, name: str, now: float) -> int:
+    """The id of the queue, which is made if it is missing."""
+    found = connection.exec_driver_sql(statements.FIND_QUEUE, (project, name)).scalar()
+    if found is None:
+        found = connection.exec_driver_sql(statements.INSERT_QUEUE, (project, name, "{}", now)).scalar_one()
+    return int(found)
+
+
+def json_list(values: Iterable[Any]) -> tuple[str]:
+    """The parameters of a statement whose list is a ``json_each``."""
+    return (json.dumps(list(values)),)

@@ -1,0 +1,543 @@
+"""The storage on SQL databases, by SQLAlchemy Core: SQLite so far.
+
+What a method does stands in `publishing`, `ledger`, `arrivals` and `pruning`; here are its transactions, and what is simple.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, ScalarSelect, Select, delete, insert, inspect, select, update
+
+from zaqar_notify.encryption import Keyring
+from zaqar_notify.errors import CannotStart, Conflict
+from zaqar_notify.model import DeliveryRecord, Disabled, Draft, LaneKey, Message, Queue, Subscription
+from zaqar_notify.storage import arrivals, ids, ledger, pruning, publishing, sqlite, statements, tables
+from zaqar_notify.storage.base import Closing, Loaded, Settlement, Storage, Subscribed, Taken
+from zaqar_notify.storage.publishing import Post, json_list
+from zaqar_notify.storage.tables import deliveries, delivery_log, messages, queues, subscriptions, workers
+
+_UPGRADE = "run: zaqar-notify db upgrade"
+_MOST_SUBSCRIPTIONS_KEPT = 2048
+_MOST_LINES_READ = 1000
+
+
+class SqlStorage(Storage):
+    def __init__(
+        self,
+        url: str,
+        *,
+        keyring: Keyring,
+        retention: float,
+        body_retention: float | None = None,
+        busy_timeout: float = 5.0,
+        group_commit: int = 256,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """``retention``, ``body_retention`` and ``busy_timeout`` are seconds. Raises `CannotStart` for a bad URL."""
+        self._database = sqlite.Database(sqlite.path_of(url), busy_timeout, group_commit)
+        self._keyring = keyring
+        self._retention = pruning.Retention(retention, body_retention)
+        self._clock = clock
+        self._takes = itertools.count(1)
+        # Matching reads the same subscriptions again and again; opening their secrets is half of the cost.
+        self._subscription = functools.lru_cache(_MOST_SUBSCRIPTIONS_KEPT)(self._make_subscription)
+
+    # -- life ---------------------------------------------------------------------------------------------------------------
+
+    def upgrade(self) -> bool:
+        from zaqar_notify.storage.migrations import upgrade
+
+        self._database.create()
+        return self._database.write(upgrade)
+
+    def check(self) -> None:
+        if not self._database.exists():
+            raise CannotStart(f"There is no database {self._database.path} yet; {_UPGRADE}")
+        revision = self._database.write(_revision)
+        if revision != tables.REVISION:
+            raise CannotStart(f"The database has schema {revision or 'none'}, this version needs {tables.REVISION}; {_UPGRADE}")
+
+    def close(self) -> None:
+        self._database.close()
+
+    # -- queues -------------------------------------------------------------------------------------------------------------
+
+    def put_queue(self, project: str, name: str, metadata: Mapping[str, Any]) -> bool:
+        text = json.dumps(dict(metadata))
+
+        def work(connection: Connection) -> bool:
+            found = connection.exec_driver_sql(statements.FIND_QUEUE, (project, name)).scalar()
+            if found is None:
+                connection.exec_driver_sql(statements.INSERT_QUEUE, (project, name, text, self._clock()))
+            else:
+                connection.execute(update(queues).where(queues.c.id == found).values(metadata=text))
+            return found is None
+
+        return self._database.write(work)
+
+    def get_queue(self, project: str, name: str) -> Queue | None:
+        column = queues.c
+        query = select(column.project, column.name, column.metadata, column.created_at).where(
+            column.project == project, column.name == name, column.deleted_at.is_(None)
+        )
+        with self._database.read() as connection:
+            found = connection.execute(query).first()
+        return None if found is None else _queue(*found)
+
+    def list_queues(self, project: str, marker: str | None, limit: int) -> list[Queue]:
+        column = queues.c
+        query = (
+            select(column.project, column.name, column.metadata, column.created_at)
+            .where(column.project == project, column.deleted_at.is_(None), column.name > (marker or ""))
+            .order_by(column.name)
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            return [_queue(*found) for found in connection.execute(query)]
+
+    def delete_queue(self, project: str, name: str) -> None:
+        column = queues.c
+
+        def work(connection: Connection) -> None:
+            now = self._clock()
+            live = column.deleted_at.is_(None)
+            connection.execute(
+                update(queues).where(column.project == project, column.name == name, live).values(deleted_at=now, prune_at=now)
+            )
+
+        self._database.write(work)
+
+    # -- messages -----------------------------------------------------------------------------------------------------------
+
+    def publish(self, project: str, queue: str, drafts: Sequence[Draft], client_id: str | None = None) -> list[str]:
+        given = self._database.write_together(self._insert, Post(project, queue, drafts, client_id))
+        return [ids.show(number) for number in given]
+
+    def _insert(self, connection: Connection, posts: list[Post]) -> list[list[int]]:
+        return publishing.insert(connection, posts, self._clock())
+
+    def get_message(self, project: str, queue: str, message_id: str) -> Message | None:
+        number = ids.parse(message_id)
+        if number is None:
+            return None
+        column = messages.c
+        query = _live_messages(project, queue, self._clock()).where(column.id == number)
+        with self._database.read() as connection:
+            found = connection.execute(query).first()
+        return None if found is None else _message(found)
+
+    def list_messages(
+        self, project: str, queue: str, marker: str | None, limit: int, not_from: str | None = None
+    ) -> list[Message]:
+        column = messages.c
+        behind = ids.parse_marker(marker) or 0
+        query = _live_messages(project, queue, self._clock()).where(column.id > behind).order_by(column.id).limit(limit)
+        if not_from is not None:
+            query = query.where(column.client_id.is_distinct_from(not_from))
+        with self._database.read() as connection:
+            return [_message(found) for found in connection.execute(query)]
+
+    def delete_message(self, project: str, queue: str, message_id: str) -> None:
+        number = ids.parse(message_id)
+        if number is None:
+            return
+        column = messages.c
+        of_queue = column.queue_id.in_(_live_queue(project, queue))
+
+        def work(connection: Connection) -> None:
+            connection.execute(
+                update(messages)
+                .where(column.id == number, column.deleted_at.is_(None), of_queue)
+                .values(deleted_at=self._clock())
+            )
+
+        self._database.write(work)
+
+    # -- subscriptions ------------------------------------------------------------------------------------------------------
+
+    def subscribe(self, subscription: Subscription) -> Subscribed:
+        return self._database.write(lambda connection: self._subscribe(connection, subscription))
+
+    def _subscribe(self, connection: Connection, asked: Subscription) -> Subscribed:
+        now = self._clock()
+        publishing.ensure_queue(connection, asked.project, asked.queue, now)
+        existing = self._find_subscriber(connection, asked.project, asked.queue, asked.subscriber)
+        if existing is not None and not existing.live(now):
+            self._change(connection, existing, {"deleted_at": existing.expires_at})
+            existing = None
+        if existing is None:
+            return self._add_subscription(connection, asked, now)
+        if existing.confirmed:
+            raise Conflict("This subscriber is subscribed to the queue already.")
+        changes: dict[str, Any] = {"ttl": asked.ttl, "options": asked.options}
+        renewed = asked.secret is not None and self._may_replace_secret(connection, existing, asked)
+        if renewed:
+            changes |= {"secret": asked.secret, "secret_made": asked.secret_made}
+        changed = self._change(connection, existing, self._values(existing.id, changes, now))
+        return Subscribed(changed, created=False, secret_is_new=renewed)
+
+    def _add_subscription(self, connection: Connection, asked: Subscription, now: float) -> Subscribed:
+        last = connection.exec_driver_sql(statements.LAST_SUBSCRIPTION_ID).scalar_one()
+        number = ids.rising(last, now, 1)[0]
+        values = {
+            "id": number,
+            "project": asked.project,
+            "queue": asked.queue,
+            "confirmed": asked.confirmed,
+            "subscriber": asked.subscriber,
+            **self._values(
+                ids.show(number),
+                {
+                    "ttl": asked.ttl,
+                    "options": asked.options,
+                    "secret": asked.secret,
+                    "secret_made": asked.secret_made,
+                    "disabled": asked.disabled,
+                },
+                now,
+            ),
+        }
+        connection.execute(insert(subscriptions).values(values))
+        return Subscribed(self._read_subscription(connection, number), created=True, secret_is_new=asked.secret is not None)
+
+    def _may_replace_secret(self, connection: Connection, existing: Subscription, asked: Subscription) -> bool:
+        if not asked.secret_made or existing.secret is None:
+            return True
+        return existing.secret_made and not _has_signed(connection, ids.parse(existing.id))
+
+    def get_subscription(self, project: str, queue: str, subscription_id: str) -> Subscription | None:
+        number = ids.parse(subscription_id)
+        if number is None:
+            return None
+        with self._database.read() as connection:
+            return self._live_subscription(connection, project, queue, number)
+
+    def list_subscriptions(self, project: str, queue: str, marker: str | None, limit: int) -> list[Subscription]:
+        behind = ids.parse_marker(marker) or 0
+        parameters = (project, queue, behind, self._clock(), limit)
+        with self._database.read() as connection:
+            found = connection.exec_driver_sql(statements.LIST_SUBSCRIPTIONS, parameters).all()
+        return [self._subscription(row) for row in found]
+
+    def update_subscription(
+        self, project: str, queue: str, subscription_id: str, changes: Mapping[str, Any]
+    ) -> Subscription | None:
+        number = ids.parse(subscription_id)
+        if number is None:
+            return None
+
+        def work(connection: Connection) -> Subscription | None:
+            now = self._clock()
+            existing = self._live_subscription(connection, project, queue, number)
+            if existing is None:
+                return None
+            self._free_subscriber(connection, existing, changes.get("subscriber", existing.subscriber), now)
+            return self._change(connection, existing, self._values(existing.id, changes, now))
+
+        return self._database.write(work)
+
+    def _free_subscriber(self, connection: Connection, existing: Subscription, subscriber: str, now: float) -> None:
+        other = self._find_subscriber(connection, existing.project, existing.queue, subscriber)
+        if other is None or other.id == existing.id:
+            return
+        if other.live(now):
+            raise Conflict("Another subscription of the queue has this subscriber.")
+        self._change(connection, other, {"deleted_at": other.expires_at})
+
+    def delete_subscription(self, project: str, queue: str, subscription_id: str) -> None:
+        number = ids.parse(subscription_id)
+        if number is None:
+            return
+
+        def work(connection: Connection) -> None:
+            now = self._clock()
+            existing = self._live_subscription(connection, project, queue, number)
+            if existing is not None:
+                self._change(connection, existing, {"deleted_at": now, "prune_at": now + self._retention.log})
+
+        self._database.write(work)
+
+    def _live_subscription(self, connection: Connection, project: str, queue: str, number: int) -> Subscription | None:
+        column = subscriptions.c
+        query = _select_subscription().where(
+            column.id == number, column.project == project, column.queue == queue, column.deleted_at.is_(None)
+        )
+        found = connection.execute(query).first()
+        subscription = None if found is None else self._subscription(found)
+        return subscription if subscription is not None and subscription.live(self._clock()) else None
+
+    def _find_subscriber(self, connection: Connection, project: str, queue: str, subscriber: str) -> Subscription | None:
+        column = subscriptions.c
+        query = _select_subscription().where(
+            column.project == project, column.queue == queue, column.subscriber == subscriber, column.deleted_at.is_(None)
+        )
+        found = connection.execute(query).first()
+        return None if found is None else self._subscription(found)
+
+    def _read_subscription(self, connection: Connection, number: int) -> Subscription:
+        return self._subscription(connection.execute(_select_subscription().where(subscriptions.c.id == number)).one())
+
+    def _change(self, connection: Connection, existing: Subscription, values: Mapping[str, Any]) -> Subscription:
+        number = int(existing.id, 16)
+        if values:
+            connection.execute(update(subscriptions).where(subscriptions.c.id == number).values(dict(values)))
+        return self._read_subscription(connection, number)
+
+    def _values(self, subscription_id: str, changes: Mapping[str, Any], now: float) -> dict[str, Any]:
+        """Columns from the fields of a subscription."""
+        values = {name: changes[name] for name in ("subscriber", "secret_made") if name in changes}
+        if "ttl" in changes:
+            ttl = changes["ttl"]
+            expires_at = None if ttl is None else now + ttl
+            values |= {"ttl": ttl, "created_at": now, "expires_at": expires_at, "prune_at": expires_at}
+        if "options" in changes:
+            values["options"] = json.dumps(dict(changes["options"]))
+        if "secret" in changes:
+            secret = changes["secret"]
+            values["secret"] = None if secret is None else self._keyring.seal(secret.encode(), _context(subscription_id))
+        if "disabled" in changes:
+            why: Disabled | None = changes["disabled"]
+            values["disabled_at"] = why and why.at
+            values["disabled_reason"] = why and why.reason
+            values["disabled_enable_by"] = why and why.enable_by
+        return values
+
+    def _make_subscription(self, row: Sequence[Any]) -> Subscription:
+        number, project, queue, subscriber, ttl, options, created_at, expires_at, *others = row
+        confirmed, secret, secret_made, disabled_at, disabled_reason, disabled_enable_by = others
+        shown = ids.show(number)
+        return Subscription(
+            id=shown,
+            project=project,
+            queue=queue,
+            subscriber=subscriber,
+            ttl=ttl,
+            options=json.loads(options),
+            created_at=created_at,
+            expires_at=expires_at,
+            confirmed=bool(confirmed),
+            secret=None if secret is None else self._keyring.open(secret, _context(shown)).decode(),
+            secret_made=bool(secret_made),
+            disabled=None if disabled_at is None else Disabled(disabled_reason, disabled_at, disabled_enable_by),
+        )
+
+    # -- did it arrive? -----------------------------------------------------------------------------------------------------
+
+    def message_deliveries(
+        self, project: str, queue: str, message_id: str, marker: str | None, limit: int
+    ) -> list[DeliveryRecord] | None:
+        number = ids.parse(message_id)
+        behind = ids.parse_marker(marker) or 0
+        if number is None:
+            return None
+        with self._database.read() as connection:
+            return arrivals.of_message(connection, project, queue, number, behind=behind, limit=limit, now=self._clock())
+
+    def subscription_deliveries(
+        self, project: str, queue: str, subscription_id: str, marker: str | None, limit: int
+    ) -> list[DeliveryRecord] | None:
+        number = ids.parse(subscription_id)
+        before = ids.parse_marker(marker)
+        if number is None:
+            return None
+        with self._database.read() as connection:
+            return arrivals.of_subscription(connection, project, queue, number, before=before, limit=limit, now=self._clock())
+
+    # -- the worker ---------------------------------------------------------------------------------------------------------
+
+    def join(self) -> int:
+        def work(connection: Connection) -> int:
+            worker_id = connection.execute(insert(workers).values(joined_at=self._clock()).returning(workers.c.id)).scalar_one()
+            # Before anyone can see that it is registered.
+            self._database.workers.hold(worker_id)
+            return int(worker_id)
+
+        return self._database.write(work)
+
+    def leave(self, worker_id: int) -> None:
+        self._database.write(lambda connection: self._release(connection, worker_id))
+        self._database.workers.forget(worker_id)
+
+    def recover(self) -> int:
+        with self._database.read() as connection:
+            registered = connection.execute(select(workers.c.id)).scalars().all()
+        dead = [worker_id for worker_id in registered if self._database.workers.dead(worker_id)]
+        found = 0
+        for worker_id in dead:
+            found += self._database.write(functools.partial(self._release, worker_id=worker_id))
+            self._database.workers.forget(worker_id)
+        return found
+
+    def _release(self, connection: Connection, worker_id: int) -> int:
+        """End the leases of a worker and forget it; 0 when another process has done so."""
+        ledger.release(connection, worker_id, self._clock())
+        return connection.execute(delete(workers).where(workers.c.id == worker_id)).rowcount
+
+    def take(
+        self,
+        worker_id: int,
+        lease: float,
+        *,
+        entries: int,
+        rows: int,
+        lanes: int = 0,
+        parked: Mapping[LaneKey, int] | None = None,
+    ) -> Taken:
+        token = ledger.token_of(worker_id, next(self._takes))
+        bounds = {"entries": entries, "rows": rows, "lanes": lanes}
+        if not parked:
+            with self._database.read() as connection:
+                if not ledger.any_due(connection, self._clock(), **bounds):
+                    return Taken(token, (), ())
+
+        def work(connection: Connection) -> Taken:
+            now = self._clock()
+            return ledger.take(connection, token, now, now + lease, **bounds, parked=parked or {})
+
+        return self._database.write(work)
+
+    def load(self, message_ids: Collection[str], subscription_ids: Collection[str]) -> Loaded:
+        asked_messages, asked_subscriptions = _parsed(message_ids), _parsed(subscription_ids)
+        with self._database.read() as connection:
+            run = connection.exec_driver_sql
+            found = run(statements.LOAD_MESSAGES, json_list(asked_messages)).all() if asked_messages else []
+            also = run(statements.LOAD_SUBSCRIPTIONS, json_list(asked_subscriptions)).all() if asked_subscriptions else []
+        return Loaded(
+            {message.id: message for message in map(_message, found)},
+            {subscription.id: subscription for subscription in map(self._subscription, also)},
+        )
+
+    def known(self, message_id: str, after: str | None) -> set[str]:
+        number = ids.parse(message_id)
+        behind = ids.parse_marker(after) or 0
+        with self._database.read() as connection:
+            found = connection.exec_driver_sql(statements.KNOWN, (number, behind, number, behind)).scalars().all()
+        return {ids.show(subscription) for subscription in found}
+
+    def settle(self, settlements: Sequence[Settlement], closings: Sequence[Closing] = ()) -> int:
+        if not settlements and not closings:
+            return 0
+        return self._database.write(lambda connection: ledger.settle(connection, settlements, closings, self._clock()))
+
+    def give_back(self, token: int, message_ids: Collection[str], rows: Collection[tuple[str, str]] = ()) -> None:
+        if message_ids or rows:
+            self._database.write(lambda connection: ledger.give_back(connection, token, message_ids, rows, self._clock()))
+
+    def prune(self, limit: int) -> int:
+        now = self._clock()
+        with self._database.read() as connection:
+            if not pruning.due(connection, now):
+                return 0
+            looks = pruning.look_at_messages(connection, now, self._retention, limit)
+
+        def work(connection: Connection) -> int:
+            changed = pruning.store_looks(connection, looks)
+            changed += pruning.prune_queues(connection, now, self._retention, max(1, limit - changed))
+            changed += pruning.prune_subscriptions(connection, now, self._retention, max(1, limit - changed))
+            changed += pruning.end_expired(connection, now, max(1, limit - changed))
+            return changed + pruning.remove_messages(connection, max(1, limit - changed))
+
+        return self._database.write(work)
+
+
+def _revision(connection: Connection) -> str | None:
+    """The schema's, None without one. Under the write lock, so that it says whether writing works."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    return None if found is None else str(found)
+
+
+def _context(subscription_id: str) -> bytes:
+    return b"subscription:" + subscription_id.encode()
+
+
+def _parsed(shown: Collection[str]) -> list[int]:
+    return [number for number in map(ids.parse, shown) if number is not None]
+
+
+def _queue(project: str, name: str, metadata: str, created_at: float) -> Queue:
+    return Queue(project, name, json.loads(metadata), created_at)
+
+
+def _message(row: Sequence[Any]) -> Message:
+    number, project, queue, body, ttl, created_at, expires_at, attributes, parent_id, client_id, version = row
+    return Message(
+        id=ids.show(number),
+        project=project,
+        queue=queue,
+        body_json=body,
+        ttl=ttl,
+        created_at=created_at,
+        expires_at=expires_at,
+        attributes=json.loads(attributes) if attributes else {},
+        parent_id=None if parent_id is None else ids.show(parent_id),
+        client_id=client_id,
+        version=version,
+    )
+
+
+def _live_queue(project: str, name: str) -> ScalarSelect[int]:
+    column = queues.c
+    query = select(column.id).where(column.project == project, column.name == name, column.deleted_at.is_(None))
+    return query.scalar_subquery()
+
+
+def _live_messages(project: str, queue: str, now: float) -> Select[Any]:
+    """What `_message` is made of, of messages that readers see."""
+    column = messages.c
+    return (
+        select(
+            column.id,
+            queues.c.project,
+            queues.c.name,
+            column.body,
+            column.ttl,
+            column.created_at,
+            column.expires_at,
+            column.attributes,
+            column.parent_id,
+            column.client_id,
+            column.version,
+        )
+        .join_from(queues, messages, messages.c.queue_id == queues.c.id)
+        .where(queues.c.project == project, queues.c.name == queue, queues.c.deleted_at.is_(None))
+        .where(column.deleted_at.is_(None), column.expires_at > now)
+    )
+
+
+def _select_subscription() -> Select[Any]:
+    """What `SqlStorage._make_subscription` is made of."""
+    column = subscriptions.c
+    return select(
+        column.id,
+        column.project,
+        column.queue,
+        column.subscriber,
+        column.ttl,
+        column.options,
+        column.created_at,
+        column.expires_at,
+        column.confirmed,
+        column.secret,
+        column.secret_made,
+        column.disabled_at,
+        column.disabled_reason,
+        column.disabled_enable_by,
+    )
+
+
+def _has_signed(connection: Connection, subscription_id: int | None) -> bool:
+    """Whether a delivery was ever attempted for the subscription. With very many ends without an attempt: yes, to be safe."""
+    row, line = deliveries.c, delivery_log.c
+    if connection.execute(select(row.lines).where(row.subscription_id == subscription_id).limit(1)).first() is not None:
+        return True
+    query = select(line.outcome).where(line.subscription_id == subscription_id).limit(_MOST_LINES_READ)
+    outcomes = connection.execute(query).scalars().all()
+    return len(outcomes) == _MOST_LINES_READ or any(outcome is not None for outcome in outcomes)

@@ -1,0 +1,395 @@
+"""What is SQLite's own: opening the file, commits that are grouped over threads, locks between processes.
+
+SQLite lets one connection write at a time, and lets the others wait with a back-off that takes up to a second under load. Here
+the threads of a process queue up for one writing connection, whose transaction does the work of all that wait (one fsync for
+all), and the processes take turns by a lock file.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import fcntl
+import os
+import sqlite3
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, TypeVar
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DatabaseError, DataError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import QueuePool, StaticPool
+
+from zaqar_notify.errors import CannotStart, StorageUnavailable
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+_LOCK_PAUSE = 0.0005
+"""Seconds between two tries to get the lock between processes."""
+_MOST_READERS = 64
+_OUR_FAULTS = (DataError, IntegrityError, ProgrammingError)
+"""Errors of a statement, not of the database: they go to their caller as they are."""
+
+
+def path_of(url: str) -> str:
+    """The file that a database URL names. Raises `CannotStart`."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise CannotStart("[storage] connection is no database URL: sqlite:////path/to/the/file") from None
+    if parsed.get_backend_name() != "sqlite":
+        raise CannotStart(
+            f"[storage] connection: {parsed.get_backend_name()} is not supported; use sqlite:////path/to/the/file"
+        )
+    if not parsed.database or parsed.database == ":memory:":
+        raise CannotStart("[storage] connection: processes share a file; use sqlite:////path/to/the/file")
+    return os.path.abspath(parsed.database)
+
+
+class Database:
+    """One process's access to a database file. Nothing is opened before it is used: every process makes its own."""
+
+    def __init__(self, path: str, busy_timeout: float, group_commit: int) -> None:
+        self.path = path
+        self._reading = _engine(path, busy_timeout, writes=False)
+        self._writer = Writer(_engine(path, busy_timeout, writes=True), FileLock(f"{path}.lock"), busy_timeout, group_commit)
+        self.workers = WorkerLocks(f"{path}.workers")
+
+    def exists(self) -> bool:
+        return os.path.exists(self.path)
+
+    def create(self) -> None:
+        """Make an empty file unless there is one."""
+        try:
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise StorageUnavailable(f"Cannot open the database {self.path}: {error.strerror}") from error
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A snapshot: everything read in it is of one moment."""
+        try:
+            with self._reading.connect() as connection:
+                yield connection
+        except (DatabaseError, PoolTimeout) as error:
+            raise translated(error) from error
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Run ``work`` in a transaction of its own (which may share its commit); returns when it is durable."""
+        result: T = self._writer.run(lambda connection, _: [work(connection)], None, together=False)
+        return result
+
+    def write_together(self, work: Callable[[Connection, list[Item]], Sequence[T]], item: Item) -> T:
+        """Like `write`, for work that is cheaper for many at once: gets the items of all threads that wait with the same
+        ``work``, and returns a result for each, in order."""
+        result: T = self._writer.run(work, item, together=True)
+        return result
+
+    def close(self) -> None:
+        self.workers.close()
+        self._writer.close()
+        self._reading.dispose()
+
+
+def translated(error: Exception) -> Exception:
+    """What to raise for an error of the database. The text of the driver's errors never has values in it."""
+    if isinstance(error, _OUR_FAULTS):
+        return error
+    if isinstance(error, DatabaseError):
+        return StorageUnavailable(f"The database cannot be used now: {error.orig}")
+    if isinstance(error, PoolTimeout):
+        return StorageUnavailable("The database cannot be used now: too many readers")
+    if isinstance(error, OSError):
+        return StorageUnavailable(f"The database cannot be used now: {error.strerror}")
+    return error
+
+
+def _engine(path: str, busy_timeout: float, *, writes: bool) -> Engine:
+    uri = f"file:{urllib.parse.quote(path)}?mode=rw"
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(uri, uri=True, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
+        try:
+            if writes:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA journal_size_limit = 67108864")
+                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute("PRAGMA cache_size = -8000")
+                connection.execute("PRAGMA temp_store = MEMORY")
+            else:
+                connection.execute("PRAGMA query_only = ON")
+                connection.execute("PRAGMA cache_size = -1000")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    pool: dict[str, Any] = {"poolclass": StaticPool}
+    if not writes:
+        pool = {
+            "poolclass": QueuePool,
+            "pool_size": 4,
+            "max_overflow": _MOST_READERS,
+            "pool_timeout": busy_timeout,
+            "pool_use_lifo": True,
+        }
+    engine = sqlalchemy.create_engine("sqlite://", creator=connect, hide_parameters=True, **pool)
+    begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+# -- locks between processes ---------------------------------------------------------------------------------------------------
+
+
+class FileLock:
+    """A lock between processes, and between the `FileLock` objects of one. It ends with the process, however that ends."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._file: int | None = None
+
+    def acquire(self, timeout: float) -> bool:
+        """Wait at most ``timeout`` seconds; False when it is still held by another. Raises OSError."""
+        if self._file is None:
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        give_up_at = None
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                # A blocking call knows no timeout.
+                now = time.monotonic()
+                give_up_at = give_up_at or now + timeout
+                if now >= give_up_at:
+                    return False
+                time.sleep(_LOCK_PAUSE)
+            else:
+                return True
+
+    def release(self) -> None:
+        if self._file is not None:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+class WorkerLocks:
+    """A lock file for each worker, held as long as its process lives: whoever can lock it knows that the worker is dead."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._held: dict[int, FileLock] = {}
+
+    def hold(self, worker_id: int) -> None:
+        """Raises OSError."""
+        os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        lock = FileLock(self._path(worker_id))
+        if not lock.acquire(0):
+            lock.close()
+            raise BlockingIOError(f"The lock of worker {worker_id} is held by another process")
+        self._held[worker_id] = lock
+
+    def dead(self, worker_id: int) -> bool:
+        """Whether the process of this registered worker has ended."""
+        if worker_id in self._held:
+            return False
+        if not os.path.exists(self._path(worker_id)):
+            # It is held before the worker is registered, and removed after.
+            return True
+        lock = FileLock(self._path(worker_id))
+        try:
+            return lock.acquire(0)
+        finally:
+            lock.close()
+
+    def forget(self, worker_id: int) -> None:
+        """Call it when the worker is not registered any more."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path(worker_id))
+        lock = self._held.pop(worker_id, None)
+        if lock is not None:
+            lock.close()
+
+    def close(self) -> None:
+        for lock in self._held.values():
+            lock.close()
+        self._held.clear()
+
+    def _path(self, worker_id: int) -> str:
+        return os.path.join(self._folder, f"{worker_id}.lock")
+
+
+# -- group commit --------------------------------------------------------------------------------------------------------------
+
+
+_Run = Callable[[Connection, list[Any]], Sequence[Any]]
+
+
+class _Work:
+    """What one thread wants written; the thread waits at the gate."""
+
+    __slots__ = ("done", "error", "gate", "item", "result", "run", "together")
+
+    def __init__(self, run: _Run, item: Any, together: bool) -> None:
+        self.run: Final = run
+        self.item: Final = item
+        self.together: Final = together
+        self.result: Any = None
+        self.error: Exception | None = None
+        self.done = False
+        self.gate = threading.Lock()
+        self.gate.acquire()
+
+
+class Writer:
+    """Group commit: the thread at the head of the queue leads. It does the work of all that wait, up to ``most`` of them, in
+    one transaction, wakes them with their results, and hands the lead to the next."""
+
+    def __init__(self, engine: Engine, lock: FileLock, timeout: float, most: int) -> None:
+        self._engine = engine
+        self._lock = lock
+        self._timeout = timeout
+        self._most = most
+        self._mutex = threading.Lock()
+        self._waiting: collections.deque[_Work] = collections.deque()
+        self._led = False
+        self._connection: Connection | None = None
+
+    def run(self, run: _Run, item: Any, *, together: bool) -> Any:
+        work = _Work(run, item, together)
+        with self._mutex:
+            self._waiting.append(work)
+            leads = not self._led
+            self._led = True
+        if not leads:
+            work.gate.acquire()
+        if not work.done:
+            self._lead()
+        if work.error is not None:
+            raise work.error
+        return work.result
+
+    def close(self) -> None:
+        with self._mutex:
+            self._disconnect()
+            self._engine.dispose()
+            self._lock.close()
+
+    def _lead(self) -> None:
+        batch: list[_Work] = []
+        failure: Exception = StorageUnavailable("Interrupted")
+        try:
+            try:
+                locked = self._lock.acquire(self._timeout)
+            finally:
+                # Not before, so that what comes while this one waits is in it too.
+                batch = self._next_batch()
+            if not locked:
+                raise StorageUnavailable("The database cannot be used now: it is locked by another process")  # noqa: TRY301
+            try:
+                self._commit(batch)
+            finally:
+                self._lock.release()
+            for work in batch:
+                work.done = True
+        except (DatabaseError, OSError, StorageUnavailable) as error:
+            failure = translated(error)
+        finally:
+            self._wake(batch, failure)
+
+    def _next_batch(self) -> list[_Work]:
+        with self._mutex:
+            return [self._waiting.popleft() for _ in range(min(len(self._waiting), self._most))]
+
+    def _wake(self, batch: list[_Work], failure: Exception) -> None:
+        for work in batch:
+            if not work.done:
+                # An exception of its own for each thread: raising one changes it.
+                work.error = type(failure)(*failure.args) if isinstance(failure, StorageUnavailable) else failure
+                work.done = True
+        with self._mutex:
+            following = self._waiting[0] if self._waiting else None
+            self._led = following is not None
+        for work in batch[1:]:
+            work.gate.release()
+        if following is not None:
+            following.gate.release()
+
+    def _commit(self, batch: list[_Work]) -> None:
+        """Nothing is stored when this raises."""
+        units = _units(batch)
+        try:
+            connection = self._connect()
+            transaction = connection.begin()
+            try:
+                for unit in units:
+                    _run(connection, unit, nested=len(units) > 1)
+                if all(work.error for work in batch):
+                    transaction.rollback()
+                else:
+                    transaction.commit()
+            except BaseException:
+                transaction.rollback()
+                raise
+        except BaseException:
+            # Whatever state it is in, the next transaction has a new one.
+            self._disconnect()
+            raise
+
+    def _connect(self) -> Connection:
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        return self._connection
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(DatabaseError):
+                connection.invalidate()
+            connection.close()
+
+
+def _units(batch: list[_Work]) -> list[list[_Work]]:
+    """Parts of a batch that succeed or fail as one."""
+    units: list[list[_Work]] = []
+    together: dict[_Run, list[_Work]] = {}
+    for work in batch:
+        if work.together and work.run in together:
+            together[work.run].append(work)
+            continue
+        units.append([work])
+        if work.together:
+            together[work.run] = units[-1]
+    return units
+
+
+def _run(connection: Connection, unit: list[_Work], *, nested: bool) -> None:
+    """An error of the work itself is its own; only an error of the database is raised."""
+    if nested:
+        connection.exec_driver_sql("SAVEPOINT unit")
+    try:
+        for work, result in zip(unit, unit[0].run(connection, [work.item for work in unit]), strict=True):
+            work.result = result
+    except Exception as error:
+        if isinstance(error, DatabaseError) and not isinstance(error, _OUR_FAULTS):
+            raise
+        if nested:
+            connection.exec_driver_sql("ROLLBACK TO unit")
+        for work in unit:
+            work.error = error
+    if nested:
+        connection.exec_driver_sql("RELEASE unit")

@@ -1,0 +1,45 @@
+"""Where a delivery stands, judged from what the ledger knows of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from zaqar_notify.model import DeliveryRecord, LogEntry, State
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Open:
+    """A row, or an outbox entry that covers the delivery."""
+
+    due_at: float | None
+    """None: parked."""
+    leased: bool
+
+
+def record(
+    message_id: str,
+    subscription_id: str,
+    log: Sequence[LogEntry],
+    open: Open | None,
+    *,
+    cancelled: bool,
+    expired: bool,
+    now: float,
+) -> DeliveryRecord:
+    """``cancelled``: the subscription or the queue was deleted; ``expired``: the message or the subscription is over."""
+    state = _state(log, open, cancelled=cancelled, expired=expired, now=now)
+    next_attempt_at = open.due_at if open and state is State.PENDING else None
+    return DeliveryRecord(message_id, subscription_id, state, next_attempt_at, tuple(log))
+
+
+def _state(log: Sequence[LogEntry], open: Open | None, *, cancelled: bool, expired: bool, now: float) -> State:
+    if log and log[-1].state.ended:
+        return log[-1].state
+    if cancelled or open is None:
+        return State.CANCELLED
+    if open.leased and open.due_at is not None and open.due_at > now:
+        return State.IN_FLIGHT
+    if expired:
+        return State.EXPIRED
+    return State.PARKED if open.due_at is None else State.PENDING

@@ -1,0 +1,240 @@
+"""The schema. Changes to it go into a new revision under migrations/versions as well; a test compares the two.
+
+Instants are epoch seconds. ``prune_at`` is when housekeeping looks at a thing next, so that looking costs the same however
+much is kept. The indexes are what makes taking work cost the same whatever is waiting, in flight or parked.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.sql.elements import ColumnElement
+
+from zaqar_notify.model import OutcomeKind, State
+
+REVISION = "0001"
+"""The newest revision under migrations/versions: what this version of the code needs."""
+
+STATE_CODES = {
+    State.PENDING: 1,
+    State.IN_FLIGHT: 2,
+    State.PARKED: 3,
+    State.DELIVERED: 4,
+    State.FILTERED: 5,
+    State.SUPPRESSED: 6,
+    State.SUPERSEDED: 7,
+    State.EXPIRED: 8,
+    State.CANCELLED: 9,
+    State.REFUSED: 10,
+    State.DEAD: 11,
+    State.GONE: 12,
+}
+OUTCOME_CODES = {
+    OutcomeKind.DELIVERED: 1,
+    OutcomeKind.RETRY: 2,
+    OutcomeKind.THROTTLED: 3,
+    OutcomeKind.AUTH: 4,
+    OutcomeKind.OURS: 5,
+    OutcomeKind.REJECTED: 6,
+    OutcomeKind.GONE: 7,
+    OutcomeKind.REFUSED: 8,
+}
+STATES = {code: state for state, code in STATE_CODES.items()}
+OUTCOMES = {code: outcome for outcome, code in OUTCOME_CODES.items()}
+
+metadata = MetaData()
+
+# SQLite makes only an INTEGER primary key the key of the table itself.
+_Id = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _index(name: str, *columns: Any, where: ColumnElement[bool] | None = None) -> Index:
+    return Index(name, *columns, sqlite_where=where, postgresql_where=where)
+
+
+id_floors = Table(
+    "id_floors",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    # The greatest id of this table that pruning has removed: ids have to rise above it too.
+    Column("last", _Id, nullable=False),
+)
+
+queues = Table(
+    "queues",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("project", String(256), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("metadata", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    # A deleted queue stays as long as it has messages: they belong to it and not to a later queue of the same name.
+    Column("deleted_at", Double),
+    Column("prune_at", Double),
+    sqlite_autoincrement=True,
+)
+Index(
+    "ix_queues_name",
+    queues.c.project,
+    queues.c.name,
+    unique=True,
+    sqlite_where=queues.c.deleted_at.is_(None),
+    postgresql_where=queues.c.deleted_at.is_(None),
+)
+_index("ix_queues_prune", queues.c.prune_at, where=queues.c.prune_at.is_not(None))
+
+messages = Table(
+    "messages",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=False),
+    Column("queue_id", _Id, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("attributes", Text),
+    Column("parent_id", _Id),
+    Column("client_id", String(255)),
+    Column("ttl", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    # Since when readers do not see it any more: deleted, or found expired by housekeeping.
+    Column("deleted_at", Double),
+    Column("version", SmallInteger, nullable=False),
+    # 0: its retention is over and it is being removed.
+    Column("prune_at", Double, nullable=False),
+)
+_index("ix_messages_queue", messages.c.queue_id, messages.c.deleted_at, messages.c.id)
+_index("ix_messages_prune", messages.c.prune_at)
+
+subscriptions = Table(
+    "subscriptions",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=False),
+    Column("project", String(256), nullable=False),
+    Column("queue", String(64), nullable=False),
+    Column("subscriber", Text, nullable=False),
+    Column("ttl", BigInteger),
+    Column("options", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("confirmed", Boolean, nullable=False),
+    Column("secret", LargeBinary),
+    Column("secret_made", Boolean, nullable=False),
+    Column("disabled_at", Double),
+    Column("disabled_reason", Text),
+    Column("disabled_enable_by", String(16)),
+    # Equal to expires_at: it was not deleted but has expired.
+    Column("deleted_at", Double),
+    Column("prune_at", Double),
+)
+Index(
+    "ix_subscriptions_subscriber",
+    subscriptions.c.project,
+    subscriptions.c.queue,
+    subscriptions.c.subscriber,
+    unique=True,
+    sqlite_where=subscriptions.c.deleted_at.is_(None),
+    postgresql_where=subscriptions.c.deleted_at.is_(None),
+)
+_index(
+    "ix_subscriptions_queue",
+    subscriptions.c.project,
+    subscriptions.c.queue,
+    subscriptions.c.id,
+    where=subscriptions.c.deleted_at.is_(None),
+)
+_index("ix_subscriptions_prune", subscriptions.c.prune_at, where=subscriptions.c.prune_at.is_not(None))
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("message_id", _Id, primary_key=True, autoincrement=False),
+    Column("queue_id", _Id, nullable=False),
+    Column("due_at", Double, nullable=False),
+    Column("lease", _Id),
+    Column("takes", Integer, nullable=False),
+    Column("after_id", _Id),
+)
+_index("ix_outbox_due", outbox.c.due_at)
+_index("ix_outbox_lease", outbox.c.lease, where=outbox.c.lease.is_not(None))
+_index("ix_outbox_queue", outbox.c.queue_id, outbox.c.message_id)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("message_id", _Id, nullable=False),
+    Column("subscription_id", _Id, nullable=False),
+    Column("lane_id", _Id),
+    Column("due_at", Double),
+    Column("lease", _Id),
+    Column("attempts", Integer, nullable=False),
+    Column("lines", Integer, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    PrimaryKeyConstraint("message_id", "subscription_id"),
+    sqlite_with_rowid=False,
+)
+_index("ix_deliveries_due", deliveries.c.due_at, where=deliveries.c.due_at.is_not(None))
+_index(
+    "ix_deliveries_lane",
+    deliveries.c.lane_id,
+    deliveries.c.message_id,
+    deliveries.c.subscription_id,
+    where=deliveries.c.due_at.is_(None),
+)
+_index("ix_deliveries_lease", deliveries.c.lease, where=deliveries.c.lease.is_not(None))
+_index("ix_deliveries_expires", deliveries.c.expires_at)
+_index("ix_deliveries_subscription", deliveries.c.subscription_id, deliveries.c.message_id)
+
+lanes = Table(
+    "lanes",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("project", String(256), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("due_at", Double, nullable=False),
+    Column("lease", _Id),
+    UniqueConstraint("project", "name", name="uq_lanes_name"),
+    sqlite_autoincrement=True,
+)
+_index("ix_lanes_due", lanes.c.due_at)
+_index("ix_lanes_lease", lanes.c.lease, where=lanes.c.lease.is_not(None))
+
+delivery_log = Table(
+    "delivery_log",
+    metadata,
+    Column("message_id", _Id, nullable=False),
+    Column("subscription_id", _Id, nullable=False),
+    Column("number", Integer, nullable=False),
+    # Whole numbers are stored in few bytes: milliseconds since the epoch, and microseconds.
+    Column("at", BigInteger, nullable=False),
+    Column("state", SmallInteger, nullable=False),
+    Column("outcome", SmallInteger),
+    Column("status", Integer),
+    Column("duration", BigInteger),
+    Column("detail", Text),
+    PrimaryKeyConstraint("message_id", "subscription_id", "number"),
+    sqlite_with_rowid=False,
+)
+_index("ix_delivery_log_subscription", delivery_log.c.subscription_id, delivery_log.c.message_id)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("joined_at", Double, nullable=False),
+    sqlite_autoincrement=True,
+)
