@@ -2,6 +2,8 @@ import logging
 import os
 import queue
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -12,6 +14,23 @@ from tests.notifiers.endpoint import OK, answer, certificate
 from zaqar_notify.errors import CannotStart
 from zaqar_notify.guard import Guard
 from zaqar_notify.notifiers.http import Fault, Request, Response
+
+# In a process of its own that may open few files: what does not get one is LOCAL, the rest hangs until its time is over.
+_FEW_FILES = """
+import collections, os, queue, resource, sys, time
+from zaqar_notify.guard import Guard
+from zaqar_notify.notifiers.http import HttpClients, Request
+clients = HttpClients(Guard(["127.0.0.0/8"]), max_timeout=20.0)
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+answers = queue.Queue()
+clients.engine().send_many(
+    Request(sys.argv[1], [], b"", time.monotonic() + 1, lambda _, response: answers.put(response.fault.name))
+    for _ in range(60)
+)
+counts = collections.Counter(answers.get(timeout=20) for _ in range(60))
+clients.close()
+print({name: counts[name] > 5 for name in sorted(counts)})
+"""
 
 
 class TransferTest(HttpCase):
@@ -124,6 +143,31 @@ class TransferTest(HttpCase):
         self.assertIs(Fault.CLOSED, self.send_one(fresh, endpoint.url).fault)
         self.assertEqual(1, len(endpoint.requests))
 
+    def test_each_request_is_answered_once_whatever_happens(self) -> None:
+        kinds = [OK, behave.silent, behave.reset, behave.hang_up, behave.slow_body]
+        urls = [self.endpoint(reply).url for reply in kinds]
+        urls += [f"http://127.0.0.1:{closed_port()}/", "http://a.test:1/", "http://nowhere.invalid/", "http://10.0.0.1/", "x"]
+        clients = self.clients()
+        answers: queue.Queue[Request] = queue.Queue()
+        requests = [
+            Request(urls[number % len(urls)], [], b"", time.monotonic() + 60, lambda request, _: answers.put(request))
+            for number in range(400)
+        ]
+        half = threading.Thread(target=lambda: [clients.engine().send_many([request]) for request in requests[200:]])
+        clients.engine().send_many(requests[:200])
+        half.start()
+        clients.close()
+        half.join()
+        answered = [answers.get(timeout=20) for _ in requests]
+        self.assertEqual((set(requests), True), (set(answered), answers.empty()))
+
+    def test_no_descriptors_left_is_our_fault(self) -> None:
+        endpoint = self.endpoint(behave.silent)
+        done = subprocess.run(
+            [sys.executable, "-c", _FEW_FILES, endpoint.url], capture_output=True, text=True, timeout=60, check=False
+        )
+        self.assertEqual(("{'LOCAL': True, 'TIMEOUT': True}\n", ""), (done.stdout, done.stderr))
+
     def test_descriptors_are_given_back(self) -> None:
         endpoint = self.endpoint()
         before = len(os.listdir("/proc/self/fd"))
@@ -163,7 +207,7 @@ class FaultTest(HttpCase):
         self.assertGreaterEqual(response.elapsed, 0.19)
 
     def test_slow_body(self) -> None:
-        response = self.fault(behave.slow_body, timeout=0.3)
+        response = self.fault(behave.slow_body, timeout=0.8)
         self.assertEqual((Fault.TIMEOUT, 200), (response.fault, response.status))
 
     def test_no_connection_in_time(self) -> None:

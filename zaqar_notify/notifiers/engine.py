@@ -125,13 +125,14 @@ class _Transfer:
                 self.refusal = refusal
                 return int(pycurl.SOCKET_BAD)
         try:
-            opened = socket.socket(address.family, address.socktype, address.protocol)
+            opened = _Opened(socket.socket(address.family, address.socktype, address.protocol))
+            os.close(os.dup(opened.fileno()))  # pycurl takes a duplicate and does not say when it gets none
         except OSError as error:
             if error.errno in _LOCAL_ERRNOS:
                 self.local = error.strerror
             return int(pycurl.SOCKET_BAD)
         self.dialled = True
-        return _Opened(opened)
+        return opened
 
     def write(self, data: bytes) -> int | None:
         request = self.request

@@ -6,6 +6,7 @@ import dataclasses
 import email.utils
 import functools
 import http
+import logging
 import time
 import urllib.parse
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from zaqar_notify import __version__, payload, signing
 from zaqar_notify.errors import InvalidRequest
 from zaqar_notify.model import Delivery, Outcome, OutcomeKind, Scope, Subscription
 from zaqar_notify.notifiers.base import BatchNotifier, Report
-from zaqar_notify.notifiers.http import Fault, Request, Response
+from zaqar_notify.notifiers.http import Fault, HttpClients, Request, Response
 
 MAX_URL = 2048
 _DETAIL = 200  # characters of what the other side said
@@ -91,6 +92,13 @@ class WebhookNotifier(BatchNotifier):
         cfg.BoolOpt("http2", default=True, help="Use HTTP/2 where an https endpoint offers it."),
     ]
 
+    def __init__(self, conf: Any, http: HttpClients, log: logging.Logger) -> None:
+        super().__init__(conf, http, log)
+        # Looking an option up costs more than signing a message does.
+        self._timeout = min(float(conf.timeout), http.max_timeout)
+        self._connect_timeout = float(conf.connect_timeout)
+        self._max_response_bytes = int(conf.max_response_bytes)
+
     def check(self, subscription: Subscription) -> None:
         if len(subscription.subscriber) > MAX_URL:
             raise InvalidRequest(f"The URL is longer than {MAX_URL} characters.")
@@ -114,7 +122,7 @@ class WebhookNotifier(BatchNotifier):
     def timeout(self, subscription: Subscription) -> float | None:
         chosen = subscription.options.get("timeout")
         # The limit may have been lowered since the subscription was made.
-        return min(float(self.conf.timeout if chosen is None else chosen), self.http.max_timeout)
+        return self._timeout if chosen is None else min(float(chosen), self.http.max_timeout)
 
     def send_many(self, deliveries: Sequence[Delivery], report: Report) -> None:
         now = int(time.time())
@@ -157,8 +165,8 @@ class WebhookNotifier(BatchNotifier):
             body,
             delivery.deadline,
             self._done,
-            self.conf.connect_timeout,
-            self.conf.max_response_bytes,
+            self._connect_timeout,
+            self._max_response_bytes,
             tag=(delivery, report),
         )
 
@@ -224,6 +232,8 @@ def _by_wish() -> dict[str, Any]:
 
 def _fault(fault: Fault, detail: str, status: int) -> Outcome:
     text = f"{fault.value}: {_printable(detail)}" if detail else fault.value
+    if fault is Fault.GUARD:
+        text = _printable(detail)  # says it all
     return Outcome(_FAULTS[fault], text, status or None, target=fault is Fault.URL)
 
 
