@@ -119,7 +119,7 @@ class ShowTest(unittest.TestCase):
         self.assertIn(("webhook", "timeout"), self.rows(""))
 
     def test_secrets_are_masked(self):
-        rows = self.rows(self.SECRETS)
+        rows = self.rows(self.SECRETS.replace("hidden-key", "like://a-url"))
         self.assertEqual(show.MASK, rows["encryption", "keys"]["value"])
         self.assertEqual(show.MASK, rows["signed_url", "secret_key"]["value"])
 
@@ -150,12 +150,25 @@ class AddressTest(unittest.TestCase):
             with self.assertRaisesRegex(errors.CannotStart, f"Port {port} on 127.0.0.1 is taken"):
                 address.reserve("127.0.0.1", port)
             with socket.socket() as own:
-                own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):  # as gunicorn does
+                    own.setsockopt(socket.SOL_SOCKET, option, 1)
                 own.bind(("127.0.0.1", port))
                 own.listen()
                 socket.create_connection(("127.0.0.1", port), 5).close()
                 with self.assertRaises(errors.CannotStart):
                     address.reserve("127.0.0.1", port)
+
+    def test_a_former_process_does_not_block_the_port(self):
+        with socket.socket() as former:
+            for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+                former.setsockopt(socket.SOL_SOCKET, option, 1)
+            former.bind(("127.0.0.1", 0))
+            former.listen()
+            port = former.getsockname()[1]
+            client = socket.create_connection(("127.0.0.1", port), 5)
+            former.accept()[0].close()  # closes first: the connection stays in TIME_WAIT on this side
+            client.close()
+        address.reserve("127.0.0.1", port).close()
 
     def test_an_address_of_another_machine(self):
         with self.assertRaisesRegex(errors.CannotStart, "Cannot listen on 192.0.2.1"):
@@ -236,7 +249,7 @@ class ReviveTest(unittest.TestCase):
         self.assertIn("zaqar-notify: the worker ended (exit status 0); starting it again in 1 s", said.getvalue())
 
     def test_one_that_lives_is_left_alone(self):
-        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as process:
             child = children.Child("api", lambda: self.fail("started again"), process, started_at=0.0)
             child.revive(1.0)
             child.revive(1000.0)

@@ -23,15 +23,22 @@ def require_loopback(conf: cfg.ConfigOpts) -> None:
 def reserve(host: str, port: int) -> socket.socket:
     """Bind the port and keep it without listening, so that no other service can take it; raises `CannotStart` if one has.
 
-    The API's processes share the port by SO_REUSEPORT, and so could those of a second service, unnoticed. Bound without the
+    The API's processes share the port by SO_REUSEPORT, and so could those of a second service, unnoticed. Bound without that
     option the port is ours alone; setting it afterwards lets our own processes in.
     """
     family = socket.AF_INET6 if ":" in _addresses(host)[0] else socket.AF_INET
     reservation = socket.socket(family, socket.SOCK_STREAM)
     try:
+        # Connections of a former process that are not quite over must not count.
         reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         reservation.bind((host, port))
+        # From here on it means that a second reservation is possible while neither listens. Linux remembers it for the port
+        # until a socket without it is bound.
+        reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        with socket.socket(family, socket.SOCK_STREAM) as beside:
+            beside.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            beside.bind(reservation.getsockname())
     except OSError as error:
         reservation.close()
         raise errors.CannotStart(_explain(error, host, port)) from error

@@ -13,6 +13,8 @@ from zaqar_notify import bootstrap
 from zaqar_notify.commands.configuration import configure
 
 MASK = "********"
+URLS = ("connection", "proxy", "public_url")
+"""Options whose value is a URL: worth seeing without what is secret in it."""
 _CREDENTIALS = re.compile(r"(?<=://).*@|(?<=\?).*", re.DOTALL)
 """What may hold a password in a URL: all up to the last @ (a password may hold any character), and the query."""
 
@@ -47,7 +49,7 @@ def effective(conf: cfg.ConfigOpts) -> Iterator[dict[str, object]]:
 
 
 def _masked(option: cfg.Opt, value: object) -> object:
-    if isinstance(value, str) and "://" in value:
+    if option.dest in URLS and isinstance(value, str):
         return mask_url(value)
     return MASK if option.secret and value else value
 
