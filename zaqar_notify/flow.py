@@ -378,8 +378,10 @@ class _Flow:
     """A flow that was compiled once."""
 
     def __init__(self, flow: linear_flow.Flow, inputs: Sequence[str], retry_name: str | None = None) -> None:
-        self._engine = engines.load(flow, store=dict.fromkeys(inputs), engine="serial")
+        self._engine = engines.load(flow, engine="serial")
         self._engine.compile()
+        # Transient: what is injected for good comes before it.
+        self._engine.storage.inject(dict.fromkeys(inputs), transient=True)
         self._engine.prepare()
         self._retry_name = retry_name
 
