@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from oslo_config import cfg
 
@@ -72,7 +72,7 @@ def mask_url(text: str) -> str:
     return _CREDENTIALS.sub(lambda found: MASK + ("@" if found[0].endswith("@") else ""), text)
 
 
-def _print(rows: Sequence[dict[str, object]], columns: Sequence[str], as_json: bool) -> None:
+def _print(rows: Sequence[Mapping[str, object]], columns: Sequence[str], as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=2))
         return
