@@ -11,11 +11,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from zaqar_notify.encryption import Keyring
-from zaqar_notify.storage.sql import SqlStorage
-
 from benchmarks.report import Figure, Measure
 from benchmarks.scenarios import Bench, ratio
+from zaqar_notify.encryption import Keyring
+from zaqar_notify.storage.sql import SqlStorage
 
 BATCH = 500
 LEASE = 30.0
