@@ -1,0 +1,62 @@
+"""An SQLite storage in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+from tests.storage import conformance
+from zaqar_notify.storage.sql import SqlStorage
+
+
+class SqlCase(conformance.StorageCase):
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        folder = tempfile.TemporaryDirectory()
+        cls.addClassCleanup(folder.cleanup)
+        # Migrating takes longer than most tests.
+        cls.empty = os.path.join(folder.name, "empty.db")
+        storage = cls.storage_at(cls.empty)
+        storage.upgrade()
+        storage.close()
+
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.folder = folder.name
+        self.path = os.path.join(self.folder, "notify.db")
+        shutil.copy(self.empty, self.path)
+        super().setUp()
+        # After the storage is closed: cleanups run in reverse order.
+        self._cleanups.insert(0, (folder.cleanup, (), {}))
+
+    @staticmethod
+    def storage_at(path: str, **options: Any) -> SqlStorage:
+        values: dict[str, Any] = {"retention": conformance.RETENTION, "keyring": conformance.make_keyring(), **options}
+        return SqlStorage(f"sqlite:///{path}", **values)
+
+    def make_storage(self, clock: Callable[[], float], **options: Any) -> SqlStorage:
+        return self.storage_at(self.path, clock=clock, **options)
+
+    def start(self, program: str, *arguments: str) -> subprocess.Popen[str]:
+        """Another process, that has `storage` and ``sys`` at hand."""
+        prelude = (
+            "import sys\n"
+            "from tests.storage.case import SqlCase\n"
+            "from zaqar_notify.model import Draft\n"
+            f"storage = SqlCase.storage_at({self.path!r})\n"
+        )
+        command = [sys.executable, "-c", prelude + program, *arguments]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.addCleanup(self._end, process)
+        return process
+
+    def _end(self, process: subprocess.Popen[str]) -> None:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()

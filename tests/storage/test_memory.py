@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tests.storage import conformance
+from zaqar_notify.storage.memory import MemoryStorage
+
+
+class MemoryStorageTest(conformance.StorageConformance):
+    def make_storage(self, clock: Callable[[], float], **options: Any) -> MemoryStorage:
+        values: dict[str, Any] = {"retention": conformance.RETENTION, **options}
+        return MemoryStorage(keyring=conformance.make_keyring(), clock=clock, **values)

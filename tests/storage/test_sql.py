@@ -1,0 +1,533 @@
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import pathlib
+import re
+import sqlite3
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import sqlalchemy
+from sqlalchemy import event
+
+from tests.storage import case, conformance
+from zaqar_notify.encryption import CannotDecrypt, Keyring
+from zaqar_notify.errors import CannotStart, Conflict, StorageUnavailable
+from zaqar_notify.model import Draft, LaneKey, OutcomeKind, State
+from zaqar_notify.storage import statements
+from zaqar_notify.storage.base import Closing, Settlement, Storage
+from zaqar_notify.storage.sql import SqlStorage
+from zaqar_notify.storage.sqlite import FileLock
+
+NEW_KEY = base64.b64encode(b"n" * 32).decode()
+OLD_KEY = base64.b64encode(b"k" * 32).decode()
+
+
+class SqlConformanceTest(case.SqlCase, conformance.StorageConformance):
+    pass
+
+
+class DurabilityTest(case.SqlCase):
+    def test_everything_is_there_after_a_restart(self) -> None:
+        mine = self.subscribe(secret=conformance.SECRET, options={"a": 1})
+        message_id, _ = self.entry_into_row(mine.id, log=self.failed(), due_at=conformance.NOW + 900, attempts=1, lines=1)
+        waiting = self.publish()[0]
+        self.storage.close()
+        again = self.open()
+        again.check()
+        self.assertEqual([mine], again.list_subscriptions("p", "q", None, 10))
+        self.assertEqual({"n": 0}, again.get_message("p", "q", message_id).body)
+        taken = again.take(again.join(), 30, entries=10, rows=10)
+        self.assertEqual([waiting], [entry.message_id for entry in taken.entries])
+
+    def test_commits_are_written_through(self) -> None:
+        with self.storage._database._writer._engine.connect() as connection:
+            self.assertEqual("wal", connection.exec_driver_sql("PRAGMA journal_mode").scalar())
+            self.assertEqual(2, connection.exec_driver_sql("PRAGMA synchronous").scalar(), "2 is FULL")
+
+    def test_hammering_threads_lose_nothing(self) -> None:
+        given: list[str] = []
+
+        def publish(number: int) -> None:
+            for _ in range(40):
+                given.extend(self.publish(1, queue=f"q{number % 3}"))
+
+        threads = [threading.Thread(target=publish, args=(number,)) for number in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(640, len(set(given)))
+        stored = [one.id for number in range(3) for one in self.storage.list_messages("p", f"q{number}", None, 1000)]
+        self.assertEqual(sorted(given), sorted(stored))
+        taken = self.storage.take(self.storage.join(), 30, entries=1000, rows=0)
+        self.assertEqual(sorted(given), [entry.message_id for entry in taken.entries])
+
+    def test_two_processes_write(self) -> None:
+        program = (
+            "sys.stdin.readline()\nfor _ in range(60):\n    print(*storage.publish('p', 'q', [Draft(b'1', 300)]), flush=True)\n"
+        )
+        processes = [self.start(program) for _ in range(2)]
+        self.clock.now = 2_000_000_000.0  # so that nothing is expired for them or for us
+        for process in processes:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        given = self.publish(20)
+        for process in processes:
+            output, _ = process.communicate(timeout=60)
+            self.assertEqual(0, process.returncode)
+            theirs = output.split()
+            self.assertEqual((60, sorted(theirs)), (len(theirs), theirs))
+            given += theirs
+        self.assertEqual(140, len(set(given)))
+        taken = self.storage.take(self.storage.join(), 30, entries=1000, rows=0)
+        self.assertEqual(sorted(given), [entry.message_id for entry in taken.entries])
+
+    def test_ids_rise_over_processes_whose_clocks_differ(self) -> None:
+        behind = self.make_storage(conformance.Clock(conformance.NOW - 3600))
+        self.addCleanup(behind.close)
+        given = []
+        for _ in range(3):
+            given += self.publish(2)
+            given += behind.publish("p", "q", [Draft(b"1", 300)] * 2)
+        self.assertEqual(sorted(set(given)), given)
+
+    def test_ids_of_two_databases_differ(self) -> None:
+        other = self.storage_at(self.empty, clock=self.clock)
+        self.addCleanup(other.close)
+        self.assertEqual(set(), set(self.publish(200)) & set(other.publish("p", "q", [Draft(b"1", 300)] * 200)))
+
+
+class OutageTest(case.SqlCase):
+    """A database that is locked or full: nothing is stored, and it works again when that is over."""
+
+    def make_storage(self, clock: Any, **options: Any) -> SqlStorage:
+        return super().make_storage(clock, busy_timeout=0.05, **options)
+
+    def assert_out_of_order(self, storage: Storage | None = None) -> None:
+        storage = storage or self.storage
+        for call in (
+            lambda: storage.publish("p", "q", [Draft(b"1", 300)] * 50),
+            lambda: storage.put_queue("p", "new", {}),
+            lambda: storage.subscribe(self.subscription("http://secret-name/")),
+        ):
+            error = self.assertRaises(StorageUnavailable, call)
+            self.assertNotIn("secret-name", str(error))
+            self.assertEqual(503, error.status)
+
+    def assert_nothing_stored(self) -> None:
+        self.assertEqual([], self.storage.list_messages("p", "q", None, 100))
+        self.assertEqual([], self.storage.list_subscriptions("p", "q", None, 100))
+        self.assertIsNone(self.storage.get_queue("p", "new"))
+
+    def assert_works(self) -> None:
+        self.storage.check()
+        message_id = self.publish()[0]
+        self.assertEqual(message_id, self.storage.list_messages("p", "q", None, 100)[0].id)
+
+    def test_the_lock_is_held_by_another_process(self) -> None:
+        holder = self.start(
+            "from zaqar_notify.storage.sqlite import FileLock\n"
+            f"print(FileLock({self.path + '.lock'!r}).acquire(5), flush=True)\nsys.stdin.readline()\n"
+        )
+        self.assertEqual("True\n", holder.stdout.readline())
+        self.assert_out_of_order()
+        self.assertRaises(StorageUnavailable, self.storage.check)
+        self.assert_nothing_stored()
+        holder.kill()
+        holder.wait()
+        self.assert_works()
+
+    def test_the_database_is_locked_from_outside(self) -> None:
+        outside = sqlite3.connect(self.path, isolation_level=None)
+        self.addCleanup(outside.close)
+        outside.execute("BEGIN IMMEDIATE")
+        self.assert_out_of_order()
+        self.assertRaises(StorageUnavailable, self.storage.check)
+        self.assert_nothing_stored()
+        outside.execute("ROLLBACK")
+        self.assert_works()
+
+    def test_the_database_is_full(self) -> None:
+        def fill(connection: sqlalchemy.Connection) -> None:
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+
+        body = b'"' + b"x" * 100_000 + b'"'
+        self.storage._database.write(fill)
+        error = self.assertRaises(StorageUnavailable, self.storage.publish, "p", "q", [Draft(b"1", 300), Draft(body, 300)])
+        self.assertIn("full", str(error))
+        self.assert_nothing_stored()
+        # The next transaction has a connection of its own, without the bound.
+        self.assert_works()
+
+    def test_the_disk_is_full(self) -> None:
+        process = self.start(
+            "import os, resource\n"
+            "from zaqar_notify.errors import StorageUnavailable\n"
+            "given, refused = [], 0\n"
+            "given += storage.publish('p', 'q', [Draft(b'1', 10**9)])\n"
+            "limit = resource.getrlimit(resource.RLIMIT_FSIZE)\n"
+            f"size = os.path.getsize({self.path + '-wal'!r})\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (size + 200_000, limit[1]))\n"
+            "while refused < 3:\n"
+            "    try:\n"
+            "        given += storage.publish('p', 'q', [Draft(b'\"' + b'x' * 20_000 + b'\"', 10**9)])\n"
+            "    except StorageUnavailable:\n"
+            "        refused += 1\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, limit)\n"
+            "given += storage.publish('p', 'q', [Draft(b'1', 10**9)])\n"
+            "print(*given)\n"
+        )
+        output, _ = process.communicate(timeout=60)
+        given = output.split()
+        self.assertTrue(len(given) > 2, given)
+        self.assertEqual(given, [message.id for message in self.storage.list_messages("p", "q", None, 1000)])
+
+    def test_the_file_is_no_database(self) -> None:
+        path = os.path.join(self.folder, "noise.db")
+        with open(path, "wb") as file:
+            file.write(b"noise" * 1000)
+        storage = self.storage_at(path)
+        self.addCleanup(storage.close)
+        self.assertRaises(StorageUnavailable, storage.check)
+        self.assertRaises(StorageUnavailable, storage.get_queue, "p", "q")
+
+    def test_a_folder_that_is_missing(self) -> None:
+        storage = self.storage_at(os.path.join(self.folder, "none", "x.db"))
+        self.addCleanup(storage.close)
+        self.assertRaises(StorageUnavailable, storage.upgrade)
+
+
+class GroupCommitTest(case.SqlCase):
+    @contextlib.contextmanager
+    def everyone_waits(self, threads: list[threading.Thread]) -> Iterator[None]:
+        """The threads' work goes into one commit: the lock is only free when all of it waits."""
+        lock = FileLock(f"{self.path}.lock")
+        self.addCleanup(lock.close)
+        self.assertTrue(lock.acquire(5))
+        for thread in threads:
+            thread.start()
+        waiting = self.storage._database._writer._waiting
+        pause = threading.Event()
+        for _ in range(2000):
+            if len(waiting) == len(threads):
+                break
+            pause.wait(0.005)
+        self.assertEqual(len(threads), len(waiting))
+        yield
+        lock.release()
+        for thread in threads:
+            thread.join()
+
+    def run_together(self, calls: dict[str, Any]) -> dict[str, Any]:
+        results: dict[str, Any] = {}
+
+        def run(name: str) -> None:
+            try:
+                results[name] = calls[name]()
+            except Exception as error:  # noqa: BLE001 - what a thread raises is what is looked at
+                results[name] = error
+
+        with self.everyone_waits([threading.Thread(target=run, args=(name,)) for name in calls]):
+            pass
+        return results
+
+    def test_a_conflict_of_one_does_not_harm_the_others(self) -> None:
+        self.subscribe("http://taken/", confirmed=True)
+        commits: list[Any] = []
+        event.listen(self.storage._database._writer._engine, "commit", commits.append)
+        results = self.run_together(
+            {
+                "first": lambda: self.publish(2),
+                "conflict": lambda: self.storage.subscribe(self.subscription("http://taken/", queue="q")),
+                "bug": lambda: self.storage.put_queue("p", object(), {}),  # type: ignore[arg-type]
+                "queue": lambda: self.storage.put_queue("p", "made", {"a": 1}),
+                "second": lambda: self.publish(1, queue="other"),
+                "subscribe": lambda: self.storage.subscribe(self.subscription("http://new/")),
+            }
+        )
+        self.assertEqual(1, len(commits))
+        self.assertIsInstance(results["conflict"], Conflict)
+        self.assertNotIsInstance(results["bug"], StorageUnavailable)
+        self.assertIsInstance(results["bug"], Exception)
+        self.assertTrue(results["queue"])
+        self.assertEqual({"a": 1}, self.storage.get_queue("p", "made").metadata)
+        self.assertEqual(results["first"], [one.id for one in self.storage.list_messages("p", "q", None, 10)])
+        self.assertEqual(results["second"], [one.id for one in self.storage.list_messages("p", "other", None, 10)])
+        self.assertEqual(2, len(self.storage.list_subscriptions("p", "q", None, 10)))
+
+    def test_what_fails_for_one_by_the_database_fails_for_all(self) -> None:
+        def fill(connection: sqlalchemy.Connection) -> None:
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+
+        self.storage._database.write(fill)
+        body = b'"' + b"x" * 200_000 + b'"'
+        results = self.run_together(
+            {
+                "queue": lambda: self.storage.put_queue("p", "made", {}),
+                "big": lambda: self.storage.publish("p", "q", [Draft(body, 300)]),
+            }
+        )
+        self.assertEqual([StorageUnavailable] * 2, [type(one) for one in results.values()])
+        self.assertIsNone(self.storage.get_queue("p", "made"))
+        self.assertTrue(self.storage.put_queue("p", "made", {}))
+
+    def test_a_group_is_bounded(self) -> None:
+        self.storage = self.open(group_commit=3)
+        commits: list[Any] = []
+        event.listen(self.storage._database._writer._engine, "commit", commits.append)
+        results = self.run_together({str(number): self.publish for number in range(8)})
+        self.assertEqual(8, len({given[0] for given in results.values()}))
+        self.assertEqual(3, len(commits))
+
+    def test_a_lock_that_does_not_come_free_fails_all(self) -> None:
+        self.storage = self.open(busy_timeout=0.05)
+        lock = FileLock(f"{self.path}.lock")
+        self.addCleanup(lock.close)
+        self.assertTrue(lock.acquire(5))
+        failed: list[StorageUnavailable] = []
+
+        def publish() -> None:
+            try:
+                self.publish()
+            except StorageUnavailable as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=publish) for _ in range(5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(5, len({id(error) for error in failed}))
+        lock.release()
+        self.publish()
+        self.assertEqual(1, len(self.storage.list_messages("p", "q", None, 10)))
+
+
+class WorkerDeathTest(case.SqlCase):
+    PROGRAM = (
+        "worker = storage.join()\n"
+        "taken = storage.take(worker, 10**9, entries=10, rows=10, lanes=10)\n"
+        "print(worker, len(taken.entries), len(taken.rows), len(taken.lanes), flush=True)\n"
+        "sys.stdin.readline()\n"
+    )
+
+    def test_a_killed_worker_is_recovered_at_once(self) -> None:
+        mine = self.subscribe()
+        row_of, worker = self.entry_into_row(mine.id, due_at=conformance.NOW, attempts=1, lines=1)
+        parked = self.publish()
+        self.park(worker, parked, mine.id)
+        waiting = self.publish()
+        process = self.start(self.PROGRAM)
+        dead, *counts = process.stdout.readline().split()
+        self.assertEqual(["1", "1", "1"], counts)
+        self.assertEqual(0, self.storage.recover())
+        self.assertEqual([], list(self.take(worker, lanes=5).entries))
+        process.kill()
+        process.wait()
+        self.assertEqual(1, self.storage.recover())
+        self.assertEqual(0, self.storage.recover())
+        taken = self.take(worker, lanes=5)
+        self.assertEqual(waiting, [entry.message_id for entry in taken.entries])
+        self.assertEqual([row_of], [row.message_id for row in taken.rows])
+        self.assertEqual([conformance.LANE], list(taken.lanes))
+        self.assertFalse(os.path.exists(os.path.join(f"{self.path}.workers", f"{dead}.lock")))
+
+    def test_one_of_two_that_look_recovers_it(self) -> None:
+        process = self.start(self.PROGRAM)
+        process.stdout.readline()
+        process.kill()
+        process.wait()
+        other = self.open()
+        self.assertEqual(1, self.storage.recover() + other.recover())
+
+    def test_ids_of_workers_are_never_given_out_again(self) -> None:
+        first = self.storage.join()
+        self.storage.leave(first)
+        self.assertTrue(self.storage.join() > first)
+
+    def test_one_that_left_is_not_found(self) -> None:
+        worker = self.storage.join()
+        other = self.open()
+        self.assertEqual(0, other.recover())
+        self.storage.leave(worker)
+        self.assertEqual(0, other.recover())
+        self.assertEqual([], os.listdir(f"{self.path}.workers"))
+
+    def test_one_whose_storage_was_closed_is_found(self) -> None:
+        other = self.open()
+        other.join()
+        other.close()
+        self.assertEqual(1, self.storage.recover())
+
+
+class SecretTest(case.SqlCase):
+    def test_secrets_are_sealed_in_the_files(self) -> None:
+        secret = conformance.SECRET
+        mine = self.subscribe(secret=secret)
+        self.storage.update_subscription("p", "q", mine.id, {"secret": conformance.OTHER_SECRET})
+        self.storage.subscribe(self.subscription("http://c/", secret=secret))
+        raw = b"".join(path.read_bytes() for path in pathlib.Path(self.folder).iterdir() if path.is_file())
+        self.assertIn(b"http://c/", raw)
+        for one in (secret, conformance.OTHER_SECRET):
+            key = one.removeprefix("whsec_")
+            for form in (one.encode(), key.encode(), base64.b64decode(key)):
+                self.assertNotIn(form, raw)
+
+    def test_files_are_for_their_owner_alone(self) -> None:
+        path = os.path.join(self.folder, "fresh.db")
+        storage = self.storage_at(path)
+        self.addCleanup(storage.close)
+        storage.upgrade()
+        storage.join()
+        for name in ("fresh.db", "fresh.db-wal", "fresh.db.lock"):
+            self.assertEqual(0, os.stat(os.path.join(self.folder, name)).st_mode & 0o077, name)
+        self.assertEqual(0, os.stat(path + ".workers").st_mode & 0o077)
+
+    def test_keys_are_rotated(self) -> None:
+        old = self.subscribe(secret=conformance.SECRET)
+        rotating = self.open(keyring=Keyring([NEW_KEY, OLD_KEY]))
+        self.assertEqual(conformance.SECRET, rotating.get_subscription("p", "q", old.id).secret)
+        new = rotating.subscribe(self.subscription("http://b/", secret=conformance.OTHER_SECRET)).subscription
+        rotated = self.open(keyring=Keyring([NEW_KEY]))
+        self.assertEqual(conformance.OTHER_SECRET, rotated.get_subscription("p", "q", new.id).secret)
+        error = self.assertRaises(CannotDecrypt, rotated.get_subscription, "p", "q", old.id)
+        self.assertIn("[encryption] keys", str(error))
+
+    def test_a_secret_that_was_moved_to_another_subscription_does_not_open(self) -> None:
+        first, second = self.subscribe(secret=conformance.SECRET), self.subscribe("http://b/", secret=conformance.OTHER_SECRET)
+        self.storage.close()
+        with contextlib.closing(sqlite3.connect(self.path)) as outside, outside:
+            outside.execute(
+                "UPDATE subscriptions SET secret = (SELECT secret FROM subscriptions WHERE id = ?) WHERE id = ?",
+                (int(first.id, 16), int(second.id, 16)),
+            )
+        self.assertRaises(CannotDecrypt, self.open().get_subscription, "p", "q", second.id)
+
+
+class SchemaTest(case.SqlCase):
+    def test_a_missing_or_empty_database_cannot_start(self) -> None:
+        path = os.path.join(self.folder, "new.db")
+        storage = self.storage_at(path)
+        self.addCleanup(storage.close)
+        error = self.assertRaises(CannotStart, storage.check)
+        self.assertIn("run: zaqar-notify db upgrade", str(error))
+        self.assertFalse(os.path.exists(path))
+        pathlib.Path(path).touch()
+        error = self.assertRaises(CannotStart, storage.check)
+        self.assertIn("run: zaqar-notify db upgrade", str(error))
+        self.assertTrue(storage.upgrade())
+        storage.check()
+        self.assertFalse(storage.upgrade())
+
+    def test_a_schema_of_another_version_cannot_start(self) -> None:
+        self.storage.check()
+        with contextlib.closing(sqlite3.connect(self.path)) as outside, outside:
+            outside.execute("UPDATE alembic_version SET version_num = '9999'")
+        error = self.assertRaises(CannotStart, self.storage.check)
+        self.assertIn("9999", str(error))
+        self.assertRaises(CannotStart, self.storage.upgrade)
+
+    def test_urls(self) -> None:
+        for bad in ("nonsense", "mysql://u:hunter2@h/d", "sqlite://", "sqlite:///:memory:", "postgresql://u:hunter2@h/d"):
+            error = self.assertRaises(CannotStart, SqlStorage, bad, keyring=conformance.make_keyring(), retention=1.0)
+            self.assertNotIn("hunter2", str(error))
+
+    def test_nothing_is_opened_before_it_is_used(self) -> None:
+        storage = self.storage_at(os.path.join(self.folder, "unused.db"))
+        storage.close()
+        self.assertFalse(os.path.exists(os.path.join(self.folder, "unused.db")))
+        self.assertFalse(os.path.exists(os.path.join(self.folder, "unused.db.lock")))
+
+
+class PlanTest(case.SqlCase):
+    """No statement looks at more rows than it needs: SQLite's plans say SEARCH, never SCAN, for our tables."""
+
+    HARMLESS = re.compile(r"SCAN (asked|CONSTANT ROW|\(subquery|anon_1|alembic_version)|SCAN \d+ CONSTANT")
+
+    def assert_searches(self, statement: str, parameters: Any) -> None:
+        with contextlib.closing(sqlite3.connect(self.path)) as outside:
+            plan = [row[3] for row in outside.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+        scans = [step for step in plan if step.startswith("SCAN") and not self.HARMLESS.match(step)]
+        # The worker table has a row for each living worker, and all of them are meant.
+        self.assertEqual([], [scan for scan in scans if scan != "SCAN workers"], f"{statement}\n{plan}")
+
+    def test_hot_statements(self) -> None:
+        named = {name: value for name, value in vars(statements).items() if name.isupper() and not name.startswith("_")}
+        self.assertIn("TAKE_ROWS", named)
+        for statement in named.values():
+            self.assert_searches(statement, [None] * statement.count("?"))
+
+    def test_everything_that_is_run(self) -> None:
+        seen: dict[str, Any] = {}
+
+        def note(_: Any, __: Any, statement: str, parameters: Any, ___: Any, executemany: bool) -> None:
+            if statement.lstrip().startswith(("SELECT", "UPDATE", "DELETE", "INSERT")):
+                seen.setdefault(statement, parameters[0] if executemany else parameters)
+
+        for engine in (self.storage._database._reading, self.storage._database._writer._engine):
+            event.listen(engine, "before_cursor_execute", note)
+        self.use_everything()
+        for statement, parameters in seen.items():
+            if "sqlite_master" not in statement and "pragma" not in statement.lower():
+                self.assert_searches(statement, parameters)
+        self.assertTrue(len(seen) > 50, len(seen))
+
+    def use_everything(self) -> None:
+        storage = self.storage
+        storage.put_queue("p", "q", {})
+        storage.put_queue("p", "q", {"a": 1})
+        storage.list_queues("p", "a", 10)
+        first, second = self.subscribe(secret=conformance.SECRET, secret_made=True), self.subscribe("http://b/", ttl=60)
+        storage.subscribe(self.subscription(secret=conformance.SECRET, secret_made=True))
+        storage.update_subscription("p", "q", first.id, {"subscriber": "http://c/", "options": {}})
+        given = self.publish(6, ttl=60, client_id="me")
+        storage.get_queue("p", "q")
+        storage.list_messages("p", "q", given[0], 5, "they")
+        storage.get_message("p", "q", given[0])
+        storage.delete_message("p", "q", given[0])
+        worker = storage.join()
+        token = self.take(worker, lanes=3).token
+        ways: list[dict[str, Any]] = [
+            {"log": self.delivered()},
+            {"due_at": self.clock.now},
+            {"park": conformance.LANE},
+            {"due_at": self.clock.now + 20, "hold": True},
+        ]
+        settled = [
+            Settlement(message_id, one.id, token, from_row=False, publish=(("letters", Draft(b"1", 60)),), **way)
+            for one in (first, second)
+            for message_id, way in zip(given, ways, strict=False)
+        ]
+        storage.settle(settled, [Closing(one, token) for one in given[:4]] + [Closing(given[4], token, after=first.id)])
+        for one in (first, second):
+            storage.subscription_deliveries("p", "q", one.id, "7" * 16, 5)
+        for message_id in given:
+            storage.message_deliveries("p", "q", message_id, None, 5)
+        taken = self.take(worker, lanes=3)
+        again = self.take(worker, parked={conformance.LANE: 1, LaneKey("p", "none"): 1})
+        storage.load([row.message_id for row in taken.rows], [row.subscription_id for row in taken.rows])
+        storage.known(given[1], None)
+        end = self.attempt(1, State.DEAD, OutcomeKind.REJECTED)
+        storage.settle(
+            [Settlement(row.message_id, row.subscription_id, taken.token, from_row=True, log=end) for row in taken.rows]
+        )
+        storage.give_back(again.token, given, [(row.message_id, row.subscription_id) for row in again.rows])
+        self.clock.now += 70
+        storage.subscribe(self.subscription("http://b/"))
+        storage.delete_subscription("p", "q", first.id)
+        storage.recover()
+        for _ in range(3):
+            self.prune_all()
+            taken = self.take(worker)
+            storage.settle([], [Closing(entry.message_id, taken.token) for entry in taken.entries])
+            self.clock.now += conformance.RETENTION
+        storage.delete_queue("p", "q")
+        storage.leave(worker)
+        self.prune_all()
+        storage.check()
