@@ -33,10 +33,14 @@ def run(arguments: argparse.Namespace) -> int:
     # Kept open for as long as this process lives; its own children bind the port beside it.
     with port_of(conf, arguments.port_fd) as port:
         service = Service(conf, port.getsockname()[1])
+        arbiter = os.getpid()
         try:
             service.run()
         except SystemExit as stop:
-            # gunicorn's arbiter ends in this way only. A process that cannot start has said why.
+            # gunicorn's arbiter ends in this way only, and so do the processes that it forks: their status is for the arbiter.
+            if os.getpid() != arbiter:
+                raise
+            # A process that cannot start has said why.
             return 2 if stop.code == Arbiter.WORKER_BOOT_ERROR else int(stop.code or 0)
     return 0
 
