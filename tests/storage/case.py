@@ -30,7 +30,7 @@ class SqlCase(conformance.StorageCase):
         folder = tempfile.TemporaryDirectory()
         self.folder = folder.name
         self.path = os.path.join(self.folder, "notify.db")
-        shutil.copy(self.empty, self.path)
+        shutil.copyfile(self.empty, self.path)
         super().setUp()
         # After the storage is closed: cleanups run in reverse order.
         self._cleanups.insert(0, (folder.cleanup, (), {}))

@@ -66,8 +66,13 @@ class Database:
 
     def create(self) -> None:
         """Make an empty file unless there is one."""
+        if self.exists():
+            # Closing a file of one's own would end the locks that SQLite has on it in this process.
+            return
         try:
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        except FileExistsError:
+            return
         except OSError as error:
             raise StorageUnavailable(f"Cannot open the database {self.path}: {error.strerror}") from error
 
