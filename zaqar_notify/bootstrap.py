@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import logging.config
@@ -142,7 +143,8 @@ def build_api(conf: cfg.ConfigOpts) -> falcon.App[falcon.Request, falcon.Respons
 
     require_keys(conf)
     storage = build_storage(conf)
-    storage.check()
+    with contextlib.suppress(errors.StorageUnavailable):  # each request says so until it is back
+        storage.check()
     return create_app(
         storage,
         limits=_settings(Limits, conf.transport),

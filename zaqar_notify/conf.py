@@ -114,6 +114,8 @@ WORKER: list[cfg.Opt] = [
     seconds("stop_timeout", 30.0, "How long a worker that is told to stop waits for what is in flight."),
     cfg.IntOpt("max_in_flight", default=1024, min=3, help="Most attempts under way at once in a worker."),
     cfg.IntOpt("max_active", default=4000, min=1, help="Most deliveries that a worker holds in memory."),
+    seconds("ahead", 0.3, "How far ahead work is taken: about as much as was lately sent in this time."),
+    cfg.IntOpt("page", default=1000, min=1, help="Most subscriptions that are matched with one message in one transaction."),
     cfg.IntOpt("max_lanes", default=1000, min=1, help="Most lanes with parked deliveries that a worker empties at once."),
     cfg.IntOpt("lane_min", default=2, min=1, help="Attempts in flight that a lane is always allowed."),
     cfg.IntOpt("lane_max", default=32, min=1, help="Most attempts in flight in one lane (project and endpoint)."),

@@ -57,6 +57,13 @@ class Leased:
     """How many sends this worker has room for; what goes beyond is given back."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Dispatched:
+    sends: Sequence[Send]
+    entries: int
+    """How many of the outbox entries were matched; the others were given back."""
+
+
 # -- dispatch ------------------------------------------------------------------------------------------------------------------
 
 
@@ -72,39 +79,40 @@ class Dispatch:
         self._flow = _Flow(
             linear_flow.Flow("dispatch").add(
                 task.FunctorTask(self.load, name="load", revert=self.give_back, provides="loaded"),
-                task.FunctorTask(self.match, name="match", provides="sends"),
-                task.FunctorTask(self.submit, name="submit", provides="submitted"),
+                task.FunctorTask(self.match, name="match", provides="dispatched"),
+                task.FunctorTask(self.submit, name="submit"),
             ),
             inputs=("leased",),
         )
 
-    def run(self, leased: Leased) -> int:
-        """Returns the number of sends that came of it. Raises `StorageUnavailable`; the work is then given back."""
-        return int(self._flow.run("submitted", leased=leased))
+    def run(self, leased: Leased) -> Dispatched:
+        """Raises `StorageUnavailable`; the work is then given back."""
+        dispatched: Dispatched = self._flow.run("dispatched", leased=leased)
+        return dispatched
 
     def load(self, leased: Leased) -> Loaded:
         taken = leased.taken
         messages = {entry.message_id for entry in taken.entries} | {row.message_id for row in taken.rows}
         return self.storage.load(messages, {row.subscription_id for row in taken.rows})
 
-    def match(self, leased: Leased, loaded: Loaded) -> list[Send]:
+    def match(self, leased: Leased, loaded: Loaded) -> Dispatched:
         match = _Match(self, leased)
         for row in leased.taken.rows:
             match.row(row, loaded)
-        for number, entry in enumerate(leased.taken.entries):
-            if len(match.sends) >= leased.room:
-                later = [entry.message_id for entry in leased.taken.entries[number:]]
-                self.storage.give_back(leased.taken.token, later)
-                break
-            match.entry(entry, loaded)
-        return match.sends
+        entries = leased.taken.entries
+        matched = 0
+        while matched < len(entries) and len(match.sends) < leased.room:
+            match.entry(entries[matched], loaded)
+            matched += 1
+        if matched < len(entries):
+            self.storage.give_back(leased.taken.token, [entry.message_id for entry in entries[matched:]])
+        return Dispatched(match.sends, matched)
 
-    def submit(self, sends: list[Send]) -> int:
+    def submit(self, dispatched: Dispatched) -> None:
         now = time.monotonic()
-        for send in sends:
+        for send in dispatched.sends:
             if not self.lanes.submit(send, now):
                 self.settling.park(send)
-        return len(sends)
 
     def give_back(self, leased: Leased, **_: Any) -> None:
         """Reverts load: nothing was submitted yet. When the storage is out of reach the leases run out by themselves."""

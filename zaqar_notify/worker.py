@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import logging
+import math
 import os
 import select
 import time
@@ -40,6 +41,7 @@ class Settings:
     hang_grace: float = 5.0
     prune_interval: float = 5.0
     prune_step: int = 500
+    ahead: float = 0.3
     page: int = 1000
     """Subscriptions that are matched with one message at a time."""
 
@@ -71,6 +73,9 @@ class Worker:
         self._stopping = False
         self._id = 0
         self._fan_out = 1.0
+        self._pace = 0.0  # deliveries that ended, per second
+        self._finished = 0
+        self._paced_at = time.monotonic()
         self._more = True  # there may be due work that was not taken yet
         self._dispatched_at = self._polled_at = self._pruned_at = self._troubled_until = 0.0
         self._disabled: dict[str, float] = {}
@@ -145,6 +150,7 @@ class Worker:
 
     def _finish(self, send: Send, outcome: Outcome, at: float, wall: float) -> None:
         duration = at - send.started_at
+        self._finished += 1
         self._lanes.finish(send, outcome, duration, at)
         self._settling.settle(send, outcome, wall, duration)
         if outcome.disable or outcome.kind is OutcomeKind.GONE:
@@ -182,6 +188,7 @@ class Worker:
         now = time.monotonic()
         if now < max(self._dispatched_at + self._settings.dispatch_interval, self._troubled_until):
             return
+        self._measure_pace(now)
         room = self._room()
         if not room:
             return
@@ -208,10 +215,12 @@ class Worker:
         self._lanes.emptied(taken.emptied)
         self._lanes.hold(taken.lanes, now + self._settings.lease, now)
         if taken.entries or taken.rows:
-            sends = self._dispatch.run(Leased(taken, now + self._settings.lease, room))
+            dispatched = self._dispatch.run(Leased(taken, now + self._settings.lease, room))
             self._dispatched_at = time.monotonic()
-            if taken.entries:
-                self._fan_out += 0.3 * ((sends - len(taken.rows)) / len(taken.entries) - self._fan_out)
+            self._more = self._more or dispatched.entries < len(taken.entries)
+            if dispatched.entries:
+                fan_out = (len(dispatched.sends) - len(taken.rows)) / dispatched.entries
+                self._fan_out += 0.5 * (fan_out - self._fan_out)
 
     def _start_sends(self) -> None:
         now, wall = time.monotonic(), time.time()
@@ -249,9 +258,17 @@ class Worker:
             os.eventfd_write(self._bell, 1)
 
     def _room(self) -> int:
-        """How many more deliveries may be held. None while that is few: under load a batch is worth waiting for."""
-        room = self._settings.max_active - self._lanes.in_flight - self._lanes.waiting - self._settling.outstanding
-        return room if room >= self._settings.max_active // 4 else 0
+        """How many more deliveries may be held: as many as have lately ended in ``ahead`` seconds, so that what is taken
+        is sent before it has waited for long. None while that is few: under load a batch is worth waiting for."""
+        most = min(self._settings.max_active, max(self._settings.micro_batch, int(self._pace * self._settings.ahead)))
+        room = most - self._lanes.in_flight - self._lanes.waiting - self._settling.outstanding
+        return room if room >= most // 4 else 0
+
+    def _measure_pace(self, now: float) -> None:
+        passed = now - self._paced_at
+        if passed >= 0.1:
+            self._pace += (1.0 - math.exp(-2.0 * passed)) * (self._finished / passed - self._pace)
+            self._paced_at, self._finished = now, 0
 
     # -- in between ---------------------------------------------------------------------------------------------------------
 

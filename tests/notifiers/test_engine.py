@@ -204,7 +204,6 @@ class FaultTest(HttpCase):
     def test_no_answer(self) -> None:
         response = self.fault(behave.silent, timeout=0.2)
         self.assertEqual((Fault.TIMEOUT, 0), (response.fault, response.status))
-        self.assertGreaterEqual(response.elapsed, 0.19)
 
     def test_slow_body(self) -> None:
         response = self.fault(behave.slow_body, timeout=0.8)

@@ -797,6 +797,7 @@ class LedgerConformance(StorageCase):
             ([given], [(row_of, mine.id)]),
             ([entry.message_id for entry in again.entries], [(row.message_id, row.subscription_id) for row in again.rows]),
         )
+        self.assertEqual([1], [entry.takes for entry in again.entries], "nothing of it was sent")
         late = Settlement(given, mine.id, taken.token, from_row=False, log=self.delivered())
         self.assertEqual(1, self.storage.settle([late]))
 

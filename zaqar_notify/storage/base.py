@@ -266,7 +266,10 @@ class Storage(abc.ABC):
 
     @abc.abstractmethod
     def give_back(self, token: int, message_ids: Collection[str], rows: Collection[tuple[str, str]] = ()) -> None:
-        """End leases of this token early: the entries and the rows (message id, subscription id) are due at once."""
+        """End leases of this token early: the entries and the rows (message id, subscription id) are due at once.
+
+        Nothing of the entries was sent: they count as not taken.
+        """
 
     @abc.abstractmethod
     def prune(self, limit: int) -> int:

@@ -457,11 +457,13 @@ class MemoryStorage(Storage):
     def give_back(self, token: int, message_ids: Collection[str], rows: Collection[tuple[str, str]] = ()) -> None:
         with self._lock:
             now = self._clock()
-            asked: list[_Leased | None] = [self._outbox.get(message_id) for message_id in message_ids]
-            asked += [self._rows.get(key) for key in rows]
-            for one in asked:
-                if one is not None and one.lease == token:
-                    one.free(now)
+            for entry in filter(None, map(self._outbox.get, message_ids)):
+                if entry.lease == token:
+                    entry.free(now)
+                    entry.takes -= 1
+            for row in filter(None, map(self._rows.get, rows)):
+                if row.lease == token:
+                    row.free(now)
 
     # -- housekeeping -------------------------------------------------------------------------------------------------------
 

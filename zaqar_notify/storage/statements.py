@@ -127,7 +127,8 @@ ADVANCE_ENTRY = "UPDATE outbox SET after_id = ?, due_at = ?, lease = NULL, takes
 
 # -- ending leases -------------------------------------------------------------------------------------------------------------
 
-GIVE_BACK_ENTRY = "UPDATE outbox SET due_at = ?, lease = NULL WHERE message_id = ? AND lease = ?"
+# Given back before anything of it was sent: it counts as not taken.
+GIVE_BACK_ENTRY = "UPDATE outbox SET due_at = ?, lease = NULL, takes = takes - 1 WHERE message_id = ? AND lease = ?"
 
 GIVE_BACK_ROW = "UPDATE deliveries SET due_at = ?, lease = NULL WHERE message_id = ? AND subscription_id = ? AND lease = ?"
 
