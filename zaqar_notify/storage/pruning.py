@@ -18,7 +18,7 @@ from zaqar_notify.storage import ledger, statements
 from zaqar_notify.storage.publishing import json_list
 from zaqar_notify.storage.tables import deliveries, delivery_log, id_floors, messages, outbox, queues, subscriptions
 
-_LOOK_AGAIN = 60.0
+_LOOK_AGAIN = 600.0
 """Seconds, at most, until the next look at something that is over but still in use."""
 
 

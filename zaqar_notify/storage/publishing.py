@@ -23,19 +23,18 @@ class Post:
 
 def insert(connection: Connection, posts: Sequence[Post], now: float) -> list[list[int]]:
     """Returns the ids of each post's messages. Has to run under the write lock, for the ids' sake."""
-    count = sum(len(post.drafts) for post in posts)
-    if not count:
-        return [[] for _ in posts]
-    last = connection.exec_driver_sql(statements.LAST_MESSAGE_ID).scalar_one()
-    fresh = iter(ids.rising(last, now, count))
     queues: dict[tuple[str, str], int] = {}
+    last = 0
+    for key in {(post.project, post.queue): None for post in posts if post.drafts}:
+        found, last = connection.exec_driver_sql(statements.FIND_QUEUE_AND_LAST_MESSAGE, key).one()
+        queues[key] = _make_queue(connection, *key, now) if found is None else found
+    if not queues:
+        return [[] for _ in posts]
+    fresh = iter(ids.rising(last, now, sum(len(post.drafts) for post in posts)))
     messages: list[tuple[Any, ...]] = []
     given = []
     for post in posts:
-        key = (post.project, post.queue)
-        if key not in queues:
-            queues[key] = ensure_queue(connection, *key, now)
-        made = [_message(next(fresh), queues[key], draft, post.client_id, now) for draft in post.drafts]
+        made = [_message(next(fresh), queues[post.project, post.queue], draft, post.client_id, now) for draft in post.drafts]
         messages += made
         given.append([message[0] for message in made])
     connection.exec_driver_sql(statements.INSERT_MESSAGE, messages)
@@ -60,12 +59,13 @@ def _message(id: int, queue_id: int, draft: Draft, client_id: str | None, now: f
     )
 
 
-def ensure_queue(connection: Connection, project: str, name: str, now: float) -> int:
-    """The id of the queue, which is made if it is missing."""
-    found = connection.exec_driver_sql(statements.FIND_QUEUE, (project, name)).scalar()
-    if found is None:
-        found = connection.exec_driver_sql(statements.INSERT_QUEUE, (project, name, "{}", now)).scalar_one()
-    return int(found)
+def ensure_queue(connection: Connection, project: str, name: str, now: float) -> None:
+    if connection.exec_driver_sql(statements.FIND_QUEUE, (project, name)).first() is None:
+        _make_queue(connection, project, name, now)
+
+
+def _make_queue(connection: Connection, project: str, name: str, now: float) -> int:
+    return int(connection.exec_driver_sql(statements.INSERT_QUEUE, (project, name, "{}", now)).scalar_one())
 
 
 def json_list(values: Iterable[Any]) -> tuple[str]:

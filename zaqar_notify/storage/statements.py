@@ -11,9 +11,11 @@ FIND_QUEUE = "SELECT id FROM queues WHERE project = ? AND name = ? AND deleted_a
 
 INSERT_QUEUE = "INSERT INTO queues (project, name, metadata, created_at) VALUES (?, ?, ?, ?) RETURNING id"
 
-LAST_MESSAGE_ID = """
-SELECT max(coalesce((SELECT max(id) FROM messages), 0), coalesce((SELECT last FROM id_floors WHERE name = 'messages'), 0))
-"""
+FIND_QUEUE_AND_LAST_MESSAGE = f"""
+SELECT
+    ({FIND_QUEUE}),
+    max(coalesce((SELECT max(id) FROM messages), 0), coalesce((SELECT last FROM id_floors WHERE name = 'messages'), 0))
+"""  # noqa: S608 - only constants
 
 LAST_SUBSCRIPTION_ID = """
 SELECT max(
