@@ -201,6 +201,10 @@ class MessageConformance(StorageCase):
         self.publish()
         self.assertEqual({}, self.storage.get_queue("p", "q").metadata)
 
+    def test_publishing_nothing(self) -> None:
+        self.assertEqual([], self.storage.publish("p", "q", []))
+        self.assertEqual([], self.storage.list_messages("p", "q", None, 10))
+
     def test_publishing_keeps_the_metadata(self) -> None:
         self.storage.put_queue("p", "q", {"a": 1})
         self.publish()
@@ -800,6 +804,17 @@ class LedgerConformance(StorageCase):
         self.assertEqual([1], [entry.takes for entry in again.entries], "nothing of it was sent")
         late = Settlement(given, mine.id, taken.token, from_row=False, log=self.delivered())
         self.assertEqual(1, self.storage.settle([late]))
+
+    def test_what_is_given_back_was_not_taken(self) -> None:
+        message_id = self.publish()[0]
+        worker = self.storage.join()
+        self.storage.give_back(self.take(worker).token, [message_id])
+        self.assertEqual([Entry(message_id, None, 1)], self.take(worker).entries)
+        self.clock.now += LEASE
+        taken = self.take(worker)
+        self.assertEqual([Entry(message_id, None, 2)], taken.entries)
+        self.storage.give_back(taken.token, [message_id])
+        self.assertEqual([Entry(message_id, None, 2)], self.take(worker).entries)
 
     def test_leaving_gives_everything_back(self) -> None:
         mine = self.subscribe()
