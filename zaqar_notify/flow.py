@@ -39,6 +39,9 @@ from zaqar_notify.notifiers.sending import Route
 from zaqar_notify.retry import Policy, next_state
 from zaqar_notify.storage.base import Closing, Entry, Loaded, Row, Settlement, Storage, Taken
 
+BREATH = 100
+"""Pairs of message and subscription between two breaths."""
+
 DETAIL_LENGTH = 500
 """Characters of an outcome's detail that go into the log."""
 
@@ -70,12 +73,17 @@ class Dispatched:
 class Dispatch:
     """load -> match -> submit. What ends here without a send (expired, suppressed, parked ...) goes to ``settling``."""
 
-    def __init__(self, storage: Storage, routes: Routes, lanes: Lanes, settling: Settling, page: int) -> None:
+    def __init__(
+        self, storage: Storage, routes: Routes, lanes: Lanes, settling: Settling, *, page: int, breathe: Callable[[], None]
+    ) -> None:
+        """``page``: subscriptions that are matched with one message at a time. ``breathe`` is called every few milliseconds:
+        it starts sends in the places of those that have ended meanwhile."""
         self.storage = storage
         self.routes = routes
         self.lanes = lanes
         self.settling = settling
         self.page = page
+        self.breathe = breathe
         self._flow = _Flow(
             linear_flow.Flow("dispatch").add(
                 task.FunctorTask(self.load, name="load", revert=self.give_back, provides="loaded"),
@@ -93,6 +101,7 @@ class Dispatch:
     def load(self, leased: Leased) -> Loaded:
         taken = leased.taken
         messages = {entry.message_id for entry in taken.entries} | {row.message_id for row in taken.rows}
+        self.breathe()
         return self.storage.load(messages, {row.subscription_id for row in taken.rows})
 
     def match(self, leased: Leased, loaded: Loaded) -> Dispatched:
@@ -109,6 +118,7 @@ class Dispatch:
         return Dispatched(match.sends, matched)
 
     def submit(self, dispatched: Dispatched) -> None:
+        self.breathe()
         now = time.monotonic()
         for send in dispatched.sends:
             if not self.lanes.submit(send, now):
@@ -138,6 +148,7 @@ class _Match:
         self._routes: dict[str, tuple[Route, Lane] | Outcome] = {}
         self._wall = time.time()
         self._now = time.monotonic()
+        self._pairs = 0
         self.sends: list[Send] = []
 
     def entry(self, entry: Entry, loaded: Loaded) -> None:
@@ -173,6 +184,9 @@ class _Match:
             self._pair(message, subscription, None, row)
 
     def _pair(self, message: Message, subscription: Subscription, entry: OpenEntry | None, row: Row | None = None) -> None:
+        self._pairs += 1
+        if self._pairs % BREATH == 0:
+            self._dispatch.breathe()
         if entry is not None:
             entry.unsettled += 1
         send = self._make(message, subscription, entry, row)

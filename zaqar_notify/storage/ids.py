@@ -7,6 +7,7 @@ strictly, also when the clock jumps back.
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 
@@ -33,6 +34,7 @@ def show(number: int) -> str:
     return f"{number:016x}"
 
 
+@functools.lru_cache(maxsize=8192)
 def parse(text: str) -> int | None:
     """None for what cannot be an id."""
     return int(text, 16) if _SHAPE.fullmatch(text) else None

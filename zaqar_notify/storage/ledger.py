@@ -148,12 +148,10 @@ class _Settling:
             asked = json_list({row[0] for row in self._rows})
             expiries: dict[int, float] = dict(self._run(statements.EXPIRIES, asked).all())
             self._rows = [(*row, expiries[row[0]]) for row in self._rows]
-        for statement, parameters in (
-            (statements.INSERT_LINE, self._lines),
-            (statements.PUT_ROW, self._rows),
-            (statements.DELETE_ROW, self._ended),
-            (statements.DISABLE, self._disabled),
-        ):
+        for rows, inserted in ((statements.INSERT_LINES, self._lines), (statements.PUT_ROWS, self._rows)):
+            for statement, values in rows.of(inserted):
+                self._run(statement, values)
+        for statement, parameters in ((statements.DELETE_ROW, self._ended), (statements.DISABLE, self._disabled)):
             if parameters:
                 self._run(statement, parameters)
         if self._publish:
@@ -210,7 +208,7 @@ def _close(run: _Run, closings: Sequence[Closing], now: float) -> None:
 
 
 def line(message: int, subscription: int, entry: LogEntry) -> tuple[Any, ...]:
-    """The parameters of INSERT_LINE."""
+    """The parameters for INSERT_LINES."""
     return (
         message,
         subscription,

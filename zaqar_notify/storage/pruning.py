@@ -122,7 +122,8 @@ def end_expired(connection: Connection, now: float, limit: int) -> int:
         ledger.line(message, of, LogEntry(lines + 1, now, State.CANCELLED if deleted else State.EXPIRED))
         for message, of, lines, deleted in found
     ]
-    connection.exec_driver_sql(statements.INSERT_LINE, lines)
+    for statement, values in statements.INSERT_LINES.of(lines):
+        connection.exec_driver_sql(statement, values)
     connection.exec_driver_sql(statements.DELETE_ROW, [(message, of) for message, of, _, _ in found])
     return len(found)
 
