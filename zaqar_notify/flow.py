@@ -278,6 +278,8 @@ class Settling:
             duration=duration,
             detail=outcome.detail[:DETAIL_LENGTH],
         )
+        if self._log.isEnabledFor(logging.DEBUG):
+            self._log.debug("delivery %s, attempt %d: %s (%s)", send.id, send.attempt, outcome.kind.value, line.detail)
         self.add(
             Settlement(
                 send.message.id,
