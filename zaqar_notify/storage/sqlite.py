@@ -30,7 +30,7 @@ from zaqar_notify.errors import CannotStart, StorageUnavailable
 T = TypeVar("T")
 Item = TypeVar("Item")
 
-_LOCK_PAUSE = 0.0005
+_LOCK_PAUSE = 0.00005
 """Seconds between two tries to get the lock between processes."""
 _MOST_READERS = 64
 _OUR_FAULTS = (DataError, IntegrityError, ProgrammingError)
@@ -125,6 +125,7 @@ def _engine(path: str, busy_timeout: float, *, writes: bool) -> Engine:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA journal_size_limit = 67108864")
                 connection.execute("PRAGMA synchronous = FULL")
+                connection.execute("PRAGMA wal_autocheckpoint = 8000")
                 connection.execute("PRAGMA cache_size = -8000")
                 connection.execute("PRAGMA temp_store = MEMORY")
             else:

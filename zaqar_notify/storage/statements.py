@@ -19,7 +19,7 @@ class Rows:
 
     _MOST = 50
 
-    def __init__(self, before: str, columns: int, after: str) -> None:
+    def __init__(self, before: str, columns: int, after: str = "") -> None:
         self.columns = columns
         self._before = before
         self._row = f"({', '.join('?' * columns)})"
@@ -55,13 +55,13 @@ SELECT max(
 )
 """
 
-INSERT_MESSAGE = """
-INSERT INTO messages
-    (id, queue_id, body, attributes, parent_id, client_id, ttl, created_at, expires_at, version, prune_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
+INSERT_MESSAGES = Rows(
+    "INSERT INTO messages (id, queue_id, body, attributes, parent_id, client_id, ttl, created_at, expires_at, version, prune_at)"
+    " VALUES",
+    columns=11,
+)
 
-INSERT_ENTRY = "INSERT INTO outbox (message_id, queue_id, due_at, takes) VALUES (?, ?, ?, 0)"
+INSERT_ENTRIES = Rows("INSERT INTO outbox (message_id, queue_id, due_at, takes) VALUES", columns=4)
 
 # -- taking --------------------------------------------------------------------------------------------------------------------
 
