@@ -27,6 +27,11 @@ start here:
                          subscribe it
 """
 
+KEYS = """\
+The keys are [encryption] keys and [signed_url] secret_key. Where the data
+directory has a secrets.conf, which 'serve' makes, they are read from there;
+what a --config-file or the environment says wins."""
+
 SERVE = """\
 Runs the API and a worker, each as a process of its own, on an SQLite database
 in the data directory. The first start makes the directory, the database and
@@ -44,15 +49,19 @@ examples:
   zaqar-notify serve --config-file /etc/zaqar-notify/zaqar-notify.conf
 """
 
-API = """\
+API = f"""\
 Runs the API: gunicorn, with [api] workers processes of [api] threads threads.
-Needs [encryption] keys and [signed_url] secret_key, and a database that
-'zaqar-notify db upgrade' has made. SIGTERM stops it after running requests."""
+Needs keys, and a database that 'zaqar-notify db upgrade' has made. SIGTERM
+stops it after running requests.
 
-WORKER = """\
+{KEYS}"""
+
+WORKER = f"""\
 Runs a worker, which delivers. Any number of them may work on one database.
-Needs [encryption] keys and [signed_url] secret_key. SIGTERM stops it: it waits
-[worker] stop_timeout for what is in flight, gives the rest back and leaves."""
+Needs keys. SIGTERM stops it: it waits [worker] stop_timeout for what is in
+flight, gives the rest back and leaves.
+
+{KEYS}"""
 
 API_EXAMPLES = """\
 example:
@@ -134,9 +143,7 @@ def build_parser() -> argparse.ArgumentParser:
     api.add_argument("--port-fd", type=int, help=argparse.SUPPRESS)  # the bound port, from 'serve'
     api.set_defaults(run=run_api)
     worker = _add(commands, "worker", "run a worker alone", (WORKER, WORKER_EXAMPLES), [configured])
-    worker.add_argument(
-        "--ready-fd", type=int, metavar="N", help="write 'ready' to this file descriptor when work can be taken"
-    )
+    worker.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)  # where to say 'ready' to 'serve'
     worker.set_defaults(run=run_worker)
 
     notifiers = _add(

@@ -58,6 +58,7 @@ class ServeTest(Case):
         self.assertEqual(0o600, stat.S_IMODE(secrets.stat().st_mode))
         self.assertEqual(0o700, stat.S_IMODE(self.data.stat().st_mode))
         first_secrets = secrets.read_text()
+        self.assertRegex(run("config", "--data", str(self.data)).stdout, rf"(?m)^encryption +keys +\*+ +file {secrets}$")
 
         client = Client(f"http://127.0.0.1:{self.port}")
         message_id = client.post({"n": 1})[0]
@@ -103,9 +104,7 @@ class ServeTest(Case):
         self.assertIn(f"in use by process {serve.process.pid}", said)
         said = self.refused("serve", "--port", str(self.port), "--data", f"{self.data}2")
         self.assertIn(f"Port {self.port} on 127.0.0.1 is taken", said)
-        said = self.refused(
-            "api", "--port", str(self.port), "--data", str(self.data), "--config-file", str(self.data / "secrets.conf")
-        )
+        said = self.refused("api", "--port", str(self.port), "--data", str(self.data))
         self.assertIn(f"Port {self.port} on 127.0.0.1 is taken", said)
 
     def test_with_a_configuration_file_nothing_is_allowed_implicitly(self):

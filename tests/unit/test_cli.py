@@ -41,6 +41,10 @@ class ParserTest(unittest.TestCase):
                 self.assertIn("example", out)
                 self.assertLessEqual(max(map(len, out.splitlines())), 80)
 
+    def test_what_only_serve_uses_is_not_shown(self):
+        for command in self.COMMANDS:
+            self.assertNotIn("-fd", run(*command, "--help")[1])
+
     def test_the_overview_names_every_command(self):
         _, out, _ = run("--help")
         for command in self.COMMANDS:
@@ -114,6 +118,16 @@ class ShowTest(unittest.TestCase):
     def value(rows, group, name):
         row = rows[group, name]
         return row["value"], row["source"]
+
+    def test_the_keys_that_serve_made_are_read_first(self):
+        with tempfile.TemporaryDirectory() as directory:
+            made = serve.make_secrets(directory)
+            rows = self.rows("", "--data", directory)
+            for option in (("encryption", "keys"), ("signed_url", "secret_key")):
+                self.assertEqual((show.MASK, f"file {made}"), self.value(rows, *option))
+            rows = self.rows(f"[DEFAULT]\ndata_dir = {directory}\n[signed_url]\nsecret_key = mine\n")
+            self.assertEqual(f"file {made}", rows["encryption", "keys"]["source"])
+            self.assertEqual(f"file {self.path}", rows["signed_url", "secret_key"]["source"], "a given file wins")
 
     def test_the_notifiers_options_are_shown(self):
         self.assertIn(("webhook", "timeout"), self.rows(""))

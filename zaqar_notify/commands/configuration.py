@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,8 +20,19 @@ FLAGS: dict[str, tuple[str | None, str]] = {
 """Which option (group, name) each flag sets."""
 
 
-def configure(arguments: argparse.Namespace, first_files: Sequence[str] = ()) -> cfg.ConfigOpts:
-    """``first_files`` are read before the files of the command line, which therefore win. Raises `CannotStart`."""
+def configure(arguments: argparse.Namespace) -> cfg.ConfigOpts:
+    """The keys that `serve` made are read before the files of the command line, which therefore win. Raises `CannotStart`."""
+    conf = _read(arguments, arguments.config_files)
+    made = secrets_path(conf.data_dir)
+    return _read(arguments, [made, *arguments.config_files]) if os.path.exists(made) else conf
+
+
+def secrets_path(directory: str) -> str:
+    """The configuration file with the keys that `serve` makes in the data directory; the other commands find them there."""
+    return os.path.join(directory, "secrets.conf")
+
+
+def _read(arguments: argparse.Namespace, files: Sequence[str]) -> cfg.ConfigOpts:
     given = {option: getattr(arguments, flag, None) for flag, option in FLAGS.items()}
     overrides: dict[tuple[str | None, str], Any] = {option: value for option, value in given.items() if value is not None}
-    return bootstrap.configure(config_files=[*first_files, *arguments.config_files], overrides=overrides)
+    return bootstrap.configure(config_files=files, overrides=overrides)

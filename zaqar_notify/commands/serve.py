@@ -24,7 +24,7 @@ from oslo_config import cfg
 from zaqar_notify import __version__, bootstrap, errors
 from zaqar_notify.commands import address, curl, database
 from zaqar_notify.commands.children import Children
-from zaqar_notify.commands.configuration import configure
+from zaqar_notify.commands.configuration import configure, secrets_path
 
 LOOPBACK = "127.0.0.0/8,::1/128"
 ALLOWED_NETWORKS = "OS_GUARD__ALLOWED_NETWORKS"
@@ -43,17 +43,17 @@ def run(arguments: argparse.Namespace) -> int:
     address.require_loopback(conf)
     directory = os.path.abspath(conf.data_dir)
     with StopSignals() as signals, lock(directory) as killed:
-        files = [make_secrets(directory), *arguments.config_files]
-        conf = configure(arguments, first_files=files[:1])
+        make_secrets(directory)
+        conf = configure(arguments)
         database.upgrade_schema(conf)
         with reserve(conf, wait=AFTER_KILL if killed else 0.0) as port:
-            return look_after(conf, port, directory, files, signals)
+            return look_after(conf, port, directory, arguments.config_files, signals)
 
 
 def look_after(conf: cfg.ConfigOpts, port: socket.socket, directory: str, files: Sequence[str], signals: StopSignals) -> int:
     """Run API and worker until a signal comes; returns the exit status."""
     url = address.url(conf.api.host, port.getsockname()[1])
-    development = len(files) == 1 and conf.auth.strategy == "none" and ALLOWED_NETWORKS not in os.environ
+    development = not files and conf.auth.strategy == "none" and ALLOWED_NETWORKS not in os.environ
     flags = [word for file in files for word in ("--config-file", file)]
     children = Children(
         [*flags, "--data", directory, *(["--debug"] if conf.debug else [])],
@@ -115,7 +115,7 @@ def lock(directory: str) -> Iterator[bool]:
 
 def make_secrets(directory: str) -> str:
     """The path of the configuration file with this installation's keys; written once, and never again."""
-    path = os.path.join(directory, "secrets.conf")
+    path = secrets_path(directory)
     if os.path.exists(path):
         return path
     new = f"{path}.new"
