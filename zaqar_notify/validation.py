@@ -233,6 +233,8 @@ def _draft(message: Any, where: str, default_ttl: int, limits: Limits) -> Draft:
         raise InvalidRequest(f"{where} has to be a JSON object, and is {_kind(message)}.")
     if "body" not in message:
         raise InvalidRequest(f'{where} has no "body".')
+    if "delay" in message and _integer(message["delay"], 0, None, f"{where}.delay"):
+        raise InvalidRequest(f"{where}.delay: delay is not supported yet; leave it out, or send 0.")
     ttl = _message_ttl(message["ttl"], limits, f"{where}.ttl") if "ttl" in message else default_ttl
     body_json = _encode(message["body"]).encode()
     if "attributes" not in message:

@@ -75,6 +75,7 @@ class MessageTests:
             {"messages": [{"body": 1}, {"body": 1, "ttl": "60"}]},
             {"messages": [{"body": 1}, {"body": 1, "ttl": True}]},
             {"messages": [{"body": 1}, {"body": 1, "ttl": None}]},
+            {"messages": [{"body": 1}, {"body": 1, "delay": 1}]},
             {"messages": [{"body": 1}, {"body": 1, "attributes": []}]},
             {"messages": [{"body": 1}, {"body": 1, "attributes": {"a": None}}]},
             {"messages": [{"body": 1}, {"body": 1, "attributes": {str(n): n for n in range(21)}}]},
@@ -87,7 +88,14 @@ class MessageTests:
         self.assertEqual(self.wakes, [])
 
     def test_unknown_keys_are_ignored(self):
-        self.ok("POST", PATH, {"messages": [{"body": 1, "id": "x", "delay": 0}], "more": 1}, status=201)
+        self.ok("POST", PATH, {"messages": [{"body": 1, "id": "x"}], "more": 1}, status=201)
+
+    def test_delay_is_refused_rather_than_ignored(self):
+        self.ok("POST", PATH, {"messages": [{"body": 1, "delay": 0}]}, status=201)
+        self.refused(400, "POST", PATH, {"messages": [{"body": 1, "delay": 5}]}, text="delay is not supported yet")
+        for delay in (-1, "5", 0.0, False, None):
+            with self.subTest(delay=delay):
+                self.refused(400, "POST", PATH, {"messages": [{"body": 1, "delay": delay}]}, text="messages[0].delay")
 
     def test_size(self):
         frame = len('{"messages": [{"body": ""}]}')
