@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from zaqar_notify.errors import CannotStart, StorageUnavailable
+from zaqar_notify.errors import CannotStart, NotifyError
 
 KEY_BYTES = 32
 _VERSION = b"\x01"
@@ -25,7 +25,7 @@ _HEADER_BYTES = len(_VERSION) + _FINGERPRINT_BYTES
 _HOW = "Make one with: openssl rand -base64 32"
 
 
-class CannotDecrypt(StorageUnavailable):
+class CannotDecrypt(NotifyError):
     """A secret was encrypted with a key that is not configured (any more), or was tampered with."""
 
 

@@ -129,9 +129,11 @@ class Subscription:
     expires_at: float | None
     confirmed: bool = False
     secret: str | None = dataclasses.field(default=None, repr=False)
-    """``whsec_`` and base64: signs the deliveries. Encrypted at rest, never shown again."""
+    """``whsec_`` and base64: signs the deliveries. Encrypted at rest, never shown again. None also when it is sealed."""
     secret_made: bool = False
     """The service made the secret (the client gave none)."""
+    sealed: bool = False
+    """Its secret cannot be opened: the key that encrypted it is not among [encryption] keys."""
     disabled: Disabled | None = None
 
     def live(self, now: float) -> bool:

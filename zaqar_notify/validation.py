@@ -307,7 +307,8 @@ def subscription_changes(document: Any, *, limits: Limits, now: float) -> dict[s
 
 def shown_options(subscription: Subscription) -> Mapping[str, Any]:
     """A subscription's options as any client may see them."""
-    return subscription.options if subscription.secret is None else {**subscription.options, "secret": MASK}
+    has_secret = subscription.secret is not None or subscription.sealed
+    return {**subscription.options, "secret": MASK} if has_secret else subscription.options
 
 
 def _subscriber(value: Any) -> str:

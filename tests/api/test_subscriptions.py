@@ -1,7 +1,12 @@
+import base64
 import dataclasses
+import pathlib
+import shutil
+import tempfile
 
 from tests.api.case import HOOK, ApiCase, OverMemory, OverSql
 from zaqar_notify import signing, validation
+from zaqar_notify.encryption import Keyring
 from zaqar_notify.model import Disabled
 from zaqar_notify.validation import MASK
 
@@ -268,6 +273,29 @@ class SubscriptionTests:
                 self.refused(404, "PATCH", one, {"ttl": 60})
                 self.refused(404, "POST", one + "/enable")
                 self.ok("DELETE", one, status=204)
+
+
+class LostKeyTest(OverSql, ApiCase):
+    def make_storage(self, clock):
+        self.directory = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        shutil.copytree(self._empty.name, self.directory, dirs_exist_ok=True)
+        return self.open(self.directory, clock=clock)
+
+    def test_the_listing_comes_and_a_new_secret_heals(self):
+        lost = self.ok("POST", PATH, HOOK, status=201).json["subscription_id"]
+        self.storage = self.open(self.directory, clock=self.clock, keyring=Keyring([base64.b64encode(b"n" * 32).decode()]))
+        self.addCleanup(self.storage.close)
+        self.client = self.make_client()
+        kept = self.subscribe(1)
+        with self.assertLogs("zaqar_notify.storage", "WARNING") as logged:
+            shown = self.ok("GET", PATH).json["subscriptions"]
+        self.assertEqual([(one["id"], one["options"]) for one in shown], [(lost, {"secret": MASK}), (kept, {"secret": MASK})])
+        self.assertEqual(len(logged.output), 1)
+        self.ok("PATCH", f"{PATH}/{lost}", {"options": {"secret": MASK}, "ttl": 600}, status=204)
+        self.assertTrue(self.storage.get_subscription("p", "q", lost).sealed)
+        self.ok("PATCH", f"{PATH}/{lost}", {"options": {"secret": SECRET}}, status=204)
+        healed = self.storage.get_subscription("p", "q", lost)
+        self.assertEqual((healed.secret, healed.sealed), (SECRET, False))
 
 
 class SubscriptionMemoryTest(OverMemory, SubscriptionTests, ApiCase):

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
+import logging
 import os
 import pathlib
 import re
@@ -15,9 +17,9 @@ import sqlalchemy
 from sqlalchemy import event
 
 from tests.storage import case, conformance
-from zaqar_notify.encryption import CannotDecrypt, Keyring
+from zaqar_notify.encryption import Keyring
 from zaqar_notify.errors import CannotStart, Conflict, StorageUnavailable
-from zaqar_notify.model import Draft, LaneKey, OutcomeKind, State
+from zaqar_notify.model import Disabled, Draft, LaneKey, OutcomeKind, State, Subscription
 from zaqar_notify.storage import statements
 from zaqar_notify.storage.base import Closing, Settlement, Storage
 from zaqar_notify.storage.sql import SqlStorage
@@ -400,8 +402,8 @@ class SecretTest(case.SqlCase):
         new = rotating.subscribe(self.subscription("http://b/", secret=conformance.OTHER_SECRET)).subscription
         rotated = self.open(keyring=Keyring([NEW_KEY]))
         self.assertEqual(conformance.OTHER_SECRET, rotated.get_subscription("p", "q", new.id).secret)
-        error = self.assertRaises(CannotDecrypt, rotated.get_subscription, "p", "q", old.id)
-        self.assertIn("[encryption] keys", str(error))
+        with self.assertLogs("zaqar_notify.storage", logging.WARNING):
+            self.assertEqual((None, True), _secret_of(rotated.get_subscription("p", "q", old.id)), "its key is gone")
 
     def test_a_secret_that_was_moved_to_another_subscription_does_not_open(self) -> None:
         first, second = self.subscribe(secret=conformance.SECRET), self.subscribe("http://b/", secret=conformance.OTHER_SECRET)
@@ -411,7 +413,66 @@ class SecretTest(case.SqlCase):
                 "UPDATE subscriptions SET secret = (SELECT secret FROM subscriptions WHERE id = ?) WHERE id = ?",
                 (int(first.id, 16), int(second.id, 16)),
             )
-        self.assertRaises(CannotDecrypt, self.open().get_subscription, "p", "q", second.id)
+        again = self.open()
+        with self.assertLogs("zaqar_notify.storage", logging.WARNING):
+            self.assertEqual((None, True), _secret_of(again.get_subscription("p", "q", second.id)))
+        self.assertEqual(first, again.get_subscription("p", "q", first.id))
+
+
+class LostKeyTest(case.SqlCase):
+    """The key of one subscription's secret is gone: that concerns this subscription alone."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.logged = self.enterContext(self.assertLogs("zaqar_notify.storage", logging.WARNING))
+        self.lost = self.subscribe(secret=conformance.SECRET, secret_made=True)
+        self.storage = self.open(keyring=Keyring([NEW_KEY]))
+        self.kept = self.subscribe("http://b/", secret=conformance.OTHER_SECRET)
+        self.sealed = dataclasses.replace(self.lost, secret=None, sealed=True)
+
+    def stored_secret(self) -> bytes:
+        with contextlib.closing(sqlite3.connect(self.path)) as outside:
+            found = outside.execute("SELECT secret FROM subscriptions WHERE id = ?", (int(self.lost.id, 16),)).fetchone()
+        return found[0]
+
+    def test_the_others_come(self) -> None:
+        self.assertEqual([self.sealed, self.kept], self.storage.list_subscriptions("p", "q", None, 10))
+        self.assertEqual(self.sealed, self.storage.get_subscription("p", "q", self.lost.id))
+        loaded = self.storage.load([], [self.lost.id, self.kept.id])
+        self.assertEqual({self.lost.id: self.sealed, self.kept.id: self.kept}, loaded.subscriptions)
+
+    def test_it_is_said_once(self) -> None:
+        for number in range(3):
+            self.storage.update_subscription("p", "q", self.lost.id, {"options": {"n": number}})
+            self.storage.list_subscriptions("p", "q", None, 10)
+        [line] = self.logged.output
+        self.assertIn(self.lost.id, line)
+        self.assertIn("[encryption] keys", line)
+
+    def test_what_is_stored_stays_until_it_is_replaced(self) -> None:
+        stored = self.stored_secret()
+        why = Disabled("told to", 1.0)
+        self.entry_into_row(self.lost.id, log=self.delivered())
+        for changes in ({"ttl": 600, "options": {"a": 1}}, {"disabled": why}, {"disabled": None}, {"subscriber": "http://c/"}):
+            changed = self.storage.update_subscription("p", "q", self.lost.id, changes)
+            self.assertEqual((None, True), _secret_of(changed))
+        asked = self.subscription("http://c/", secret=conformance.OTHER_SECRET, secret_made=True)
+        self.assertFalse(self.storage.subscribe(asked).secret_is_new, "it has signed")
+        self.assertEqual(stored, self.stored_secret())
+        self.assertEqual((conformance.SECRET, False), _secret_of(self.open().get_subscription("p", "q", self.lost.id)))
+
+    def test_a_new_secret_heals_it(self) -> None:
+        healed = self.storage.update_subscription("p", "q", self.lost.id, {"secret": conformance.OTHER_SECRET})
+        self.assertEqual((conformance.OTHER_SECRET, False), _secret_of(healed))
+        self.assertIn(healed, self.storage.list_subscriptions("p", "q", None, 10))
+
+    def test_it_can_be_deleted(self) -> None:
+        self.storage.delete_subscription("p", "q", self.lost.id)
+        self.assertEqual([self.kept], self.storage.list_subscriptions("p", "q", None, 10))
+
+
+def _secret_of(subscription: Subscription) -> tuple[str | None, bool]:
+    return subscription.secret, subscription.sealed
 
 
 class SchemaTest(case.SqlCase):

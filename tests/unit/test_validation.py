@@ -222,6 +222,8 @@ class SubscriptionTest(unittest.TestCase):
         self.assertEqual((made.secret, made.secret_made, made.options), (SECRET, False, {"a": 1}))
         self.assertNotIn(SECRET, repr(made))
         self.assertEqual(validation.shown_options(made), {"a": 1, "secret": validation.MASK})
+        sealed = dataclasses.replace(made, secret=None, sealed=True)
+        self.assertEqual(validation.shown_options(sealed), {"a": 1, "secret": validation.MASK})
 
     def test_bad_secrets(self):
         for secret in ("", "x", "whsec_", "whsec_AAAA", validation.MASK, None, 5, [], {}):

@@ -114,6 +114,9 @@ class Subscribed:
 
 
 class Storage(abc.ABC):
+    """A subscription whose secret cannot be opened is handed out like any other, but ``sealed`` and without the secret. What is
+    stored of the secret stays until it is replaced."""
+
     # -- life ---------------------------------------------------------------------------------------------------------------
 
     @abc.abstractmethod

@@ -8,19 +8,22 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, ScalarSelect, Select, delete, insert, inspect, select, update
 
-from zaqar_notify.encryption import Keyring
+from zaqar_notify.encryption import CannotDecrypt, Keyring
 from zaqar_notify.errors import CannotStart, Conflict
 from zaqar_notify.model import DeliveryRecord, Disabled, Draft, LaneKey, Message, Queue, Subscription
 from zaqar_notify.storage import arrivals, ids, ledger, pruning, publishing, sqlite, statements, tables
 from zaqar_notify.storage.base import Closing, Loaded, Settlement, Storage, Subscribed, Taken
 from zaqar_notify.storage.publishing import Post, json_list
 from zaqar_notify.storage.tables import deliveries, delivery_log, messages, queues, subscriptions, workers
+
+LOG = logging.getLogger(__name__)
 
 _UPGRADE = "run: zaqar-notify db upgrade"
 _MOST_SUBSCRIPTIONS_KEPT = 2048
@@ -45,6 +48,8 @@ class SqlStorage(Storage):
         self._retention = pruning.Retention(retention, body_retention)
         self._clock = clock
         self._takes = itertools.count(1)
+        self._sealed: set[str] = set()
+        """Subscriptions of which the log says that they are sealed."""
         # Matching reads the same subscriptions again and again; opening their secrets is half of the cost.
         self._subscription = functools.lru_cache(_MOST_SUBSCRIPTIONS_KEPT)(self._make_subscription)
 
@@ -207,7 +212,7 @@ class SqlStorage(Storage):
         return Subscribed(self._read_subscription(connection, number), created=True, secret_is_new=asked.secret is not None)
 
     def _may_replace_secret(self, connection: Connection, existing: Subscription, asked: Subscription) -> bool:
-        if not asked.secret_made or existing.secret is None:
+        if not asked.secret_made or (existing.secret is None and not existing.sealed):
             return True
         return existing.secret_made and not _has_signed(connection, ids.parse(existing.id))
 
@@ -312,6 +317,7 @@ class SqlStorage(Storage):
         number, project, queue, subscriber, ttl, options, created_at, expires_at, *others = row
         confirmed, secret, secret_made, disabled_at, disabled_reason, disabled_enable_by = others
         shown = ids.show(number)
+        plain = None if secret is None else self._open_secret(secret, shown)
         return Subscription(
             id=shown,
             project=project,
@@ -322,10 +328,21 @@ class SqlStorage(Storage):
             created_at=created_at,
             expires_at=expires_at,
             confirmed=bool(confirmed),
-            secret=None if secret is None else self._keyring.open(secret, _context(shown)).decode(),
+            secret=plain,
             secret_made=bool(secret_made),
+            sealed=secret is not None and plain is None,
             disabled=None if disabled_at is None else Disabled(disabled_reason, disabled_at, disabled_enable_by),
         )
+
+    def _open_secret(self, secret: bytes, subscription_id: str) -> str | None:
+        """None when it cannot be opened: one lost key must not stop what needs other keys, or none."""
+        try:
+            return self._keyring.open(secret, _context(subscription_id)).decode()
+        except CannotDecrypt as error:
+            if subscription_id not in self._sealed:
+                self._sealed.add(subscription_id)
+                LOG.warning("subscription %s: %s Its deliveries wait until it has a new secret.", subscription_id, error)
+            return None
 
     # -- did it arrive? -----------------------------------------------------------------------------------------------------
 
