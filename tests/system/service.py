@@ -63,9 +63,12 @@ def wait_for(condition: Callable[[], Any], what: str, timeout: float = WAIT) -> 
 
 
 class Service:
-    """One data directory and the processes on it. ``options`` are further lines of configuration."""
+    """One data directory and the processes on it. ``options`` are further lines of configuration, ``environment`` further
+    variables."""
 
-    def __init__(self, test: unittest.TestCase | None = None, options: str = "") -> None:
+    def __init__(
+        self, test: unittest.TestCase | None = None, options: str = "", environment: Mapping[str, str] | None = None
+    ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="zaqar-notify-")
         self.data_dir = pathlib.Path(self._directory.name)
         self.port = free_port()
@@ -80,6 +83,7 @@ class Service:
             )
             + options
         )
+        self.environment = {**os.environ, **(environment or {})}
         self.processes: list[subprocess.Popen[bytes]] = []
         if test is not None:
             test.addCleanup(self.close)
@@ -87,7 +91,13 @@ class Service:
 
     def run(self, *command: str) -> str:
         return subprocess.run(
-            self._command(*command), check=True, capture_output=True, text=True, timeout=WAIT, stdin=subprocess.DEVNULL
+            self._command(*command),
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=WAIT,
+            check=True,
         ).stdout
 
     def _command(self, *command: str) -> list[str]:
@@ -97,7 +107,12 @@ class Service:
         """``kind`` is "api" or "worker"; in a process group of its own, so that a kill takes all of it."""
         with (self.data_dir / f"{kind}.log").open("ab") as log:
             process = subprocess.Popen(
-                self._command(kind), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                self._command(kind),
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         self.processes.append(process)
         return process
