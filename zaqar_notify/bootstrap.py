@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from zaqar_notify.worker import Worker
 
 MEMORY = "memory://"
+SETTLING_TIME = 10.0
+"""Seconds of a lease that are kept for waiting and settling: an attempt may take what is left."""
 _Settings = TypeVar("_Settings")
 
 
@@ -130,7 +132,7 @@ def build_notifiers(conf: cfg.ConfigOpts) -> Notifiers:
         https_only=conf.guard.https_only,
         allowed_ports=conf.guard.allowed_ports,
     )
-    http = HttpClients.from_options(conf.webhook, guard, max_timeout=conf.worker.lease - 10.0)
+    http = HttpClients.from_options(conf.webhook, guard, max_timeout=conf.worker.lease - SETTLING_TIME)
     notifiers = Notifiers.load(subscriber_types=conf.transport.subscriber_types)
     notifiers.instantiate(conf, http)
     return notifiers
@@ -166,7 +168,12 @@ def build_worker(conf: cfg.ConfigOpts) -> Worker:
     storage = build_storage(conf)
     storage.check()
     notifiers = build_notifiers(conf)
-    senders = Senders(notifiers.pick, conf.worker.threads, conf.worker.timeout)
+    senders = Senders(
+        notifiers.pick,
+        threads=conf.worker.threads,
+        timeout=conf.worker.timeout,
+        max_timeout=conf.worker.lease - SETTLING_TIME,
+    )
     return Worker(
         storage,
         senders.route,
@@ -190,7 +197,7 @@ def _wake_directory(conf: cfg.ConfigOpts) -> str:
 
 def _check_timeouts(conf: cfg.ConfigOpts) -> None:
     """A send has to end, and be settled, within its lease."""
-    longest = conf.worker.lease - 10.0
+    longest = conf.worker.lease - SETTLING_TIME
     for group in ("worker", "webhook"):
         if conf[group].timeout > longest:
             raise errors.CannotStart(

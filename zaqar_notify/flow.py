@@ -42,9 +42,6 @@ from zaqar_notify.storage.base import Closing, Entry, Loaded, Row, Settlement, S
 BREATH = 100
 """Pairs of message and subscription between two breaths."""
 
-DETAIL_LENGTH = 500
-"""Characters of an outcome's detail that go into the log."""
-
 
 Routes = Callable[[Subscription], Route]
 """Raises `NotifyError` when no loaded notifier serves the subscription."""
@@ -57,7 +54,7 @@ class Leased:
     taken: Taken
     until: float
     room: int
-    """How many sends this worker has room for; what goes beyond is given back."""
+    """How many deliveries this worker has room for; what goes beyond is given back."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,6 +62,8 @@ class Dispatched:
     sends: Sequence[Send]
     entries: int
     """How many of the outbox entries were matched; the others were given back."""
+    pairs: int
+    """How many pairs of a message and a subscription were looked at, sent or not."""
 
 
 # -- dispatch ------------------------------------------------------------------------------------------------------------------
@@ -110,12 +109,12 @@ class Dispatch:
             match.row(row, loaded)
         entries = leased.taken.entries
         matched = 0
-        while matched < len(entries) and len(match.sends) < leased.room:
+        while matched < len(entries) and match.pairs < leased.room:
             match.entry(entries[matched], loaded)
             matched += 1
         if matched < len(entries):
             self.storage.give_back(leased.taken.token, [entry.message_id for entry in entries[matched:]])
-        return Dispatched(match.sends, matched)
+        return Dispatched(match.sends, matched, match.pairs)
 
     def submit(self, dispatched: Dispatched) -> None:
         self.breathe()
@@ -148,7 +147,7 @@ class _Match:
         self._routes: dict[str, tuple[Route, Lane] | Outcome] = {}
         self._wall = time.time()
         self._now = time.monotonic()
-        self._pairs = 0
+        self.pairs = 0
         self.sends: list[Send] = []
 
     def entry(self, entry: Entry, loaded: Loaded) -> None:
@@ -184,8 +183,8 @@ class _Match:
             self._pair(message, subscription, None, row)
 
     def _pair(self, message: Message, subscription: Subscription, entry: OpenEntry | None, row: Row | None = None) -> None:
-        self._pairs += 1
-        if self._pairs % BREATH == 0:
+        self.pairs += 1
+        if self.pairs % BREATH == 0:
             self._dispatch.breathe()
         if entry is not None:
             entry.unsettled += 1
@@ -221,6 +220,8 @@ class _Match:
         return found
 
     def _look_up(self, subscription: Subscription) -> tuple[Route, Lane] | Outcome:
+        if subscription.sealed:
+            return Outcome(OutcomeKind.OURS, detail="Its secret was encrypted with a key that is not there any more")
         try:
             route = self._dispatch.routes(subscription)
         except errors.NotifyError as error:
@@ -276,7 +277,7 @@ class Settling:
             outcome=outcome.kind,
             status=outcome.status,
             duration=duration,
-            detail=outcome.detail[:DETAIL_LENGTH],
+            detail=outcome.detail,
         )
         if self._log.isEnabledFor(logging.DEBUG):
             self._log.debug("delivery %s, attempt %d: %s (%s)", send.id, send.attempt, outcome.kind.value, line.detail)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from zaqar_notify.model import Delivery, LaneKey, Outcome, OutcomeKind, Scope
@@ -32,6 +32,9 @@ class Limits:
     """How long a lane is taken to have parked rows since that was last seen."""
     idle_after: float = 300.0
     """How long an unused lane is remembered."""
+
+
+MOST_STRIDE = 500
 
 
 class Sender(Protocol):
@@ -87,7 +90,20 @@ class Send(Delivery):
 
 
 class Lane:
-    __slots__ = ("held_until", "in_flight", "key", "limit", "parked_until", "queued", "sender", "slow", "used_at", "waiting")
+    __slots__ = (
+        "held_until",
+        "in_flight",
+        "key",
+        "limit",
+        "parked_until",
+        "paused_until",
+        "queued",
+        "sender",
+        "slow",
+        "stride",
+        "used_at",
+        "waiting",
+    )
 
     def __init__(self, key: LaneKey, limit: int, now: float) -> None:
         self.key = key
@@ -98,6 +114,8 @@ class Lane:
         self.slow = False
         self.parked_until = 0.0
         self.held_until = 0.0
+        self.paused_until = 0.0  # its endpoint asked for it
+        self.stride = 0  # parked rows to take at once, while they end without being sent
         self.used_at = now
         self.sender: Sender | None = None
 
@@ -157,7 +175,7 @@ class Lanes:
         """Let it wait for its lane; False when it is to be parked instead: its lane has parked rows, which come first."""
         lane = send.lane
         lane.sender = send.sender
-        if send.sender.stopped or (lane.parked_until > now and not send.from_parking):
+        if send.sender.stopped or lane.paused_until > now or (lane.parked_until > now and not send.from_parking):
             return False
         send.waiting_since = now
         lane.waiting.append(send)
@@ -303,6 +321,13 @@ class Lanes:
             if key in self._lanes:
                 self._lanes[key].parked_until = self._lanes[key].held_until = 0.0
 
+    def pulled(self, taken: Collection[LaneKey], sent: Collection[LaneKey]) -> None:
+        """Parked rows were taken from the lanes ``taken``, and those in ``sent`` had some to send. What only ends (its
+        subscription was deleted, say) is taken in growing strides: a million rows would take for ever otherwise."""
+        for key in taken:
+            lane = self._lanes[key]
+            lane.stride = 0 if key in sent else min(max(lane.stride * 2, 2 * lane.limit), MOST_STRIDE)
+
     def holdable(self) -> int:
         return max(0, self.limits.max_lanes - len(self._held))
 
@@ -315,14 +340,15 @@ class Lanes:
                 del self._held[key]
                 continue
             busy = lane.in_flight + len(lane.waiting)
-            blocked = (lane.slow and full) or (lane.sender is not None and lane.sender.full)
+            blocked = (lane.slow and full) or (lane.sender is not None and lane.sender.full) or lane.paused_until > now
             if busy < lane.limit and not blocked and most > 0:
-                rooms[key] = min(2 * lane.limit - busy, most)
+                rooms[key] = min(max(2 * lane.limit - busy, lane.stride), most)
                 most -= rooms[key]
         return rooms
 
     def forget_idle(self, now: float) -> None:
         before = now - self.limits.idle_after
         for key, lane in list(self._lanes.items()):
-            if lane.used_at < before and not lane.in_flight and not lane.waiting and key not in self._held:
+            idle = not lane.in_flight and not lane.waiting and key not in self._held
+            if idle and lane.used_at < before and lane.paused_until <= now:
                 del self._lanes[key]

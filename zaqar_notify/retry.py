@@ -66,7 +66,8 @@ def next_state(
             return Next(State.DEAD, attempts)
         wait = max(policy.schedule[attempts], _asked(outcome, policy))
     elif outcome.kind is OutcomeKind.THROTTLED:
-        scheduled = policy.schedule[min(max(attempts, 1), len(policy.schedule) - 1)]
+        # Waits longer each time, although nothing is used up: who says "later" for ever is asked ever more rarely.
+        scheduled = policy.schedule[min(max(attempts + faults, 1), len(policy.schedule) - 1)]
         wait = max(scheduled, _asked(outcome, policy))
     else:
         wait = min(policy.fault_delay * 2.0 ** min(faults, 30), policy.fault_delay_max)

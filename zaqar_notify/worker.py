@@ -18,7 +18,8 @@ from collections.abc import Callable, Mapping
 from zaqar_notify import errors
 from zaqar_notify.flow import Dispatch, Leased, Routes, Settling
 from zaqar_notify.lanes import Lanes, Limits, Send, Sender
-from zaqar_notify.model import Delivery, LaneKey, Outcome, OutcomeKind, State
+from zaqar_notify.model import Delivery, LaneKey, Outcome, OutcomeKind, Scope, State
+from zaqar_notify.notifiers.sending import sound
 from zaqar_notify.retry import Policy
 from zaqar_notify.storage.base import Storage, Taken
 from zaqar_notify.wake import Listener
@@ -81,8 +82,11 @@ class Worker:
         self._finished = 0
         self._paced_at = time.monotonic()
         self._more = True  # there may be due work that was not taken yet
-        self._dispatched_at = self._polled_at = self._pruned_at = self._troubled_until = 0.0
+        self._dispatched_at = self._polled_at = self._recovered_at = self._pruned_at = self._troubled_until = 0.0
+        self._policy = policy
+        # Subscriptions, by id: since when disabled, and until when asked to leave in peace (``time.monotonic()``).
         self._disabled: dict[str, float] = {}
+        self._paused: dict[str, float] = {}
         self._poller = select.epoll()
         self._poller.register(listener.fileno(), select.EPOLLIN)
         self._poller.register(self._bell, select.EPOLLIN)
@@ -150,7 +154,7 @@ class Worker:
             elif delivery.ended:  # it was given up before
                 self._lanes.unblock(delivery.sender)
             else:
-                self._finish(delivery, _sound(outcome), at, wall)
+                self._finish(delivery, sound(outcome), at, wall)
 
     def _refill(self) -> None:
         """Start sends in the places of those that have ended, in the middle of other work: an endpoint that answers at once
@@ -165,6 +169,12 @@ class Worker:
         self._settling.settle(send, outcome, wall, duration)
         if outcome.disable or outcome.kind is OutcomeKind.GONE:
             self._disabled[send.subscription.id] = at
+        if outcome.kind is OutcomeKind.THROTTLED and outcome.after:
+            until = at + min(outcome.after, self._policy.after_max)
+            if outcome.scope is Scope.SUBSCRIPTION:
+                self._paused[send.subscription.id] = until
+            else:
+                send.lane.paused_until = until
 
     def _watch(self) -> None:
         """What takes too long leaves its outbox entry for a row: parked, or in flight under a lease of its own."""
@@ -207,6 +217,9 @@ class Worker:
         if not (self._more or parked or now >= self._polled_at + self._settings.poll_interval):
             return
         try:
+            if now >= self._recovered_at + self._settings.poll_interval:
+                self._recovered_at = now
+                self._storage.recover()
             self._take_and_dispatch(room, parked, now)
         except errors.StorageUnavailable as error:
             self._trouble("taking", error)
@@ -229,8 +242,11 @@ class Worker:
             dispatched = self._dispatch.run(Leased(taken, now + self._settings.lease, room))
             self._dispatched_at = time.monotonic()
             self._more = self._more or dispatched.entries < len(taken.entries)
+            parked_lanes = {row.lane for row in taken.rows if row.lane is not None}
+            if parked_lanes:
+                self._lanes.pulled(parked_lanes, {send.lane.key for send in dispatched.sends})
             if dispatched.entries:
-                fan_out = (len(dispatched.sends) - len(taken.rows)) / dispatched.entries
+                fan_out = (dispatched.pairs - len(taken.rows)) / dispatched.entries
                 self._fan_out += 0.5 * (fan_out - self._fan_out)
 
     def _start_sends(self) -> None:
@@ -252,6 +268,14 @@ class Worker:
             state = State.EXPIRED
         elif self._disabled.get(send.subscription.id, 0.0) > send.waiting_since:
             state = State.SUPPRESSED
+        elif (pause := self._paused.get(send.subscription.id, 0.0) - now) > 0:
+            self._lanes.release(send)
+            self._settling.later(send, wall + pause)
+            return False
+        elif send.lane.paused_until > now:
+            self._lanes.release(send)
+            self._settling.park(send)
+            return False
         elif now + send.timeout > send.lease_until:
             self._lanes.release(send)
             self._settling.later(send, wall)
@@ -289,8 +313,6 @@ class Worker:
             return
         try:
             pruned = self._storage.prune(self._settings.prune_step)
-            if self._storage.recover():
-                self._more = True
         except errors.StorageUnavailable as error:
             self._trouble("pruning", error)
             return
@@ -298,6 +320,7 @@ class Worker:
         self._pruned_at = now if pruned < self._settings.prune_step else now - self._settings.prune_interval + TICK
         self._lanes.forget_idle(now)
         self._disabled = {key: at for key, at in self._disabled.items() if at > now - self._settings.lease}
+        self._paused = {key: until for key, until in self._paused.items() if until > now}
 
     def _pause(self) -> float:
         now = time.monotonic()
@@ -324,16 +347,3 @@ class Worker:
                     time.sleep(GATHER)
             elif self._listener.drain():
                 self._more = True
-
-
-def _sound(outcome: Outcome) -> Outcome:
-    """What a notifier reported, or what to make of it when that is no outcome at all."""
-    if (
-        isinstance(outcome, Outcome)
-        and isinstance(outcome.kind, OutcomeKind)
-        and isinstance(outcome.detail, str)
-        and isinstance(outcome.status, int | None)
-        and isinstance(outcome.after, int | float | None)
-    ):
-        return outcome
-    return Outcome(OutcomeKind.OURS, detail="The notifier returned no outcome")

@@ -104,7 +104,7 @@ class FlowCase(unittest.TestCase):
 
     def worker(self, start: bool = True) -> Worker:
         self.number += 1
-        senders = Senders(self.pick, threads=2, timeout=1.0)
+        senders = Senders(self.pick, threads=2, timeout=1.0, max_timeout=20.0)
         self.addCleanup(senders.close)
         worker = Worker(
             self.storage,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from tests.flow.case import DELIVERED, WAIT, FlowCase, OneByOne, Scripted, wait_for
 from zaqar_notify.encryption import Keyring
 from zaqar_notify.errors import StorageUnavailable
-from zaqar_notify.model import Delivery, Draft, Outcome, OutcomeKind, State
+from zaqar_notify.model import Delivery, Disabled, Draft, Outcome, OutcomeKind, Scope, State
 from zaqar_notify.storage.base import Closing, Settlement
 from zaqar_notify.storage.memory import MemoryStorage
 
@@ -142,13 +142,7 @@ class Outcomes(FlowCase):
         self.assertEqual([copy.body for copy in self.storage.list_messages("p", "copies", None, 10)], ["copy"])
 
     def test_nonsense_from_a_notifier_is_our_fault(self) -> None:
-        for nonsense in (
-            True,
-            "delivered",
-            Outcome("x"),
-            Outcome(OutcomeKind.DELIVERED, detail=None),
-            Outcome(OutcomeKind.RETRY, after="1"),
-        ):
+        for nonsense in (True, "delivered", Outcome("x"), Outcome(OutcomeKind.DELIVERED, publish=(("q", "no draft"),))):
             with self.subTest(nonsense):
                 first = [nonsense]
                 self.notifier("x", Scripted(lambda _, first=first: first.pop() if first else DELIVERED))
@@ -158,6 +152,92 @@ class Outcomes(FlowCase):
                 record = self.wait_state(message, subscription, State.DELIVERED)
                 self.assertEqual(record.log[0].outcome, OutcomeKind.OURS)
                 worker.stop_and_wait()
+
+    def test_odd_values_of_an_outcome_are_stored_as_well_as_they_can_be(self) -> None:
+        odd = Outcome(OutcomeKind.RETRY, detail="\udc80" * 9999, status=2**80, after=float("nan"))
+        _, message, subscription = self.run_with(odd, Outcome(OutcomeKind.DELIVERED, detail=None), DELIVERED)
+        record = self.wait_state(message, subscription, State.DELIVERED)
+        self.assertEqual([(len(line.detail), line.status) for line in record.log], [(500, None), (4, None)])
+
+    def test_the_subscription_that_asks_for_a_pause_gets_one_and_its_neighbour_does_not(self) -> None:
+        throttled = Outcome(OutcomeKind.THROTTLED, after=600.0, scope=Scope.SUBSCRIPTION)
+        notifier = self.notifier("x", Scripted(lambda one: throttled if "busy" in one.subscription.subscriber else DELIVERED))
+        busy, other = self.subscribe("x://host/busy"), self.subscribe("x://host/other")
+        (first,) = self.publish()
+        self.worker()
+        wait_for(lambda: self.record(first, busy).log)
+        for message in self.publish(10):
+            self.wait_state(message, other, State.DELIVERED)
+            record = self.wait_state(message, busy, State.PENDING)
+            self.assertEqual(record.log, ())
+        self.assertEqual(sum("busy" in delivery.subscription.subscriber for delivery in notifier.sent), 1)
+
+    def test_a_lane_that_asks_for_a_pause_gets_one_for_all_its_subscriptions(self) -> None:
+        throttled = Outcome(OutcomeKind.THROTTLED, after=600.0, scope=Scope.LANE)
+        notifier = self.notifier("x", Scripted(lambda _: throttled))
+        first, second = self.subscribe("x://host/a"), self.subscribe("x://host/b")
+        (message,) = self.publish()
+        self.worker()
+        wait_for(lambda: self.record(message, first).log)
+        wait_for(lambda: self.record(message, second).log)
+        sent = len(notifier.sent)
+        for message in self.publish(10):
+            for subscription in (first, second):
+                self.wait_state(message, subscription, State.PARKED)
+        self.assertEqual(len(notifier.sent), sent)
+
+    def test_what_ends_without_being_sent_is_bounded_too(self) -> None:
+        self.settings = dataclasses.replace(self.settings, max_active=50, micro_batch=50)
+        self.notifier("x", Scripted())
+        subscriptions = [self.subscribe(f"x://{n}") for n in range(40)]
+        for subscription in subscriptions:
+            self.storage.update_subscription("p", "q", subscription.id, {"disabled": Disabled("test", 0.0)})
+        messages = self.publish(50)
+        worker = self.worker(start=False)
+        worker.start()
+        worker._step()
+        self.assertLessEqual(worker._settling.outstanding, 120)
+        while worker._more or worker._settling.outstanding:
+            worker._step()
+        for message in messages:
+            self.assertIs(self.record(message, subscriptions[0]).state, State.SUPPRESSED)
+        worker.stop()
+        worker.run()
+
+    def test_parked_deliveries_of_a_deleted_subscription_end_in_growing_strides(self) -> None:
+        self.notifier("x", Scripted(lambda _: None))
+        subscription = self.subscribe("x://a")
+        messages = self.publish(300)
+        self.worker()
+        self.wait_state(messages[-1], subscription, State.PARKED)
+        taken = []
+        self.storage.take = lambda *args, take=self.storage.take, **kwargs: taken.append(take(*args, **kwargs)) or taken[-1]
+        self.storage.delete_subscription("p", "q", subscription.id)
+        self.notifiers["x"].let_go()
+        wait_for(lambda: sum(len(one.rows) for one in taken) >= 298)
+        self.assertLess(sum(bool(one.rows) for one in taken), 30)
+
+    def test_a_timeout_beyond_the_lease_is_cut(self) -> None:
+        notifier = self.notifier("x", Scripted())
+        notifier.timeout = lambda subscription: 1e6
+        subscription = self.subscribe("x://a")
+        (message,) = self.publish()
+        self.worker()
+        self.wait_state(message, subscription, State.DELIVERED)
+
+    def test_a_secret_that_cannot_be_opened_holds_up_its_own_deliveries_only(self) -> None:
+        self.notifier("x", Scripted())
+        healthy = self.subscribe("x://healthy")
+        closed = self.subscribe("x://closed")
+        loaded = self.storage.list_subscriptions
+        self.storage.list_subscriptions = lambda *args: [
+            dataclasses.replace(one, sealed=one.id == closed.id) for one in loaded(*args)
+        ]
+        (message,) = self.publish()
+        self.worker()
+        self.wait_state(message, healthy, State.DELIVERED)
+        wait_for(lambda: self.record(message, closed).log)
+        self.assertIs(self.record(message, closed).log[0].outcome, OutcomeKind.OURS)
 
     def test_a_scheme_that_nobody_serves_any_more_waits(self) -> None:
         subscription = self.subscribe("x://a")

@@ -100,6 +100,29 @@ class OnThreads(unittest.TestCase):
         self.assertFalse(threads.stopped)
         self.assertFalse(threads.full)
 
+    def test_two_attempts_of_one_delivery_that_hang_are_two_lost_threads(self) -> None:
+        notifier = Blocking()
+        threads = self.threads(notifier)
+        attempts = [delivery(1), delivery(1)]
+        threads.send_many(attempts, self.report)
+        for attempt in attempts:
+            threads.give_up(attempt)
+        self.assertTrue(threads.stopped)
+        notifier.go.release(2)
+        for _ in attempts:
+            self.reports.get(timeout=WAIT)
+        self.assertFalse(threads.stopped)
+
+    def test_giving_up_a_send_that_has_just_returned_loses_nothing(self) -> None:
+        notifier = Blocking()
+        threads = self.threads(notifier, size=1)
+        notifier.go.release()
+        late = delivery(1)
+        threads.send_many([late], self.report)
+        self.reports.get(timeout=WAIT)
+        threads.give_up(late)
+        self.assertFalse(threads.stopped)
+
     def test_a_bug_is_our_fault_and_the_thread_goes_on(self) -> None:
         threads = self.threads(Raising(None, None, LOG), size=1)
         for number in (1, 2):
@@ -122,7 +145,7 @@ class Routing(unittest.TestCase):
         self.addCleanup(logging.disable, logging.NOTSET)
 
     def senders(self, notifier: Notifier) -> Senders:
-        senders = Senders(lambda _: notifier, threads=2, timeout=7.0)
+        senders = Senders(lambda _: notifier, threads=2, timeout=7.0, max_timeout=20.0)
         self.addCleanup(senders.close)
         return senders
 
@@ -133,6 +156,21 @@ class Routing(unittest.TestCase):
     def test_the_lane_is_scheme_host_and_port_without_credentials(self) -> None:
         route = self.senders(Blocking()).route(subscription("x://user:secret@host:1/path?query"))
         self.assertEqual((route.lane, route.timeout), ("x://host:1", 7.0))
+
+    def test_a_timeout_is_cut_to_what_a_lease_allows_and_nonsense_is_refused(self) -> None:
+        notifier = Blocking()
+        for timeout, expected in ((3, 3.0), (1e9, 20.0), (float("inf"), 20.0)):
+            notifier.timeout = lambda _, timeout=timeout: timeout
+            self.assertEqual(self.senders(notifier).route(subscription()).timeout, expected)
+        for timeout in (0, -1, float("nan"), "soon"):
+            notifier.timeout = lambda _, timeout=timeout: timeout
+            with self.assertRaises(NotifierFailed):
+                self.senders(notifier).route(subscription())
+
+    def test_a_lane_is_cut_to_what_a_database_takes(self) -> None:
+        notifier = Blocking()
+        notifier.lane = lambda _: "\udc80" * 9999
+        self.assertEqual(self.senders(notifier).route(subscription()).lane, "?" * 512)
 
     def test_a_bug_while_routing_is_a_notify_error(self) -> None:
         with self.assertRaises(NotifierFailed):
@@ -147,4 +185,4 @@ class Routing(unittest.TestCase):
             raise UnknownScheme("no")
 
         with self.assertRaises(UnknownScheme):
-            Senders(pick, threads=1, timeout=1.0).route(subscription())
+            Senders(pick, threads=1, timeout=1.0, max_timeout=20.0).route(subscription())

@@ -81,6 +81,10 @@ class Schedule(unittest.TestCase):
     def test_a_throttled_delivery_can_wait_for_ever_without_dying(self) -> None:
         self.assertIs(after(OutcomeKind.THROTTLED, attempts=9).state, State.PENDING)
 
+    def test_who_throttles_for_ever_is_asked_ever_more_rarely(self) -> None:
+        waits = [after(OutcomeKind.THROTTLED, faults=faults, after=0.0).due_at - 1000.0 for faults in (0, 1, 2, 3, 9, 10**6)]
+        self.assertEqual(waits, [5.0, 5.0, 300.0, 1800.0, 86400.0, 86400.0])
+
     def test_our_own_faults_back_off_by_themselves(self) -> None:
         waits = [after(OutcomeKind.OURS, faults=faults).due_at - 1000.0 for faults in range(8)]
         self.assertEqual(waits, [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0])

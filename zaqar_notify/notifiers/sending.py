@@ -4,14 +4,22 @@ only."""
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
+import math
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any, TypeGuard
 
 from zaqar_notify.errors import NotifierFailed, NotifyError
-from zaqar_notify.model import Delivery, Outcome, OutcomeKind, Subscription
+from zaqar_notify.model import Delivery, Draft, Outcome, OutcomeKind, Scope, Subscription
 from zaqar_notify.notifiers.base import BatchNotifier, Notifier, Report, SingleNotifier
+
+DETAIL_LENGTH = 500
+"""Characters of an outcome's detail that go into the log."""
+LANE_LENGTH = 512
+"""Characters of a lane's name that count."""
 
 
 class Threads:
@@ -25,12 +33,12 @@ class Threads:
         self._work: queue.SimpleQueue[tuple[Delivery, Report] | None] = queue.SimpleQueue()
         self._threads = 0
         self._lock = threading.Lock()
-        self._busy = 0
-        self._lost: set[str] = set()
+        self._running: set[Delivery] = set()
+        self._lost: set[Delivery] = set()
 
     @property
     def full(self) -> bool:
-        return self._busy >= self._size
+        return len(self._running) >= self._size
 
     @property
     def stopped(self) -> bool:
@@ -39,8 +47,8 @@ class Threads:
     def send_many(self, deliveries: Sequence[Delivery], report: Report) -> None:
         for delivery in deliveries:
             with self._lock:
-                self._busy += 1
-                new = self._threads < min(self._busy, self._size)
+                self._running.add(delivery)
+                new = self._threads < min(len(self._running), self._size)
                 self._threads += new
             if new:
                 threading.Thread(target=self._run, name=f"{self._name}-{self._threads}", daemon=True).start()
@@ -49,7 +57,9 @@ class Threads:
     def give_up(self, delivery: Delivery) -> None:
         """Its send has outstayed its deadline: count its thread as lost."""
         with self._lock:
-            self._lost.add(delivery.id)
+            if delivery not in self._running:  # it has returned in this moment
+                return
+            self._lost.add(delivery)
         self._log.error("%s: a send hangs; %d of %d threads are lost", self._name, len(self._lost), self._size)
 
     def _run(self) -> None:
@@ -57,8 +67,8 @@ class Threads:
             delivery, report = work
             outcome = self._send(delivery)
             with self._lock:
-                self._busy -= 1
-                self._lost.discard(delivery.id)
+                self._running.discard(delivery)
+                self._lost.discard(delivery)
             report(delivery, outcome)
 
     def _send(self, delivery: Delivery) -> Outcome:
@@ -112,11 +122,13 @@ class Route:
 class Senders:
     """One sender for each notifier, made when the first delivery needs it."""
 
-    def __init__(self, pick: Callable[[str], Notifier], threads: int, timeout: float) -> None:
-        """``pick`` finds the notifier of a subscriber's URI; ``timeout`` (seconds) holds where it names none."""
+    def __init__(self, pick: Callable[[str], Notifier], *, threads: int, timeout: float, max_timeout: float) -> None:
+        """``pick`` finds the notifier of a subscriber's URI; ``timeout`` (seconds) holds where it names none. Longer than
+        ``max_timeout`` no attempt may take: it has to end, and be settled, within its lease."""
         self._pick = pick
         self._threads = threads
         self._timeout = timeout
+        self._max_timeout = max_timeout
         self._senders: dict[Notifier, Threads | Direct] = {}
 
     def route(self, subscription: Subscription) -> Route:
@@ -125,12 +137,18 @@ class Senders:
         sender = self._senders.get(notifier) or self._start(notifier)
         try:
             timeout = notifier.timeout(subscription)
-            return Route(sender, str(notifier.lane(subscription)), self._timeout if timeout is None else float(timeout))
+            return Route(sender, _storable(notifier.lane(subscription)), self._bounded(timeout))
         except NotifyError:
             raise
         except Exception as error:
             notifier.log.exception("a bug in the notifier")
             raise NotifierFailed(f"The notifier failed: {type(error).__name__}") from error
+
+    def _bounded(self, timeout: float | None) -> float:
+        seconds = self._timeout if timeout is None else float(timeout)
+        if not seconds > 0:
+            raise NotifierFailed(f"The notifier names a timeout of {seconds} seconds")
+        return min(seconds, self._max_timeout)
 
     def _start(self, notifier: Notifier) -> Threads | Direct:
         name = type(notifier).__name__
@@ -146,3 +164,57 @@ class Senders:
     def close(self) -> None:
         for sender in self._senders.values():
             sender.close()
+
+
+def _storable(lane: str) -> str:
+    """A lane's name as any database takes it."""
+    return str(lane).encode("utf-8", "replace").decode()[:LANE_LENGTH]
+
+
+# -- what comes back -----------------------------------------------------------------------------------------------------------
+
+
+def sound(outcome: Any) -> Outcome:
+    """What a notifier reported in a form that can be stored, or what to make of it when it is no outcome at all."""
+    if _is_plain(outcome):  # nearly always
+        return outcome
+    if not isinstance(outcome, Outcome) or not isinstance(outcome.kind, OutcomeKind) or not isinstance(outcome.scope, Scope):
+        return Outcome(OutcomeKind.OURS, detail="The notifier returned no outcome")
+    if not all(_is_post(post) for post in outcome.publish):
+        return Outcome(OutcomeKind.OURS, detail="The notifier returned a message that cannot be stored")
+    return dataclasses.replace(
+        outcome,
+        detail=_text(outcome.detail),
+        status=outcome.status if isinstance(outcome.status, int) and abs(outcome.status) < 2**31 else None,
+        after=outcome.after if isinstance(outcome.after, int | float) and 0 <= outcome.after < math.inf else None,
+        disable=_text(outcome.disable) if outcome.disable else None,
+    )
+
+
+def _is_plain(outcome: Any) -> TypeGuard[Outcome]:
+    return (
+        type(outcome) is Outcome
+        and outcome.kind is OutcomeKind.DELIVERED
+        and outcome.detail == ""
+        and outcome.after is None
+        and outcome.disable is None
+        and outcome.publish == ()
+        and type(outcome.status) is int
+        and 0 <= outcome.status < 1000
+    )
+
+
+def _text(value: Any) -> str:
+    return str(value).encode("utf-8", "replace").decode()[:DETAIL_LENGTH]
+
+
+def _is_post(post: Any) -> bool:
+    """(queue, draft) with values that any database takes."""
+    try:
+        queue, draft = post
+        json.loads(draft.body_json)
+        json.dumps(dict(draft.attributes))
+        queue.encode()
+    except (TypeError, ValueError, AttributeError):
+        return False
+    return isinstance(draft, Draft) and isinstance(draft.body_json, bytes) and isinstance(draft.ttl, int) and draft.ttl > 0
