@@ -677,6 +677,51 @@ class LedgerConformance(StorageCase):
         self.assertEqual({given[1], given[3]}, first)
         self.assertEqual({given[0], given[2]}, {row.message_id for row in self.take(worker, rows=2).rows})
 
+    def test_oldest_message_first(self) -> None:
+        given = self.publish(6)
+        worker = self.storage.join()
+        taken = self.take(worker, entries=4)
+        self.assertEqual(given[:4], [entry.message_id for entry in taken.entries])
+        self.storage.give_back(taken.token, given[1:4])
+        self.assertEqual(given[1:3], [entry.message_id for entry in self.take(worker, entries=2).entries])
+        self.assertEqual(given[3:], [entry.message_id for entry in self.take(worker).entries])
+
+    def test_entries_whose_lease_has_ended_are_not_left_behind(self) -> None:
+        given = self.publish(2)
+        worker = self.storage.join()
+        self.take(worker, entries=1)
+        self.clock.now += LEASE
+        self.publish(3)
+        self.assertEqual([Entry(given[0], None, 2)], self.take(worker, entries=1).entries)
+        self.assertEqual([Entry(given[1], None, 1)], self.take(worker, entries=1).entries)
+
+    def test_a_clock_that_is_set_back_holds_up_nothing(self) -> None:
+        mine = self.subscribe()
+        posted, advanced, returned, parked, row_of, released = self.publish(6)
+        worker, leaving = self.storage.join(), self.storage.join()
+        token = self.take(worker, entries=5).token
+        self.storage.settle(
+            [
+                Settlement(parked, mine.id, token, from_row=False, park=LANE),
+                Settlement(row_of, mine.id, token, from_row=False, due_at=self.clock.now),
+            ],
+            [Closing(advanced, token, after=UNKNOWN), Closing(parked, token), Closing(row_of, token)],
+        )
+        self.storage.give_back(token, [posted, returned])
+        rows = self.take(leaving, lanes=5)
+        self.assertEqual(
+            ([posted, advanced, returned, released], [LANE]), ([one.message_id for one in rows.entries], rows.lanes)
+        )
+        self.storage.give_back(rows.token, [posted, returned], [(row_of, mine.id)])
+        self.storage.leave(leaving)
+        later = self.publish()[0]
+        self.clock.now -= 3600
+        state = self.delivery(later, mine.id)
+        self.assertEqual((State.PENDING, self.clock.now), (state.state, state.next_attempt_at))
+        taken = self.take(worker, lanes=5)
+        self.assertEqual([posted, advanced, returned, released, later], [one.message_id for one in taken.entries])
+        self.assertEqual(([row_of], [LANE]), ([row.message_id for row in taken.rows], taken.lanes))
+
     def test_a_held_row_stays_under_its_token(self) -> None:
         mine = self.subscribe()
         message_id = self.publish()[0]

@@ -252,7 +252,8 @@ class Storage(abc.ABC):
         """Lease due work for ``lease`` seconds: outbox entries, rows that are due, lanes, and parked rows of lanes held.
 
         ``entries``, ``rows`` and ``lanes`` are upper bounds; ``parked`` says how many rows of which lane. A lane that has
-        run empty is removed. Oldest first in each. Costs nothing in the database when nothing is due.
+        run empty is removed. Oldest first in each, but entries whose lease has ended before all others. What was posted, given
+        back or released is due also when the clock is set back. Costs nothing in the database when nothing is due.
         """
 
     @abc.abstractmethod

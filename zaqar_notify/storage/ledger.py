@@ -49,7 +49,7 @@ def take(
     parked: Mapping[LaneKey, int],
 ) -> Taken:
     run = connection.exec_driver_sql
-    found_entries = run(statements.TAKE_ENTRIES, (until, token, now, entries)).all() if entries > 0 else []
+    found_entries = run(statements.TAKE_ENTRIES, (until, token, now, *[entries] * 3)).all() if entries > 0 else []
     found_rows = run(statements.TAKE_ROWS, (until, token, now, rows)).all() if rows > 0 else []
     found_lanes = run(statements.TAKE_LANES, (until, token, now, lanes)).all() if lanes > 0 else []
     from_lanes, emptied = _take_parked(run, token, until, parked)
@@ -139,7 +139,7 @@ class _Settling:
         if key not in self._lanes:
             found = self._run(statements.FIND_LANE, (key.project, key.name)).first()
             if found is None:
-                found = self._run(statements.INSERT_LANE, (key.project, key.name, self._now)).one()
+                found = self._run(statements.INSERT_LANE, (key.project, key.name)).one()
             self._lanes[key] = found.id
         return self._lanes[key]
 
@@ -181,7 +181,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement], closings: 
         else:
             kept.add(one, message, subscription)
     kept.store()
-    _close(run, closings, now)
+    _close(run, closings)
     return lost
 
 
@@ -195,14 +195,14 @@ def _leased_rows(run: _Run, keys: Collection[Any]) -> dict[tuple[int | None, int
     return {(message, subscription): lease for message, subscription, lease in run(statements.LEASED_ROWS, json_list(keys))}
 
 
-def _close(run: _Run, closings: Sequence[Closing], now: float) -> None:
+def _close(run: _Run, closings: Sequence[Closing]) -> None:
     ended = []
     for closing in closings:
         message = ids.parse(closing.message_id)
         if closing.after is None:
             ended.append((message, closing.token))
         else:
-            run(statements.ADVANCE_ENTRY, (ids.parse(closing.after), now, message, closing.token))
+            run(statements.ADVANCE_ENTRY, (ids.parse(closing.after), message, closing.token))
     if ended:
         run(statements.CLOSE_ENTRY, ended)
 
@@ -225,18 +225,16 @@ def line(message: int, subscription: int, entry: LogEntry) -> tuple[Any, ...]:
 # -- ending leases -------------------------------------------------------------------------------------------------------------
 
 
-def give_back(
-    connection: Connection, token: int, message_ids: Collection[str], rows: Collection[tuple[str, str]], now: float
-) -> None:
+def give_back(connection: Connection, token: int, message_ids: Collection[str], rows: Collection[tuple[str, str]]) -> None:
     if message_ids:
-        connection.exec_driver_sql(statements.GIVE_BACK_ENTRY, [(now, ids.parse(message), token) for message in message_ids])
+        connection.exec_driver_sql(statements.GIVE_BACK_ENTRY, [(ids.parse(message), token) for message in message_ids])
     if rows:
-        parameters = [(now, ids.parse(message), ids.parse(subscription), token) for message, subscription in rows]
+        parameters = [(ids.parse(message), ids.parse(subscription), token) for message, subscription in rows]
         connection.exec_driver_sql(statements.GIVE_BACK_ROW, parameters)
 
 
-def release(connection: Connection, worker_id: int, now: float) -> None:
+def release(connection: Connection, worker_id: int) -> None:
     """End every lease of a worker. What it had taken from a lane comes due at once."""
-    tokens = (now, token_of(worker_id, 0), token_of(worker_id + 1, 0))
+    tokens = (token_of(worker_id, 0), token_of(worker_id + 1, 0))
     for statement in (statements.RELEASE_ENTRIES, statements.RELEASE_ROWS, statements.RELEASE_LANES):
         connection.exec_driver_sql(statement, tokens)

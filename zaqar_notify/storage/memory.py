@@ -20,6 +20,8 @@ from zaqar_notify.storage import ids, standing
 from zaqar_notify.storage.base import Closing, Entry, Loaded, Row, Settlement, Storage, Subscribed, Taken
 
 _WORKER_SHIFT = 32
+_AT_ONCE = 0.0
+"""The due time of what need not wait, whatever the clock says."""
 _Key = TypeVar("_Key")
 
 
@@ -52,8 +54,8 @@ class _Leased:
     def take(self, token: int, until: float) -> None:
         self.lease, self.due_at = token, until
 
-    def free(self, now: float) -> None:
-        self.lease, self.due_at = None, now
+    def free(self) -> None:
+        self.lease, self.due_at = None, _AT_ONCE
 
 
 @dataclasses.dataclass(eq=False)
@@ -165,7 +167,7 @@ class MemoryStorage(Storage):
             client_id=client_id,
         )
         self._messages[message_id] = _Message(record, self._ensure_queue(project, queue))
-        self._outbox[message_id] = _Entry(now)
+        self._outbox[message_id] = _Entry(_AT_ONCE)
         return message_id
 
     def get_message(self, project: str, queue: str, message_id: str) -> Message | None:
@@ -332,10 +334,9 @@ class MemoryStorage(Storage):
 
     def leave(self, worker_id: int) -> None:
         with self._lock:
-            now = self._clock()
             for one in itertools.chain(self._outbox.values(), self._rows.values(), self._lanes.values()):
                 if one.lease is not None and one.lease >> _WORKER_SHIFT == worker_id:
-                    one.free(now)
+                    one.free()
 
     def recover(self) -> int:
         """All workers live in this process."""
@@ -355,7 +356,7 @@ class MemoryStorage(Storage):
             now = self._clock()
             token = worker_id << _WORKER_SHIFT | next(self._takes)
             until = now + lease
-            taken_entries = _take(self._outbox, token, now, until, entries)
+            taken_entries = _take(self._outbox, token, now, until, entries, ended_leases_first=True)
             for message_id in taken_entries:
                 self._outbox[message_id].takes += 1
             taken_rows = sorted(_take(self._rows, token, now, until, rows))
@@ -424,7 +425,7 @@ class MemoryStorage(Storage):
                 if closing.after is None:
                     del self._outbox[closing.message_id]
                 else:
-                    entry.free(now)
+                    entry.free()
                     entry.after, entry.takes = closing.after, 0
             return len(settlements) - len(kept)
 
@@ -442,7 +443,7 @@ class MemoryStorage(Storage):
             self._log.setdefault(key, []).append(settlement.log)
         self._rows.pop(key, None)
         if settlement.park is not None:
-            self._lanes.setdefault(settlement.park, _Leased(now))
+            self._lanes.setdefault(settlement.park, _Leased(_AT_ONCE))
             self._rows[key] = _Row(None, None, settlement.park, settlement.attempts, settlement.lines)
         elif settlement.due_at is not None:
             lease = settlement.token if settlement.hold else None
@@ -456,14 +457,13 @@ class MemoryStorage(Storage):
 
     def give_back(self, token: int, message_ids: Collection[str], rows: Collection[tuple[str, str]] = ()) -> None:
         with self._lock:
-            now = self._clock()
             for entry in filter(None, map(self._outbox.get, message_ids)):
                 if entry.lease == token:
-                    entry.free(now)
+                    entry.free()
                     entry.takes -= 1
             for row in filter(None, map(self._rows.get, rows)):
                 if row.lease == token:
-                    row.free(now)
+                    row.free()
 
     # -- housekeeping -------------------------------------------------------------------------------------------------------
 
@@ -519,10 +519,13 @@ def _age(ttl: int | None, now: float) -> dict[str, Any]:
     return {"ttl": ttl, "created_at": now, "expires_at": None if ttl is None else now + ttl}
 
 
-def _take(leased: Mapping[_Key, _Leased], token: int, now: float, until: float, most: int) -> list[_Key]:
+def _take(
+    leased: Mapping[_Key, _Leased], token: int, now: float, until: float, most: int, *, ended_leases_first: bool = False
+) -> list[_Key]:
     """Lease at most ``most`` of what is due, what has been due for longest first."""
     due = [(one.due_at, key) for key, one in leased.items() if one.due_at is not None and one.due_at <= now]
-    taken = [key for _, key in sorted(due, key=lambda pair: pair[0])[: max(most, 0)]]
+    due.sort(key=lambda pair: (ended_leases_first and pair[0] == _AT_ONCE, pair[0], str(pair[1])))
+    taken = [key for _, key in due[: max(most, 0)]]
     for key in taken:
         leased[key].take(token, until)
     return taken

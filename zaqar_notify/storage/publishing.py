@@ -37,7 +37,7 @@ def insert(connection: Connection, posts: Sequence[Post], now: float) -> list[li
         made = [_message(next(fresh), queues[post.project, post.queue], draft, post.client_id, now) for draft in post.drafts]
         messages += made
         given.append([message[0] for message in made])
-    entries = [(message[0], message[1], now, 0) for message in messages]
+    entries = [(message[0], message[1], 0, 0) for message in messages]
     for rows, inserted in ((statements.INSERT_MESSAGES, messages), (statements.INSERT_ENTRIES, entries)):
         for statement, values in rows.of(inserted):
             connection.exec_driver_sql(statement, values)

@@ -393,7 +393,7 @@ class SqlStorage(Storage):
 
     def _release(self, connection: Connection, worker_id: int) -> int:
         """End the leases of a worker and forget it; 0 when another process has done so."""
-        ledger.release(connection, worker_id, self._clock())
+        ledger.release(connection, worker_id)
         return connection.execute(delete(workers).where(workers.c.id == worker_id)).rowcount
 
     def take(
@@ -444,7 +444,7 @@ class SqlStorage(Storage):
 
     def give_back(self, token: int, message_ids: Collection[str], rows: Collection[tuple[str, str]] = ()) -> None:
         if message_ids or rows:
-            self._database.write(lambda connection: ledger.give_back(connection, token, message_ids, rows, self._clock()))
+            self._database.write(lambda connection: ledger.give_back(connection, token, message_ids, rows))
 
     def prune(self, limit: int) -> int:
         now = self._clock()

@@ -13,7 +13,7 @@ class Open:
     """A row, or an outbox entry that covers the delivery."""
 
     due_at: float | None
-    """None: parked."""
+    """None: parked; 0: at once."""
     leased: bool
 
 
@@ -29,7 +29,7 @@ def record(
 ) -> DeliveryRecord:
     """``cancelled``: the subscription or the queue was deleted; ``expired``: the message or the subscription is over."""
     state = _state(log, open, cancelled=cancelled, expired=expired, now=now)
-    next_attempt_at = open.due_at if open and state is State.PENDING else None
+    next_attempt_at = (open.due_at or now) if open and state is State.PENDING else None
     return DeliveryRecord(message_id, subscription_id, state, next_attempt_at, tuple(log))
 
 

@@ -56,8 +56,8 @@ SELECT max(
 """
 
 INSERT_MESSAGES = Rows(
-    "INSERT INTO messages (id, queue_id, body, attributes, parent_id, client_id, ttl, created_at, expires_at, version, prune_at)"
-    " VALUES",
+    "INSERT INTO messages"
+    " (id, queue_id, body, attributes, parent_id, client_id, ttl, created_at, expires_at, version, prune_at) VALUES",
     columns=11,
 )
 
@@ -65,29 +65,37 @@ INSERT_ENTRIES = Rows("INSERT INTO outbox (message_id, queue_id, due_at, takes) 
 
 # -- taking --------------------------------------------------------------------------------------------------------------------
 
+# What need not wait is due at 0: also when the clock is set back. Among its like the oldest message is first.
+
 ANY_ENTRY_DUE = "SELECT 1 FROM outbox WHERE due_at <= ? LIMIT 1"
 
 ANY_ROW_DUE = "SELECT 1 FROM deliveries WHERE due_at <= ? LIMIT 1"
 
 ANY_LANE_DUE = "SELECT 1 FROM lanes WHERE due_at <= ? LIMIT 1"
 
+# Entries whose lease has ended go before those that are due at once: however many of these come in, those are not left behind.
 TAKE_ENTRIES = """
 UPDATE outbox SET due_at = ?, lease = ?, takes = takes + 1
-WHERE message_id IN (SELECT message_id FROM outbox WHERE due_at <= ? ORDER BY due_at LIMIT ?)
+WHERE message_id IN (
+    SELECT message_id FROM (SELECT message_id FROM outbox WHERE due_at > 0 AND due_at <= ? ORDER BY due_at, message_id LIMIT ?)
+    UNION ALL
+    SELECT message_id FROM (SELECT message_id FROM outbox WHERE due_at = 0 ORDER BY message_id LIMIT ?)
+    LIMIT ?
+)
 RETURNING message_id, after_id, takes
 """
 
 TAKE_ROWS = """
 UPDATE deliveries SET due_at = ?, lease = ?
 WHERE (message_id, subscription_id) IN (
-    SELECT message_id, subscription_id FROM deliveries WHERE due_at <= ? ORDER BY due_at LIMIT ?
+    SELECT message_id, subscription_id FROM deliveries WHERE due_at <= ? ORDER BY due_at, message_id LIMIT ?
 )
 RETURNING message_id, subscription_id, attempts, lines, lane_id
 """
 
 TAKE_LANES = """
 UPDATE lanes SET due_at = ?, lease = ?
-WHERE id IN (SELECT id FROM lanes WHERE due_at <= ? ORDER BY due_at LIMIT ?)
+WHERE id IN (SELECT id FROM lanes WHERE due_at <= ? ORDER BY due_at, id LIMIT ?)
 RETURNING project, name
 """
 
@@ -145,7 +153,7 @@ ON CONFLICT (message_id, subscription_id) DO UPDATE SET
 
 DELETE_ROW = "DELETE FROM deliveries WHERE message_id = ? AND subscription_id = ?"
 
-INSERT_LANE = "INSERT INTO lanes (project, name, due_at) VALUES (?, ?, ?) RETURNING id"
+INSERT_LANE = "INSERT INTO lanes (project, name, due_at) VALUES (?, ?, 0) RETURNING id"
 
 DISABLE = """
 UPDATE subscriptions SET disabled_at = ?, disabled_reason = ?, disabled_enable_by = ?
@@ -160,20 +168,20 @@ CROSS JOIN messages AS m ON m.id = asked.value JOIN queues AS q ON q.id = m.queu
 CLOSE_ENTRY = "DELETE FROM outbox WHERE message_id = ? AND lease = ?"
 
 # The next page of subscribers is new to everyone: it was never taken.
-ADVANCE_ENTRY = "UPDATE outbox SET after_id = ?, due_at = ?, lease = NULL, takes = 0 WHERE message_id = ? AND lease = ?"
+ADVANCE_ENTRY = "UPDATE outbox SET after_id = ?, due_at = 0, lease = NULL, takes = 0 WHERE message_id = ? AND lease = ?"
 
 # -- ending leases -------------------------------------------------------------------------------------------------------------
 
 # Given back before anything of it was sent: it counts as not taken.
-GIVE_BACK_ENTRY = "UPDATE outbox SET due_at = ?, lease = NULL, takes = takes - 1 WHERE message_id = ? AND lease = ?"
+GIVE_BACK_ENTRY = "UPDATE outbox SET due_at = 0, lease = NULL, takes = takes - 1 WHERE message_id = ? AND lease = ?"
 
-GIVE_BACK_ROW = "UPDATE deliveries SET due_at = ?, lease = NULL WHERE message_id = ? AND subscription_id = ? AND lease = ?"
+GIVE_BACK_ROW = "UPDATE deliveries SET due_at = 0, lease = NULL WHERE message_id = ? AND subscription_id = ? AND lease = ?"
 
-RELEASE_ENTRIES = "UPDATE outbox SET due_at = ?, lease = NULL WHERE lease >= ? AND lease < ?"
+RELEASE_ENTRIES = "UPDATE outbox SET due_at = 0, lease = NULL WHERE lease >= ? AND lease < ?"
 
-RELEASE_ROWS = "UPDATE deliveries SET due_at = ?, lease = NULL WHERE lease >= ? AND lease < ?"
+RELEASE_ROWS = "UPDATE deliveries SET due_at = 0, lease = NULL WHERE lease >= ? AND lease < ?"
 
-RELEASE_LANES = "UPDATE lanes SET due_at = ?, lease = NULL WHERE lease >= ? AND lease < ?"
+RELEASE_LANES = "UPDATE lanes SET due_at = 0, lease = NULL WHERE lease >= ? AND lease < ?"
 
 # -- matching ------------------------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """The schema. Changes to it go into a new revision under migrations/versions as well; a test compares the two.
 
-Instants are epoch seconds. ``prune_at`` is when housekeeping looks at a thing next, so that looking costs the same however
-much is kept. The indexes are what makes taking work cost the same whatever is waiting, in flight or parked.
+Instants are epoch seconds; a ``due_at`` of 0 is at once, whatever the clock says. ``prune_at`` is when housekeeping looks at a
+thing next, so that looking costs the same however much is kept. The indexes are what makes taking work cost the same whatever
+is waiting, in flight or parked.
 """
 
 from __future__ import annotations
@@ -169,7 +170,7 @@ outbox = Table(
     Column("takes", Integer, nullable=False),
     Column("after_id", _Id),
 )
-_index("ix_outbox_due", outbox.c.due_at)
+_index("ix_outbox_due", outbox.c.due_at, outbox.c.message_id)
 _index("ix_outbox_lease", outbox.c.lease, where=outbox.c.lease.is_not(None))
 _index("ix_outbox_queue", outbox.c.queue_id, outbox.c.message_id)
 
@@ -187,7 +188,7 @@ deliveries = Table(
     PrimaryKeyConstraint("message_id", "subscription_id"),
     sqlite_with_rowid=False,
 )
-_index("ix_deliveries_due", deliveries.c.due_at, where=deliveries.c.due_at.is_not(None))
+_index("ix_deliveries_due", deliveries.c.due_at, deliveries.c.message_id, where=deliveries.c.due_at.is_not(None))
 _index(
     "ix_deliveries_lane",
     deliveries.c.lane_id,
@@ -210,7 +211,7 @@ lanes = Table(
     UniqueConstraint("project", "name", name="uq_lanes_name"),
     sqlite_autoincrement=True,
 )
-_index("ix_lanes_due", lanes.c.due_at)
+_index("ix_lanes_due", lanes.c.due_at, lanes.c.id)
 _index("ix_lanes_lease", lanes.c.lease, where=lanes.c.lease.is_not(None))
 
 delivery_log = Table(

@@ -101,7 +101,7 @@ def _ledger() -> None:
         sa.Column("takes", sa.Integer(), nullable=False),
         sa.Column("after_id", _ID),
     )
-    _index("ix_outbox_due", "outbox", ["due_at"])
+    _index("ix_outbox_due", "outbox", ["due_at", "message_id"])
     _index("ix_outbox_lease", "outbox", ["lease"], "lease IS NOT NULL")
     _index("ix_outbox_queue", "outbox", ["queue_id", "message_id"])
 
@@ -118,7 +118,7 @@ def _ledger() -> None:
         sa.PrimaryKeyConstraint("message_id", "subscription_id"),
         sqlite_with_rowid=False,
     )
-    _index("ix_deliveries_due", "deliveries", ["due_at"], "due_at IS NOT NULL")
+    _index("ix_deliveries_due", "deliveries", ["due_at", "message_id"], "due_at IS NOT NULL")
     _index("ix_deliveries_lane", "deliveries", ["lane_id", "message_id", "subscription_id"], "due_at IS NULL")
     _index("ix_deliveries_lease", "deliveries", ["lease"], "lease IS NOT NULL")
     _index("ix_deliveries_expires", "deliveries", ["expires_at"])
@@ -134,7 +134,7 @@ def _ledger() -> None:
         sa.UniqueConstraint("project", "name", name="uq_lanes_name"),
         sqlite_autoincrement=True,
     )
-    _index("ix_lanes_due", "lanes", ["due_at"])
+    _index("ix_lanes_due", "lanes", ["due_at", "id"])
     _index("ix_lanes_lease", "lanes", ["lease"], "lease IS NOT NULL")
 
     op.create_table(
