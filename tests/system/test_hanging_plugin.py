@@ -18,7 +18,7 @@ class HangingNotifier(SingleNotifier):
     def send(self, delivery):
         pathlib.Path(delivery.subscription.subscriber.removeprefix("hang:")).touch()
         # A thread that no exit of the interpreter would leave behind.
-        thread = threading.Thread(target=threading.Event().wait)
+        thread = threading.Thread(target=threading.Event().wait, daemon=False)
         thread.start()
         thread.join()
 """
