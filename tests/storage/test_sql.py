@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import itertools
 import logging
 import os
 import pathlib
@@ -23,7 +24,7 @@ from zaqar_notify.model import Disabled, Draft, LaneKey, OutcomeKind, State, Sub
 from zaqar_notify.storage import statements
 from zaqar_notify.storage.base import Closing, Settlement, Storage
 from zaqar_notify.storage.sql import SqlStorage
-from zaqar_notify.storage.sqlite import FileLock
+from zaqar_notify.storage.sqlite import FileLock, WorkerLocks
 
 NEW_KEY = base64.b64encode(b"n" * 32).decode()
 OLD_KEY = base64.b64encode(b"k" * 32).decode()
@@ -104,6 +105,29 @@ class DurabilityTest(case.SqlCase):
         other = self.storage_at(path, clock=self.clock)
         self.addCleanup(other.close)
         self.assertEqual(set(), set(self.publish(200)) & set(other.publish("p", "q", [Draft(b"1", 300)] * 200)))
+
+
+class BodyTest(case.SqlCase):
+    def test_a_body_is_stored_once_however_many_wait_for_it(self) -> None:
+        body = b'"the-body-' + b"x" * 1000 + b'"'
+        message_id = self.storage.publish("p", "q", [Draft(body, 300)])[0]
+        subscribers = [self.subscribe(f"http://{number}/") for number in range(30)]
+        token = self.take(self.storage.join()).token
+        ways = itertools.cycle([{"park": conformance.LANE}, {"due_at": conformance.NOW + 900}, {"log": self.delivered()}])
+        settled = [
+            Settlement(message_id, one.id, token, from_row=False, **next(ways))
+            for one in subscribers  # type: ignore[arg-type]
+        ]
+        self.assertEqual(0, self.storage.settle(settled, [Closing(message_id, token)]))
+        with contextlib.closing(sqlite3.connect(self.path)) as inside:
+            self.assertEqual((20,), inside.execute("SELECT count(*) FROM deliveries").fetchone())
+            self.assertEqual((1, len(body)), inside.execute("SELECT count(*), sum(length(body)) FROM messages").fetchone())
+            holders = [
+                name
+                for (name,) in inside.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+                if "the-body-" in repr(inside.execute(f'SELECT * FROM "{name}"').fetchall())
+            ]
+        self.assertEqual(["messages"], holders)
 
 
 class OutageTest(case.SqlCase):
@@ -282,6 +306,23 @@ class GroupCommitTest(case.SqlCase):
         self.assertIsNone(self.storage.get_queue("p", "made"))
         self.assertTrue(self.storage.put_queue("p", "made", {}))
 
+    def test_a_worker_whose_registration_failed_joins_again(self) -> None:
+        def fill(connection: sqlalchemy.Connection) -> None:
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+
+        self.storage._database.write(fill)
+        body = b'"' + b"x" * 200_000 + b'"'
+        results = self.run_together(
+            {"join": self.storage.join, "big": lambda: self.storage.publish("p", "q", [Draft(body, 300)])}
+        )
+        self.assertEqual([StorageUnavailable] * 2, [type(one) for one in results.values()])
+        other = self.open()
+        joined = [other.join(), self.storage.join()]
+        self.assertEqual((2, 0, 0), (len(set(joined)), self.storage.recover(), other.recover()))
+        other.close()
+        self.assertEqual(1, self.storage.recover())
+
     def test_a_group_is_bounded(self) -> None:
         self.storage = self.open(group_commit=3)
         commits: list[Any] = []
@@ -312,6 +353,28 @@ class GroupCommitTest(case.SqlCase):
         lock.release()
         self.publish()
         self.assertEqual(1, len(self.storage.list_messages("p", "q", None, 10)))
+
+
+class WorkerLocksTest(case.SqlCase):
+    def test_a_folder_that_cannot_be_made_is_the_storage_out_of_reach(self) -> None:
+        folder = pathlib.Path(f"{self.path}.workers")
+        folder.touch()
+        self.assertIn(str(folder), str(self.assertRaises(StorageUnavailable, self.storage.join)))
+        folder.unlink()
+        self.assertEqual(1, self.storage.join())
+
+    def test_a_lock_that_is_held(self) -> None:
+        locks, others = WorkerLocks(self.folder), WorkerLocks(self.folder)
+        self.addCleanup(locks.close)
+        self.addCleanup(others.close)
+        locks.hold(7)
+        locks.hold(7)
+        self.assertRaises(StorageUnavailable, others.hold, 7)
+        locks.let_go(7)
+        others.hold(7)
+        self.assertEqual((False, False), (locks.dead(7), others.dead(7)))
+        others.let_go(7)
+        self.assertTrue(locks.dead(7))
 
 
 class WorkerDeathTest(case.SqlCase):
