@@ -114,10 +114,7 @@ class BodyTest(case.SqlCase):
         subscribers = [self.subscribe(f"http://{number}/") for number in range(30)]
         token = self.take(self.storage.join()).token
         ways = itertools.cycle([{"park": conformance.LANE}, {"due_at": conformance.NOW + 900}, {"log": self.delivered()}])
-        settled = [
-            Settlement(message_id, one.id, token, from_row=False, **next(ways))
-            for one in subscribers  # type: ignore[arg-type]
-        ]
+        settled = [Settlement(message_id, one.id, token, from_row=False, **next(ways)) for one in subscribers]
         self.assertEqual(0, self.storage.settle(settled, [Closing(message_id, token)]))
         with contextlib.closing(sqlite3.connect(self.path)) as inside:
             self.assertEqual((20,), inside.execute("SELECT count(*) FROM deliveries").fetchone())

@@ -369,13 +369,21 @@ class SqlStorage(Storage):
     # -- the worker ---------------------------------------------------------------------------------------------------------
 
     def join(self) -> int:
+        held: list[int] = []
+
         def work(connection: Connection) -> int:
             worker_id = connection.execute(insert(workers).values(joined_at=self._clock()).returning(workers.c.id)).scalar_one()
             # Before anyone can see that it is registered.
             self._database.workers.hold(worker_id)
+            held.append(worker_id)
             return int(worker_id)
 
-        return self._database.write(work)
+        try:
+            return self._database.write(work)
+        except BaseException:
+            for worker_id in held:
+                self._database.workers.let_go(worker_id)
+            raise
 
     def leave(self, worker_id: int) -> None:
         self._database.write(lambda connection: self._release(connection, worker_id))

@@ -205,13 +205,26 @@ class WorkerLocks:
         self._held: dict[int, FileLock] = {}
 
     def hold(self, worker_id: int) -> None:
-        """Raises OSError."""
-        os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        """Raises `StorageUnavailable`."""
+        if worker_id in self._held:
+            return
         lock = FileLock(self._path(worker_id))
-        if not lock.acquire(0):
+        try:
+            os.makedirs(self._folder, mode=0o700, exist_ok=True)
+            locked = lock.acquire(0)
+        except OSError as error:
+            raise StorageUnavailable(f"Cannot lock {self._path(worker_id)}: {error.strerror}") from error
+        if not locked:
             lock.close()
-            raise BlockingIOError(f"The lock of worker {worker_id} is held by another process")
+            raise StorageUnavailable(f"The lock of worker {worker_id} is held by another process")
         self._held[worker_id] = lock
+
+    def let_go(self, worker_id: int) -> None:
+        """Call it when the worker was not registered after all: its id may be the next that another process gets."""
+        lock = self._held.pop(worker_id, None)
+        if lock is not None:
+            # The file stays: another process may have opened it, and must not hold the lock of one that nobody finds.
+            lock.close()
 
     def dead(self, worker_id: int) -> bool:
         """Whether the process of this registered worker has ended."""
