@@ -343,6 +343,10 @@ class SubscriptionConformance(StorageCase):
         made = self.storage.subscribe(self.subscription("log:"))
         self.assertEqual((False, None, None), (made.secret_is_new, made.subscription.secret, made.subscription.expires_at))
 
+    def test_a_given_secret_is_not_told_again(self) -> None:
+        made = self.storage.subscribe(self.subscription(secret=SECRET))
+        self.assertEqual((False, SECRET), (made.secret_is_new, made.subscription.secret))
+
     def test_again_replaces_ttl_and_options_and_keeps_the_id(self) -> None:
         first = self.subscribe(ttl=60, options={"a": 1})
         self.clock.now += 10
@@ -383,7 +387,7 @@ class SubscriptionConformance(StorageCase):
         self.entry_into_row(first.id, log=self.delivered())
         again = self.storage.subscribe(self.subscription(secret=OTHER_SECRET))
         self.assertEqual(
-            (True, OTHER_SECRET, False), (again.secret_is_new, again.subscription.secret, again.subscription.secret_made)
+            (False, OTHER_SECRET, False), (again.secret_is_new, again.subscription.secret, again.subscription.secret_made)
         )
         # And a made one never replaces a given one.
         again = self.storage.subscribe(self.subscription(secret=SECRET, secret_made=True))

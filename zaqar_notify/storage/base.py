@@ -110,7 +110,7 @@ class Subscribed:
     subscription: Subscription
     created: bool
     secret_is_new: bool
-    """The subscription's secret was stored by this call (made or given), and may be told to the client once."""
+    """The service made the subscription's secret, and this call stored it: the client is told it once. Not for a given one."""
 
 
 class Storage(abc.ABC):

@@ -212,7 +212,7 @@ class MemoryStorage(Storage):
             if existing is None:
                 record = dataclasses.replace(subscription, id=self._new_id(now), **_age(subscription.ttl, now))
                 self._subscriptions[record.id] = _Subscription(record)
-                return Subscribed(record, created=True, secret_is_new=record.secret is not None)
+                return Subscribed(record, created=True, secret_is_new=record.secret is not None and record.secret_made)
             if existing.record.confirmed:
                 raise Conflict("This subscriber is subscribed to the queue already.")
             renewed = subscription.secret is not None and self._may_replace_secret(existing.record, subscription)
@@ -220,7 +220,7 @@ class MemoryStorage(Storage):
             if renewed:
                 changes |= {"secret": subscription.secret, "secret_made": subscription.secret_made}
             existing.record = dataclasses.replace(existing.record, **changes)
-            return Subscribed(existing.record, created=False, secret_is_new=renewed)
+            return Subscribed(existing.record, created=False, secret_is_new=renewed and subscription.secret_made)
 
     def _may_replace_secret(self, existing: Subscription, asked: Subscription) -> bool:
         if not asked.secret_made or existing.secret is None:

@@ -185,7 +185,7 @@ class SqlStorage(Storage):
         if renewed:
             changes |= {"secret": asked.secret, "secret_made": asked.secret_made}
         changed = self._change(connection, existing, self._values(existing.id, changes, now))
-        return Subscribed(changed, created=False, secret_is_new=renewed)
+        return Subscribed(changed, created=False, secret_is_new=renewed and changed.secret_made)
 
     def _add_subscription(self, connection: Connection, asked: Subscription, now: float) -> Subscribed:
         last = connection.exec_driver_sql(statements.LAST_SUBSCRIPTION_ID).scalar_one()
@@ -209,7 +209,8 @@ class SqlStorage(Storage):
             ),
         }
         connection.execute(insert(subscriptions).values(values))
-        return Subscribed(self._read_subscription(connection, number), created=True, secret_is_new=asked.secret is not None)
+        made = self._read_subscription(connection, number)
+        return Subscribed(made, created=True, secret_is_new=asked.secret is not None and asked.secret_made)
 
     def _may_replace_secret(self, connection: Connection, existing: Subscription, asked: Subscription) -> bool:
         if not asked.secret_made or (existing.secret is None and not existing.sealed):
