@@ -75,6 +75,15 @@ class DeliveryTests:
         self.assertEqual((attempt["outcome"], attempt["status"]), ("retry", 500))
         self.assertEqual(attempt["error"], "the endpoint answered 500")
 
+    def test_the_last_fifty_of_many_attempts(self):
+        subscription_id = self.subscribe()
+        [message_id] = self.post("x")
+        lines = [LogEntry(number, self.clock.now, State.PENDING, OutcomeKind.OURS, detail="x") for number in range(1, 61)]
+        self.settle([message_id], [(message_id, subscription_id, line) for line in lines], due_at=self.clock.now + 5)
+        for path in (f"messages/{message_id}", f"subscriptions/{subscription_id}"):
+            [delivery] = self.deliveries(path)
+            self.assertEqual([attempt["number"] for attempt in delivery["attempts"]], list(range(11, 61)))
+
     def test_ended_without_an_attempt(self):
         subscription_id = self.subscribe()
         [message_id] = self.post("x")

@@ -14,7 +14,7 @@ from testtools.matchers import Equals
 from zaqar_notify.encryption import Keyring
 from zaqar_notify.errors import Conflict, InvalidRequest
 from zaqar_notify.model import Disabled, Draft, LaneKey, LogEntry, Outcome, OutcomeKind, State, Subscription
-from zaqar_notify.storage.base import Closing, Entry, Row, Settlement, Storage, Taken
+from zaqar_notify.storage.base import MOST_LINES, Closing, Entry, Row, Settlement, Storage, Taken
 
 NOW = 1_700_000_000.0
 RETENTION = 1000.0
@@ -638,6 +638,19 @@ class LedgerConformance(StorageCase):
                 (expected.state, expected.outcome, expected.status, expected.duration, expected.detail),
                 (line.state, line.outcome, line.status, line.duration, line.detail),
             )
+
+    def test_the_last_lines_of_a_long_log(self) -> None:
+        mine, other = self.subscribe(), self.subscribe("http://b/")
+        message_id = self.publish()[0]
+        token = self.take(self.storage.join()).token
+        tried = [
+            Settlement(message_id, of.id, token, from_row=False, log=self.failed(number), due_at=NOW + 99, lines=number)
+            for of, most in ((mine, MOST_LINES + 25), (other, 3))
+            for number in range(1, most + 1)
+        ]
+        self.assertEqual(0, self.storage.settle(tried, [Closing(message_id, token)]))
+        self.assertEqual(list(range(26, MOST_LINES + 26)), [line.number for line in self.delivery(message_id, mine.id).log])
+        self.assertEqual([1, 2, 3], [line.number for line in self.delivery(message_id, other.id).log])
 
     def test_every_state_and_outcome_can_be_stored(self) -> None:
         mine = self.subscribe()

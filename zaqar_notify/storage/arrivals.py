@@ -13,7 +13,9 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, or_, select
 
 from zaqar_notify.model import DeliveryRecord, LogEntry
-from zaqar_notify.storage import ids, standing
+from zaqar_notify.storage import ids, standing, statements
+from zaqar_notify.storage.base import MOST_LINES
+from zaqar_notify.storage.publishing import json_list
 from zaqar_notify.storage.standing import Open
 from zaqar_notify.storage.tables import OUTCOMES, STATES, deliveries, delivery_log, messages, outbox, queues, subscriptions
 
@@ -102,7 +104,7 @@ def _merge(connection: Connection, parts: Iterable[Select[Any]], limit: int, *, 
 def _records(connection: Connection, pairs: Sequence[tuple[int, int]], now: float) -> list[DeliveryRecord]:
     """One for each pair of message and subscription; of one message, or of one subscription."""
     message_ids, subscription_ids = {pair[0] for pair in pairs}, {pair[1] for pair in pairs}
-    log = _log(connection, message_ids, subscription_ids)
+    log = _log(connection, pairs)
     rows = _rows(connection, message_ids, subscription_ids)
     entries = _entries(connection, message_ids)
     of_messages = _of_messages(connection, message_ids, now)
@@ -147,15 +149,9 @@ def _of_subscriptions(connection: Connection, subscription_ids: set[int], now: f
     }
 
 
-def _log(connection: Connection, message_ids: set[int], subscription_ids: set[int]) -> dict[tuple[int, int], list[LogEntry]]:
-    column = delivery_log.c
-    query = (
-        select(delivery_log)
-        .where(column.message_id.in_(message_ids), column.subscription_id.in_(subscription_ids))
-        .order_by(column.message_id, column.subscription_id, column.number)
-    )
+def _log(connection: Connection, pairs: Sequence[tuple[int, int]]) -> dict[tuple[int, int], list[LogEntry]]:
     found: dict[tuple[int, int], list[LogEntry]] = {}
-    for line in connection.execute(query):
+    for line in connection.exec_driver_sql(statements.LAST_LINES, (*json_list(pairs), MOST_LINES)):
         found.setdefault((line.message_id, line.subscription_id), []).append(_entry(line))
     return found
 

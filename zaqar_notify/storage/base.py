@@ -24,6 +24,9 @@ from typing import Any
 
 from zaqar_notify.model import DeliveryRecord, Disabled, Draft, LaneKey, LogEntry, Message, Queue, Subscription
 
+MOST_LINES = 50
+"""Of the log of a delivery at most so many lines are handed out, the last ones."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
@@ -215,7 +218,8 @@ class Storage(abc.ABC):
         """At most ``limit`` deliveries of a message behind the subscription id ``marker``; None for an unknown message.
 
         Answers from outbox, rows and log, also when the message is expired or deleted or a subscription is gone, until the
-        retention of the log has passed.
+        retention of the log has passed. Each comes with the last `MOST_LINES` lines of its log; the number of the first one
+        says how many are left out.
         """
 
     @abc.abstractmethod

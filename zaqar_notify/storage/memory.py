@@ -17,7 +17,7 @@ from zaqar_notify.encryption import Keyring
 from zaqar_notify.errors import Conflict
 from zaqar_notify.model import DeliveryRecord, Draft, LaneKey, LogEntry, Message, Queue, State, Subscription
 from zaqar_notify.storage import ids, standing
-from zaqar_notify.storage.base import Closing, Entry, Loaded, Row, Settlement, Storage, Subscribed, Taken
+from zaqar_notify.storage.base import MOST_LINES, Closing, Entry, Loaded, Row, Settlement, Storage, Subscribed, Taken
 
 _WORKER_SHIFT = 32
 _AT_ONCE = 0.0
@@ -319,7 +319,7 @@ class MemoryStorage(Storage):
         return standing.record(
             message_id,
             subscription_id,
-            self._log.get(key, ()),
+            self._log.get(key, ())[-MOST_LINES:],
             None if still_open is None else standing.Open(still_open.due_at, leased=still_open.lease is not None),
             cancelled=message.queue.deleted or deleted,
             expired=message.record.expires_at <= now or (subscription is not None and not subscription.record.live(now)),

@@ -213,6 +213,20 @@ WHERE s.project = ? AND s.queue = ? AND s.id > ? AND s.deleted_at IS NULL AND (s
 ORDER BY s.id LIMIT ?
 """  # noqa: S608 - only constants
 
+# -- did it arrive? ------------------------------------------------------------------------------------------------------------
+
+# A range of each delivery's own lines: it costs the same however many there are.
+LAST_LINES = """
+SELECT l.message_id, l.subscription_id, l.number, l.at, l.state, l.outcome, l.status, l.duration, l.detail
+FROM json_each(?) AS asked
+CROSS JOIN delivery_log AS l
+    ON l.message_id = asked.value ->> 0 AND l.subscription_id = asked.value ->> 1 AND l.number > (
+        SELECT max(number) FROM delivery_log
+        WHERE message_id = asked.value ->> 0 AND subscription_id = asked.value ->> 1
+    ) - ?
+ORDER BY asked.key, l.number
+"""
+
 # -- housekeeping --------------------------------------------------------------------------------------------------------------
 
 REMOVE_LINES = """
