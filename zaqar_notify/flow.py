@@ -20,6 +20,7 @@ from typing import Any
 
 from taskflow import engines, retry, states, task
 from taskflow.patterns import linear_flow
+from taskflow.utils import persistence_utils
 
 from zaqar_notify import errors
 from zaqar_notify.lanes import Lane, Lanes, OpenEntry, Send
@@ -122,6 +123,7 @@ class Dispatch:
         for send in dispatched.sends:
             if not self.lanes.submit(send, now):
                 self.settling.park(send)
+        self.breathe()  # now, and not when the flow has ended: that is a millisecond later
 
     def give_back(self, leased: Leased, **_: Any) -> None:
         """Reverts load: nothing was submitted yet. When the storage is out of reach the leases run out by themselves."""
@@ -403,7 +405,8 @@ class _Flow:
     """A flow that was compiled once."""
 
     def __init__(self, flow: linear_flow.Flow, inputs: Sequence[str], retry_name: str | None = None) -> None:
-        self._engine = engines.load(flow, engine="serial")
+        detail = persistence_utils.create_flow_detail(flow)
+        self._engine = engines.load(flow, flow_detail=detail, backend=_Nowhere(), engine="serial")
         self._engine.compile()
         # Transient: what is injected for good comes before it.
         self._engine.storage.inject(dict.fromkeys(inputs), transient=True)
@@ -418,3 +421,19 @@ class _Flow:
         self._engine.storage.inject(inputs, transient=True)
         self._engine.run()
         return self._engine.storage.fetch(result)
+
+
+class _Nowhere:
+    """A persistence backend that keeps nothing. TaskFlow's own, in memory, costs more than half of the time of a flow."""
+
+    def get_connection(self) -> _Nowhere:
+        return self
+
+    def update_atom_details(self, detail: Any) -> Any:
+        return detail
+
+    def update_flow_details(self, detail: Any) -> Any:
+        return detail
+
+    def close(self) -> None:
+        """There is nothing to close."""
