@@ -86,15 +86,16 @@ def _storage(directory: Path, *, waiting: int, parked: int) -> Iterator[SqlStora
 
 
 def fill(connection: sqlite3.Connection, waiting: int, parked: int, now: float) -> None:
-    """Rows as the storage writes them (storage/tables.py), due between an hour and a second ago, the oldest message first."""
+    """Rows as the storage writes them (storage/tables.py): entries as they are posted, rows that came due between an hour and a
+    second ago, the oldest message first."""
     newest = int(now * 1000) << 20
     due_at = [now - 3600 + 3599 * number / waiting for number in range(waiting)]
     columns = "message_id, subscription_id, lane_id, due_at, attempts, lines, expires_at"
     connection.execute("PRAGMA synchronous=OFF")
     with connection:
         connection.executemany(
-            "INSERT INTO outbox (message_id, queue_id, due_at, takes) VALUES (?, 1, ?, 0)",
-            ((newest - waiting + number, due_at[number]) for number in range(waiting)),
+            "INSERT INTO outbox (message_id, queue_id, due_at, takes) VALUES (?, 1, 0, 0)",
+            ((newest - waiting + number,) for number in range(waiting)),
         )
         connection.executemany(
             f"INSERT INTO deliveries ({columns}) VALUES (?, 1, NULL, ?, 1, 1, ?)",

@@ -52,6 +52,22 @@ class DurabilityTest(case.SqlCase):
             self.assertEqual("wal", connection.exec_driver_sql("PRAGMA journal_mode").scalar())
             self.assertEqual(2, connection.exec_driver_sql("PRAGMA synchronous").scalar(), "2 is FULL")
 
+    def test_a_commit_that_matters_waits_for_the_disk_and_a_lease_does_not(self) -> None:
+        def synchronous() -> int:
+            connection = self.storage._database._writer._connection
+            return int(connection.connection.driver_connection.execute("PRAGMA synchronous").fetchone()[0])
+
+        mine = self.subscribe()
+        message_id = self.publish()[0]
+        self.assertEqual(2, synchronous(), "2 is FULL")
+        taken = self.storage.take(self.storage.join(), 30, entries=10, rows=10)
+        self.assertEqual(1, synchronous(), "1 is NORMAL")
+        self.storage.settle([Settlement(message_id, mine.id, taken.token, from_row=False, log=self.delivered())])
+        self.assertEqual(2, synchronous())
+        self.storage.take(self.storage.join(), 30, entries=10, rows=10)
+        self.publish()
+        self.assertEqual(2, synchronous())
+
     def test_hammering_threads_lose_nothing(self) -> None:
         given: list[str] = []
 

@@ -426,7 +426,8 @@ class SqlStorage(Storage):
             now = self._clock()
             return ledger.take(connection, token, now, now + lease, **bounds, parked=parked or {})
 
-        return self._database.write(work)
+        # A lease that a stopped machine forgets is a lease that has ended.
+        return self._database.write(work, durable=False)
 
     def load(self, message_ids: Collection[str], subscription_ids: Collection[str]) -> Loaded:
         asked_messages, asked_subscriptions = _parsed(message_ids), _parsed(subscription_ids)

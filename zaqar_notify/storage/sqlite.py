@@ -85,9 +85,12 @@ class Database:
         except (DatabaseError, PoolTimeout) as error:
             raise translated(error) from error
 
-    def write(self, work: Callable[[Connection], T]) -> T:
-        """Run ``work`` in a transaction of its own (which may share its commit); returns when it is durable."""
-        result: T = self._writer.run(lambda connection, _: [work(connection)], None, together=False)
+    def write(self, work: Callable[[Connection], T], *, durable: bool = True) -> T:
+        """Run ``work`` in a transaction of its own (which may share its commit); returns when it is durable.
+
+        With ``durable`` false it returns earlier: a machine that stops may have forgotten it, a process that is killed not.
+        """
+        result: T = self._writer.run(lambda connection, _: [work(connection)], None, together=False, durable=durable)
         return result
 
     def write_together(self, work: Callable[[Connection, list[Item]], Sequence[T]], item: Item) -> T:
@@ -265,12 +268,13 @@ _Run = Callable[[Connection, list[Any]], Sequence[Any]]
 class _Work:
     """What one thread wants written; the thread waits at the gate."""
 
-    __slots__ = ("done", "error", "gate", "item", "result", "run", "together")
+    __slots__ = ("done", "durable", "error", "gate", "item", "result", "run", "together")
 
-    def __init__(self, run: _Run, item: Any, together: bool) -> None:
+    def __init__(self, run: _Run, item: Any, together: bool, durable: bool) -> None:
         self.run: Final = run
         self.item: Final = item
         self.together: Final = together
+        self.durable: Final = durable
         self.result: Any = None
         self.error: Exception | None = None
         self.done = False
@@ -291,9 +295,10 @@ class Writer:
         self._waiting: collections.deque[_Work] = collections.deque()
         self._led = False
         self._connection: Connection | None = None
+        self._durable = True  # what the connection is set to
 
-    def run(self, run: _Run, item: Any, *, together: bool) -> Any:
-        work = _Work(run, item, together)
+    def run(self, run: _Run, item: Any, *, together: bool, durable: bool = True) -> Any:
+        work = _Work(run, item, together, durable)
         with self._mutex:
             self._waiting.append(work)
             leads = not self._led
@@ -357,6 +362,7 @@ class Writer:
         units = _units(batch)
         try:
             connection = self._connect()
+            self._set_durability(connection, any(work.durable for work in batch))
             transaction = connection.begin()
             try:
                 for unit in units:
@@ -378,7 +384,15 @@ class Writer:
             self._connection = self._engine.connect()
         return self._connection
 
+    def _set_durability(self, connection: Connection, durable: bool) -> None:
+        """Whether the commit waits for the disk (an fsync). Has to be set outside of a transaction."""
+        if durable is not self._durable:
+            driver: Any = connection.connection.driver_connection
+            driver.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._durable = durable
+
     def _disconnect(self) -> None:
+        self._durable = True
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(DatabaseError):
