@@ -337,7 +337,7 @@ class Worker:
     def _wait(self, pause: float) -> None:
         self._asleep = True
         try:
-            events = self._poller.poll(0 if self._reported or self._stopping else pause)
+            events = self._poller.poll(0 if self._reported else pause)
         finally:
             self._asleep = False
         for descriptor, _ in events:
