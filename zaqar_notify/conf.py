@@ -123,7 +123,7 @@ WORKER: list[cfg.Opt] = [
     seconds("slow_after", 1.0, "An attempt that takes longer makes its lane a slow one and becomes a row of its own."),
     cfg.FloatOpt("slow_share", default=1 / 3, min=0.01, max=1.0, help="Share of max_in_flight that all slow lanes may use."),
     cfg.IntOpt("micro_batch", default=500, min=1, help="Most outcomes that are settled in one transaction."),
-    seconds("settle_delay", 0.02, "How long an outcome waits for others before it is settled."),
+    seconds("settle_delay", 0.05, "How long an outcome waits for others before it is settled."),
     seconds("dispatch_interval", 0.01, "Shortest time between two dispatches under load; after idle time dispatch is at once."),
     cfg.IntOpt("threads", default=8, min=1, help="Threads for each notifier that sends one delivery at a time."),
     seconds("timeout", 15.0, "How long an attempt of a notifier without a timeout of its own may take."),

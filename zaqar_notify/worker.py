@@ -41,7 +41,7 @@ class Settings:
     stop_timeout: float = 30.0
     max_active: int = 4000
     micro_batch: int = 500
-    settle_delay: float = 0.02
+    settle_delay: float = 0.05
     dispatch_interval: float = 0.01
     hang_grace: float = 5.0
     prune_interval: float = 5.0

@@ -30,8 +30,11 @@ from zaqar_notify.errors import CannotStart, StorageUnavailable
 T = TypeVar("T")
 Item = TypeVar("Item")
 
-_LOCK_PAUSE = 0.00005
+_LOCK_PAUSE = 0.0002
 """Seconds between two tries to get the lock between processes."""
+_SIBLINGS_DELAY = 0.0005
+"""Seconds that a transaction waits for others to join it, when the one before served several: the threads that it woke come back
+with the next requests, and would each miss it by a little."""
 _MOST_READERS = 64
 _OUR_FAULTS = (DataError, IntegrityError, ProgrammingError)
 """Errors of a statement, not of the database: they go to their caller as they are."""
@@ -296,6 +299,7 @@ class Writer:
         self._led = False
         self._connection: Connection | None = None
         self._durable = True  # what the connection is set to
+        self._together = 0  # how many the last transaction served
 
     def run(self, run: _Run, item: Any, *, together: bool, durable: bool = True) -> Any:
         work = _Work(run, item, together, durable)
@@ -321,6 +325,8 @@ class Writer:
         batch: list[_Work] = []
         failure: Exception = StorageUnavailable("Interrupted")
         try:
+            if self._together > 1:
+                time.sleep(_SIBLINGS_DELAY)
             try:
                 locked = self._lock.acquire(self._timeout)
             finally:
@@ -341,7 +347,9 @@ class Writer:
 
     def _next_batch(self) -> list[_Work]:
         with self._mutex:
-            return [self._waiting.popleft() for _ in range(min(len(self._waiting), self._most))]
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._most))]
+        self._together = len(batch)
+        return batch
 
     def _wake(self, batch: list[_Work], failure: Exception) -> None:
         for work in batch:
