@@ -33,8 +33,8 @@ Item = TypeVar("Item")
 _LOCK_PAUSE = 0.0002
 """Seconds between two tries to get the lock between processes."""
 _SIBLINGS_DELAY = 0.0005
-"""Seconds that a transaction waits for others to join it, when the one before served several: the threads that it woke come back
-with the next requests, and would each miss it by a little."""
+"""Seconds that a transaction waits for others to join it, when the one before served several: the threads that it woke come
+back with the next requests, and would each miss it by a little."""
 _MOST_READERS = 64
 _OUR_FAULTS = (DataError, IntegrityError, ProgrammingError)
 """Errors of a statement, not of the database: they go to their caller as they are."""
