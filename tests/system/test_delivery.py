@@ -197,6 +197,23 @@ class TwoWorkers(DeliveryCase):
             self.assertEqual(collections.Counter(endpoint.seen.values()), {1: len(messages)})
 
 
+class TakingOver(DeliveryCase):
+    # With such a lease nothing but the freed lock of the dead worker can bring its work back.
+    options = QUICK.replace("lease = 13", "lease = 3600").replace("timeout = 2", "timeout = 600")
+
+    def test_what_a_killed_worker_had_is_taken_over_by_another_at_once(self) -> None:
+        endpoint = self.endpoint(status=lambda seen: None if seen == 1 else 200)
+        subscription = self.service.subscribe(endpoint.url)["subscription_id"]
+        worker = self.service.start("worker")
+        messages = self.service.post(*range(4))
+        wait_for(lambda: len(endpoint.arrivals) == 2, "the first attempts")  # two at a time, and two that wait
+        self.service.start("worker")
+        self.wait_delivery(messages[0], "in_flight", subscription)
+        self.service.kill(worker)
+        for message in messages:
+            self.wait_delivery(message, "delivered", subscription)
+
+
 class Expiring(DeliveryCase):
     def test_what_expires_before_it_can_be_sent_is_recorded_and_not_sent(self) -> None:
         endpoint, brief = self.endpoint(), self.endpoint()
