@@ -202,13 +202,14 @@ class TakingOver(DeliveryCase):
     options = QUICK.replace("lease = 13", "lease = 3600").replace("timeout = 2", "timeout = 600")
 
     def test_what_a_killed_worker_had_is_taken_over_by_another_at_once(self) -> None:
-        endpoint = self.endpoint(status=lambda seen: None if seen == 1 else 200)
+        endpoint = self.endpoint(status=lambda _: None)
         subscription = self.service.subscribe(endpoint.url)["subscription_id"]
         worker = self.service.start("worker")
         messages = self.service.post(*range(4))
         wait_for(lambda: len(endpoint.arrivals) == 2, "the first attempts")  # two at a time, and two that wait
         self.service.start("worker")
         self.wait_delivery(messages[0], "in_flight", subscription)
+        endpoint.status = lambda _: 200
         self.service.kill(worker)
         for message in messages:
             self.wait_delivery(message, "delivered", subscription)

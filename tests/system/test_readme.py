@@ -74,7 +74,9 @@ class ReadmeTest(unittest.TestCase):
         message_id = answer["resources"][0].rpartition("/")[2]
         self.assertIn(message_id, location)
         (line,) = blocks("text")
-        shown = re.escape(line.strip()).replace("14:03:22", r"\d\d:\d\d:\d\d").replace(re.escape("01J..."), message_id)
+        shown = (
+            re.escape(line.strip()).replace("14:03:22", r"\d\d:\d\d:\d\d").replace(re.escape("1a1f96f9422aeae9"), message_id)
+        )
         listen.until(f"^{shown}$")
 
         line = ask.replace("http://127.0.0.1:8888", here).replace("MESSAGE_ID", message_id)
