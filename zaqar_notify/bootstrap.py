@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 import logging
 import logging.config
 import os
@@ -94,15 +93,6 @@ def require_keys(conf: cfg.ConfigOpts) -> None:
     Keyring(conf.encryption["keys"])
     if not conf.signed_url.secret_key:
         raise errors.CannotStart("[signed_url] secret_key is not set. Make one with: openssl rand -hex 32")
-
-
-def freeze_heap() -> None:
-    """Take what was loaded out of the garbage collector's sight, once a process is ready: it lives as long as the process,
-    and going through it again and again took a third of the API's time. Nothing per request or delivery is a cycle; what
-    is left is collected more rarely."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
 
 
 # -- parts --------------------------------------------------------------------------------------------------------------------

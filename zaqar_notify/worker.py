@@ -28,8 +28,8 @@ TICK = 0.05
 """Seconds between two looks at what is waiting or under way, when nothing else happens."""
 BUSY = 64
 GATHER = 0.003
-"""With so many sends in flight, the loop waits so many seconds after an outcome for others to come: to be woken by each costs
-the threads that send more than the sends (twice as many are sent in this way)."""
+"""With so many sends in flight, the loop waits so many seconds after an outcome for others to come: to be woken by each takes
+the interpreter's lock from the threads that send too often."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -106,12 +106,10 @@ class Service(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> falcon.App[Any, Any]:
         try:
-            app = bootstrap.build_api(self._conf)
+            return bootstrap.build_api(self._conf)
         except errors.NotifyError as error:
             logging.getLogger(__name__).critical("%s", error)
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
-        bootstrap.freeze_heap()
-        return app
 
     def limit_reading(self, worker: Any) -> None:
         """A request that has begun and does not go on would keep its thread for ever: gunicorn has no limit of its own.

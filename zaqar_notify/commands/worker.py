@@ -20,7 +20,6 @@ def run(arguments: argparse.Namespace) -> NoReturn:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())
     worker.start()
-    bootstrap.freeze_heap()
     if arguments.ready_fd is not None:
         os.write(arguments.ready_fd, b"ready\n")
         os.close(arguments.ready_fd)
