@@ -41,7 +41,19 @@ API: list[cfg.Opt] = [
     cfg.IntOpt("workers", default=2, min=1, help="Number of API processes."),
     cfg.IntOpt("threads", default=8, min=1, help="Threads in each API process: requests that are worked on at once."),
     seconds("keepalive", 75.0, "How long an idle client connection is kept open."),
-    seconds("read_timeout", 30.0, "How long a request that has begun may pause before its connection is closed."),
+    seconds("read_timeout", 10.0, "How long a request may take to arrive, from its first byte to its last."),
+    seconds("write_timeout", 30.0, "How long a client may pause while it reads an answer before its connection is closed."),
+    cfg.IntOpt(
+        "connections_per_address",
+        default=0,
+        min=0,
+        help="Most connections from one client address that wait for a request to arrive. 0: no limit.",
+    ),
+    cfg.ListOpt(
+        "trusted_proxies",
+        default=[],
+        help="Addresses or networks (CIDR) of reverse proxies: connections_per_address does not count theirs.",
+    ),
     seconds("graceful_timeout", 30.0, "How long running requests may take to finish when the API stops."),
     cfg.StrOpt(
         "public_url",
@@ -53,9 +65,14 @@ AUTH: list[cfg.Opt] = [
     cfg.StrOpt(
         "strategy",
         default="none",
-        choices=[("none", "No authentication: only loopback is served.")],
+        choices=[
+            ("none", "No authentication: only loopback is served."),
+            ("apikey", "Keys that 'zaqar-notify key create' makes."),
+            ("keystone", "Tokens of OpenStack Keystone, by keystonemiddleware and its section [keystone_authtoken]."),
+        ],
         help="How callers are authenticated.",
     ),
+    seconds("key_cache", 5.0, "How long an API process remembers a key: a revoked one works for so long at most."),
 ]
 
 TRANSPORT: list[cfg.Opt] = [
@@ -70,6 +87,20 @@ TRANSPORT: list[cfg.Opt] = [
     ),
     cfg.IntOpt("min_message_ttl", default=60, min=1, help="Shortest time to live, in seconds, of a message."),
     cfg.IntOpt("max_message_ttl", default=1209600, min=1, help="Longest time to live, in seconds, of a message."),
+    cfg.IntOpt(
+        "default_message_delay", default=0, min=0, help="Delay, in seconds, of a message whose queue and sender name none."
+    ),
+    cfg.IntOpt("max_message_delay", default=900, min=0, help="Longest delay, in seconds, of a message."),
+    cfg.IntOpt("default_claim_ttl", default=300, min=1, help="Time to live, in seconds, of a claim that names none."),
+    cfg.IntOpt("default_claim_grace", default=60, min=1, help="Grace, in seconds, of a claim that names none."),
+    cfg.IntOpt("min_claim_ttl", default=60, min=1, help="Shortest time to live, in seconds, of a claim."),
+    cfg.IntOpt("min_claim_grace", default=60, min=0, help="Shortest grace, in seconds, of a claim."),
+    cfg.IntOpt("max_claim_ttl", default=43200, min=1, help="Longest time to live, in seconds, of a claim."),
+    cfg.IntOpt("max_claim_grace", default=43200, min=1, help="Longest grace, in seconds, of a claim."),
+    cfg.IntOpt("max_messages_per_claim_or_pop", default=20, min=1, help="Most messages that are claimed or popped at once."),
+    cfg.BoolOpt(
+        "message_delete_with_claim_id", default=False, help="Deleting messages by their ids needs the ids of their claims."
+    ),
     cfg.IntOpt("min_subscription_ttl", default=60, min=1, help="Shortest time to live, in seconds, of a subscription."),
     cfg.IntOpt(
         "default_subscription_ttl",
@@ -133,6 +164,12 @@ WORKER: list[cfg.Opt] = [
 ]
 
 NOTIFICATION: list[cfg.Opt] = [
+    cfg.BoolOpt(
+        "require_confirmation",
+        default=False,
+        help="A subscriber is sent a request to confirm its subscription first, and gets nothing else before it has.",
+    ),
+    cfg.IntOpt("confirmation_ttl", default=259200, min=60, help="How long, in seconds, a request to confirm can be answered."),
     cfg.ListOpt(
         "retry_schedule",
         item_type=SECONDS,

@@ -40,6 +40,13 @@ class RefusedAddress(InvalidRequest):
     title = "Address not allowed"
 
 
+class Unauthorized(NotifyError):
+    """The caller has not said who it is, or not truly."""
+
+    status = 401
+    title = "Unauthorized"
+
+
 class Forbidden(NotifyError):
     """The caller may not do this."""
 

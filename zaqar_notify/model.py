@@ -53,6 +53,13 @@ class State(enum.Enum):
 _OPEN_STATES = frozenset({State.PENDING, State.IN_FLIGHT, State.PARKED})
 
 
+class MessageKind(enum.Enum):
+    NOTIFICATION = "notification"  # what clients posted
+    CONFIRMATION = (
+        "confirmation"  # asks one subscriber whether it wants to be subscribed; its body is what the subscriber receives
+    )
+
+
 class Scope(enum.Enum):
     """What a failure or a request to slow down is about: one subscription, or all that shares its lane."""
 
@@ -71,6 +78,8 @@ class Draft:
     """Seconds."""
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     parent_id: str | None = None
+    delay: int = 0
+    """Seconds until it can be read, claimed and delivered. The time to live begins after them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -81,7 +90,7 @@ class Message:
     project: str
     queue: str
     body_json: bytes
-    """JSON text, UTF-8, as it was posted; empty once ``[delivery_log] body_retention`` has dropped it."""
+    """JSON text, UTF-8, as it was posted; empty once ``[delivery_log] body_retention`` has dropped it, and when it is sealed."""
     ttl: int
     created_at: float
     expires_at: float
@@ -89,6 +98,17 @@ class Message:
     parent_id: str | None = None
     client_id: str | None = None
     version: int = ENVELOPE_VERSION
+    kind: MessageKind = MessageKind.NOTIFICATION
+    foreign_id: str | None = None
+    """Its id in the queue service that this one extends: what subscribers and clients see instead of ``id``."""
+    claim_id: str | None = None
+    """The claim that has it now."""
+    sealed: bool = False
+    """Its body cannot be opened: the key that encrypted it is not among [encryption] keys."""
+
+    @property
+    def public_id(self) -> str:
+        return self.foreign_id or self.id
 
     @property
     def body(self) -> Any:
@@ -102,6 +122,53 @@ class Queue:
     name: str
     metadata: Mapping[str, Any]
     created_at: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Claim:
+    """Messages that one consumer works on; nobody else sees them until it ends."""
+
+    id: str
+    ttl: int
+    """Seconds."""
+    grace: int
+    """Seconds that its messages live on, at least, after the claim has ended."""
+    created_at: float
+    """Since when the ttl runs."""
+
+    @property
+    def expires_at(self) -> float:
+        return self.created_at + self.ttl
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stats:
+    """How many messages there are. Delayed ones are among the claimed: nobody can have them now."""
+
+    claimed: int = 0
+    free: int = 0
+    oldest: Message | None = None
+    newest: Message | None = None
+
+    @property
+    def total(self) -> int:
+        return self.claimed + self.free
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ApiKey:
+    """``zn_<id>_<secret>`` without the secret."""
+
+    id: str
+    project: str
+    roles: tuple[str, ...]
+    """Of ``read``, ``publish``, ``subscribe`` and ``admin``."""
+    name: str
+    """What it is for, in the words of who made it."""
+    secret_hash: bytes
+    """SHA-256 of the secret, which has 256 bits of chance: a slow hash would protect nothing more."""
+    created_at: float
+    revoked_at: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

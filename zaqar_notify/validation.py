@@ -48,6 +48,16 @@ class Limits:
     max_message_ttl: int = 1209600
     min_subscription_ttl: int = 60
     default_subscription_ttl: int | None = None
+    default_message_delay: int = 0
+    max_message_delay: int = 900
+    default_claim_ttl: int = 300
+    default_claim_grace: int = 60
+    min_claim_ttl: int = 60
+    min_claim_grace: int = 60
+    max_claim_ttl: int = 43200
+    max_claim_grace: int = 43200
+    max_messages_per_claim_or_pop: int = 20
+    message_delete_with_claim_id: bool = False
     max_messages_post_size: int = 262144
     max_queue_metadata: int = 65536
     max_subscription_size: int = 65536

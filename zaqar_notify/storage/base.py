@@ -19,10 +19,25 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from zaqar_notify.model import DeliveryRecord, Disabled, Draft, LaneKey, LogEntry, Message, Queue, Subscription
+from zaqar_notify.model import (
+    ApiKey,
+    Claim,
+    DeliveryRecord,
+    Disabled,
+    Draft,
+    LaneKey,
+    LogEntry,
+    Message,
+    Queue,
+    Stats,
+    Subscription,
+)
+
+Confirmation = Callable[[Subscription], Draft]
+"""Makes the message that asks a subscriber to confirm. Called within a transaction: quick, and without I/O."""
 
 MOST_LINES = 50
 """Of the log of a delivery at most so many lines are handed out, the last ones."""
@@ -142,9 +157,23 @@ class Storage(abc.ABC):
     @abc.abstractmethod
     def get_queue(self, project: str, name: str) -> Queue | None: ...
 
+    def update_queue(
+        self, project: str, name: str, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    ) -> Mapping[str, Any] | None:
+        """Replace the metadata by what ``change`` makes of it, in one transaction; None when there is no such queue.
+
+        ``change`` may raise; nothing is changed then.
+        """
+
     @abc.abstractmethod
-    def list_queues(self, project: str, marker: str | None, limit: int) -> list[Queue]:
-        """At most ``limit`` queues by name, behind the name ``marker``."""
+    def list_queues(
+        self, project: str, marker: str | None, limit: int, *, name: str = "", metadata: Mapping[str, str] | None = None
+    ) -> list[Queue]:
+        """At most ``limit`` queues by name, behind the name ``marker``: those whose name contains ``name`` and whose metadata
+        has all of ``metadata``, where a value that is no string is compared by its JSON text."""
+
+    def count_queues(self, project: str, *, name: str = "", metadata: Mapping[str, str] | None = None) -> int:
+        """How many queues `list_queues` has on all its pages."""
 
     @abc.abstractmethod
     def delete_queue(self, project: str, name: str) -> None:
@@ -153,6 +182,15 @@ class Storage(abc.ABC):
         Costs the same for any number of messages: pruning removes them later.
         """
 
+    def purge_messages(self, project: str, queue: str) -> None:
+        """Delete all messages of the queue; their deliveries that have not ended are cancelled. The queue stays as it is.
+
+        Costs the same for any number of messages.
+        """
+
+    def purge_subscriptions(self, project: str, queue: str, limit: int) -> int:
+        """Delete at most ``limit`` subscriptions of the queue; returns how many. 0: there is none left."""
+
     # -- messages -----------------------------------------------------------------------------------------------------------
 
     @abc.abstractmethod
@@ -160,7 +198,9 @@ class Storage(abc.ABC):
         """Store messages and their outbox entries, all or none, durably; make the queue if it is missing. Returns the ids.
 
         The ids of a project's queue rise in the order in which messages become visible, so that a reader who pages behind a
-        marker misses none.
+        marker misses none. A delayed one becomes visible, and its entry due, when its delay ends, and lives ``ttl`` seconds
+        from then on. Bodies are encrypted where the queue's metadata has a true ``_enable_encrypt_messages``; all methods
+        return them decrypted, or ``sealed``.
         """
 
     @abc.abstractmethod
@@ -169,19 +209,84 @@ class Storage(abc.ABC):
 
     @abc.abstractmethod
     def list_messages(
-        self, project: str, queue: str, marker: str | None, limit: int, not_from: str | None = None
+        self,
+        project: str,
+        queue: str,
+        marker: str | None,
+        limit: int,
+        not_from: str | None = None,
+        *,
+        claimed: bool = False,
+        delayed: bool = False,
     ) -> list[Message]:
-        """At most ``limit`` live messages behind the id ``marker``, oldest first; none from the client ``not_from``."""
+        """At most ``limit`` live messages behind the id ``marker``, oldest first; none from the client ``not_from``.
+
+        Claimed and delayed ones only where asked for.
+        """
 
     @abc.abstractmethod
-    def delete_message(self, project: str, queue: str, message_id: str) -> None:
-        """Hide it from readers. Its deliveries go on, and it can still be asked whether it arrived."""
+    def delete_message(self, project: str, queue: str, message_id: str, claim_id: str | None = None) -> None:
+        """Hide it from readers. Its deliveries go on, and it can still be asked whether it arrived.
+
+        `Forbidden` for a claimed one when ``claim_id`` is None or another claim. `InvalidRequest` when ``claim_id`` is given
+        and there is no such claim (any more), or the message is not claimed. Nothing happens when there is no such message.
+        """
+
+    def delete_messages(
+        self, project: str, queue: str, message_ids: Collection[str], claim_ids: Collection[str] | None = None
+    ) -> None:
+        """Delete several, claimed or not. With ``claim_ids``: `InvalidRequest`, and none is deleted, unless each is the claim of
+        at least one of the messages."""
+
+    def pop_messages(self, project: str, queue: str, limit: int) -> list[Message]:
+        """Delete and return at most ``limit`` free messages (neither claimed nor delayed), the oldest first. Each is returned to
+        one caller only. Their deliveries go on."""
+
+    def stats(self, project: str, queue: str) -> Stats:
+        """Of a queue; zeros when there is none."""
+
+    def volume(self) -> Stats:
+        """Of all projects together, without the oldest and the newest."""
+
+    # -- claims -------------------------------------------------------------------------------------------------------------
+
+    def claim(self, project: str, queue: str, limit: int, ttl: int, grace: int) -> tuple[Claim, list[Message]] | None:
+        """Claim at most ``limit`` free messages for ``ttl`` seconds, the oldest first; None when there is none.
+
+        Each free message goes to one claim only. It lives at least ``grace`` seconds longer than the claim. One that was
+        claimed ``_max_claim_count`` times already (metadata of the queue) is not claimed: where the queue has a
+        ``_dead_letter_queue`` it is moved there, in the same transaction, as a new message with its id as ``parent_id`` and
+        with ``_dead_letter_queue_messages_ttl``, or its own ttl; without one it is claimed like others.
+        """
+
+    def get_claim(self, project: str, queue: str, claim_id: str) -> tuple[Claim, list[Message]] | None:
+        """With the messages that are still there; None also when it has expired or was released."""
+
+    def update_claim(self, project: str, queue: str, claim_id: str, ttl: int, grace: int) -> bool:
+        """Let it run ``ttl`` seconds from now on; False when there is no such claim (any more)."""
+
+    def release_claim(self, project: str, queue: str, claim_id: str) -> None:
+        """End it: its messages are free."""
+
+    # -- messages of a queue service that this one extends ------------------------------------------------------------------------
+
+    def hold(self, project: str, queue: str, drafts: Sequence[Draft], client_id: str | None, seconds: float) -> list[str]:
+        """`publish`, but readers never see the messages, and their entries come due only after ``seconds``, or at `release`."""
+
+    def release(self, project: str, queue: str, message_ids: Sequence[str], foreign_ids: Sequence[str] | None = None) -> None:
+        """Held messages are due at once. ``foreign_ids``, one for each, are their ids for everyone outside from now on."""
+
+    def drop(self, project: str, queue: str, message_ids: Sequence[str]) -> None:
+        """Held messages were not accepted: they are removed, unless they have come due and been taken meanwhile."""
 
     # -- subscriptions ------------------------------------------------------------------------------------------------------
 
     @abc.abstractmethod
-    def subscribe(self, subscription: Subscription) -> Subscribed:
+    def subscribe(self, subscription: Subscription, confirmation: Confirmation | None = None) -> Subscribed:
         """Store a subscription (its id is ignored: one is made); make the queue if it is missing.
+
+        What ``confirmation`` makes is stored in the same transaction as a message of kind CONFIRMATION that readers never see,
+        with a row, due at once, for this subscription alone.
 
         When a live one for the same project, queue and subscriber exists: `Conflict` if that is confirmed, else its ttl and
         options are replaced and its id stays. Its secret is replaced by one that the client gave (``secret_made`` false); one
@@ -205,6 +310,11 @@ class Storage(abc.ABC):
         A ``ttl`` among the changes starts the age anew. `Conflict` when another live one has the subscriber.
         """
 
+    def confirm(
+        self, project: str, queue: str, subscription_id: str, confirmed: bool, confirmation: Confirmation | None = None
+    ) -> Subscription | None:
+        """Set ``confirmed``; None when there is no such subscription. ``confirmation`` as in `subscribe`."""
+
     @abc.abstractmethod
     def delete_subscription(self, project: str, queue: str, subscription_id: str) -> None:
         """Delete it; its deliveries that have not ended are cancelled. It can still be asked what became of the others."""
@@ -217,6 +327,8 @@ class Storage(abc.ABC):
     ) -> list[DeliveryRecord] | None:
         """At most ``limit`` deliveries of a message behind the subscription id ``marker``; None for an unknown message.
 
+        ``message_id``, here and in `subscription_deliveries` and in what both return, is the foreign one where there is one.
+
         Answers from outbox, rows and log, also when the message is expired or deleted or a subscription is gone, until the
         retention of the log has passed. Each comes with the last `MOST_LINES` lines of its log; the number of the first one
         says how many are left out.
@@ -227,6 +339,20 @@ class Storage(abc.ABC):
         self, project: str, queue: str, subscription_id: str, marker: str | None, limit: int
     ) -> list[DeliveryRecord] | None:
         """The same for a subscription, by message id, newest first: ``marker`` is the last message id already seen."""
+
+    # -- keys of the API ----------------------------------------------------------------------------------------------------------
+
+    def add_key(self, key: ApiKey) -> None:
+        raise NotImplementedError
+
+    def get_key(self, key_id: str) -> ApiKey | None:
+        """Also a revoked one."""
+
+    def list_keys(self, project: str | None = None) -> list[ApiKey]:
+        """Of a project, or of all; the oldest first, with the revoked ones."""
+
+    def revoke_key(self, key_id: str) -> bool:
+        """False when there is no such key, or it was revoked before."""
 
     # -- the worker ---------------------------------------------------------------------------------------------------------
 
