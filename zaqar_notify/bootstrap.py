@@ -187,6 +187,7 @@ def build_worker(conf: cfg.ConfigOpts) -> Worker:
             fault_delay_max=conf.notification.fault_delay_max,
             after_max=conf.notification.retry_after_max,
         ),
+        confirmed_only=conf.notification.require_confirmation,
         closing=_all_of(senders.close, notifiers.close, storage.close),
     )
 

@@ -74,7 +74,15 @@ class Dispatch:
     """load -> match -> submit. What ends here without a send (expired, suppressed, parked ...) goes to ``settling``."""
 
     def __init__(
-        self, storage: Storage, routes: Routes, lanes: Lanes, settling: Settling, *, page: int, breathe: Callable[[], None]
+        self,
+        storage: Storage,
+        routes: Routes,
+        lanes: Lanes,
+        settling: Settling,
+        *,
+        page: int,
+        breathe: Callable[[], None],
+        confirmed_only: bool,
     ) -> None:
         """``page``: subscriptions that are matched with one message at a time. ``breathe`` is called every few milliseconds:
         it starts sends in the places of those that have ended meanwhile."""
@@ -84,6 +92,7 @@ class Dispatch:
         self.settling = settling
         self.page = page
         self.breathe = breathe
+        self.confirmed_only = confirmed_only
         self._flow = _Flow(
             linear_flow.Flow("dispatch").add(
                 task.FunctorTask(self.load, name="load", revert=self.give_back, provides="loaded"),
@@ -136,6 +145,10 @@ class Dispatch:
             )
         except errors.StorageUnavailable:
             return
+
+
+_SEALED = Outcome(OutcomeKind.OURS, detail="It was encrypted with a key that is not there any more")
+"""The body of the message, or the secret of the subscription."""
 
 
 class _Match:
@@ -191,10 +204,10 @@ class _Match:
         if entry is not None:
             entry.unsettled += 1
         send = self._make(message, subscription, entry, row)
-        end = wanted(message, subscription, self._wall)
+        end = wanted(message, subscription, self._wall, self._dispatch.confirmed_only)
         if end is not None:
             self._settling.end(send, end, self._wall)
-        elif isinstance(route := self._route(subscription), Outcome):
+        elif isinstance(route := self._route(subscription) if not message.sealed else _SEALED, Outcome):
             self._settling.settle(send, route, self._wall, None)
         else:
             send.sender, send.timeout, send.lane = route[0].sender, route[0].timeout, route[1]
@@ -223,7 +236,7 @@ class _Match:
 
     def _look_up(self, subscription: Subscription) -> tuple[Route, Lane] | Outcome:
         if subscription.sealed:
-            return Outcome(OutcomeKind.OURS, detail="Its secret was encrypted with a key that is not there any more")
+            return _SEALED
         try:
             route = self._dispatch.routes(subscription)
         except errors.NotifyError as error:

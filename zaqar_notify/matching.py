@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from zaqar_notify.model import Message, State, Subscription
+from zaqar_notify.model import Message, MessageKind, State, Subscription
 
 
-def wanted(message: Message, subscription: Subscription, now: float) -> State | None:
-    """None: send it. Else the state in which the delivery ends without an attempt."""
+def wanted(message: Message, subscription: Subscription, now: float, confirmed_only: bool = False) -> State | None:
+    """None: send it. Else the state in which the delivery ends without an attempt.
+
+    ``confirmed_only``: who has not confirmed its subscription gets nothing but the request to do so.
+    """
     if message.expires_at <= now:
         return State.EXPIRED
     ends = subscription.expires_at
     if ends is not None and ends <= now:
         return State.EXPIRED
-    return None if subscription.disabled is None else State.SUPPRESSED
+    if subscription.disabled is not None:
+        return State.SUPPRESSED
+    if confirmed_only and not subscription.confirmed and message.kind is MessageKind.NOTIFICATION:
+        return State.SUPPRESSED
+    return None

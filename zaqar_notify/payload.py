@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from zaqar_notify.errors import InvalidRequest
-from zaqar_notify.model import Message
+from zaqar_notify.model import Message, MessageKind
 
 PLACEHOLDER = '"$zaqar_message$"'
 _PLACEHOLDER = PLACEHOLDER.encode()
@@ -29,7 +29,10 @@ _RESERVED_PREFIXES = ("webhook-", "zaqar-notify-", "proxy-")
 
 
 def zaqar(message: Message) -> bytes:
-    """``{"body", "ttl", "Message_Type", "queue_name"}`` as Zaqar sends it; ``ttl`` is the message's own."""
+    """``{"body", "ttl", "Message_Type", "queue_name"}`` as Zaqar sends it; ``ttl`` is the message's own. A request to confirm
+    is the document that is to be sent."""
+    if message.kind is MessageKind.CONFIRMATION:
+        return message.body_json
     return b'{"body": %b, "ttl": %d, "Message_Type": "Notification", "queue_name": %b}' % (
         message.body_json,
         message.ttl,

@@ -61,9 +61,10 @@ class Worker:
         settings: Settings,
         limits: Limits,
         policy: Policy,
+        confirmed_only: bool = False,
         closing: Callable[[], None] = lambda: None,
     ) -> None:
-        """``closing`` is called at the very end of `run`, when everything is settled."""
+        """``confirmed_only`` is ``[notification] require_confirmation``. ``closing`` is called at the very end of `run`, when everything is settled."""
         self._log = logging.getLogger(__name__)
         self._storage = storage
         self._listener = listener
@@ -71,7 +72,15 @@ class Worker:
         self._settings = settings
         self._lanes = Lanes(limits)
         self._settling = Settling(storage, policy, settings.micro_batch, self._log)
-        self._dispatch = Dispatch(storage, routes, self._lanes, self._settling, page=settings.page, breathe=self._refill)
+        self._dispatch = Dispatch(
+            storage,
+            routes,
+            self._lanes,
+            self._settling,
+            page=settings.page,
+            breathe=self._refill,
+            confirmed_only=confirmed_only,
+        )
         self._reported: collections.deque[tuple[Delivery, Outcome, float]] = collections.deque()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._asleep = False

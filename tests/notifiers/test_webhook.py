@@ -6,6 +6,7 @@ import queue
 import ssl
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import h2.config
@@ -91,6 +92,19 @@ class RequestTest(WebhookCase):
             "user-agent": f"zaqar-notify/{__version__}",
         }
         self.assertEqual(expected, {name: received.headers[name] for name in expected})
+
+    def test_a_foreign_id_is_named_in_a_header_whatever_it_holds(self) -> None:
+        endpoint = self.endpoint()
+        ids = ["50b68a50d6f5b8c8a7c62b01", "1-2.3/a%b", "a\r\nx: y", "grün"]
+        deliveries = [
+            Delivery(f"m{number}-s1", 1, time.monotonic() + WAIT, replace(message(), id=f"m{number}", foreign_id=foreign), sub)
+            for sub in (subscription(endpoint.url),)
+            for number, foreign in enumerate(ids)
+        ]
+        self.assertEqual({DELIVERED}, {outcome.kind for _, outcome in self.deliver(self.notifier(), *deliveries)})
+        seen = {request.headers["webhook-id"]: request.headers["zaqar-notify-message-id"] for request in endpoint.requests}
+        expected = ["50b68a50d6f5b8c8a7c62b01", "1-2.3/a%25b", "a%0D%0Ax:%20y", "gr%C3%BCn"]
+        self.assertEqual({f"m{number}-s1": shown for number, shown in enumerate(expected)}, seen)
 
     def test_the_signature_is_verified_by_the_reference_library(self) -> None:
         endpoint = self.endpoint()

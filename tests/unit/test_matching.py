@@ -2,7 +2,7 @@ import dataclasses
 import unittest
 
 from zaqar_notify.matching import wanted
-from zaqar_notify.model import Disabled, Message, State, Subscription
+from zaqar_notify.model import Disabled, Message, MessageKind, State, Subscription
 
 MESSAGE = Message(id="m", project="p", queue="q", body_json=b"1", ttl=60, created_at=1000.0, expires_at=1060.0)
 SUBSCRIPTION = Subscription(
@@ -29,3 +29,12 @@ class WantedTest(unittest.TestCase):
     def test_expired_is_said_before_disabled(self):
         disabled = dataclasses.replace(SUBSCRIPTION, disabled=Disabled("gone", 950.0))
         self.assertIs(wanted(MESSAGE, disabled, 1060.0), State.EXPIRED)
+
+    def test_who_has_not_confirmed_gets_only_the_request_to_do_so_where_confirmation_is_required(self):
+        confirmed = dataclasses.replace(SUBSCRIPTION, confirmed=True)
+        request = dataclasses.replace(MESSAGE, kind=MessageKind.CONFIRMATION)
+        self.assertIs(wanted(MESSAGE, SUBSCRIPTION, 1000.0, confirmed_only=True), State.SUPPRESSED)
+        self.assertIsNone(wanted(MESSAGE, confirmed, 1000.0, confirmed_only=True))
+        self.assertIsNone(wanted(request, SUBSCRIPTION, 1000.0, confirmed_only=True))
+        self.assertIsNone(wanted(request, confirmed, 1000.0, confirmed_only=True))
+        self.assertIs(wanted(request, SUBSCRIPTION, 1060.0, confirmed_only=True), State.EXPIRED)

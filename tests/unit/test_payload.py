@@ -1,9 +1,10 @@
+import dataclasses
 import json
 import unittest
 
 from zaqar_notify import payload
 from zaqar_notify.errors import InvalidRequest
-from zaqar_notify.model import Message
+from zaqar_notify.model import Message, MessageKind
 
 
 def message(body_json: bytes, queue: str = "demo") -> Message:
@@ -21,6 +22,10 @@ class ZaqarTest(unittest.TestCase):
     def test_the_body_is_passed_on_byte_by_byte(self) -> None:
         body = b'{"big": 1.0000000000000000001, "twice": 1, "twice": 2, "escaped": "\\u00fc%d%s"}'
         self.assertIn(b'{"body": ' + body + b', "ttl": 300', payload.zaqar(message(body)))
+
+    def test_a_request_to_confirm_is_its_body(self) -> None:
+        request = dataclasses.replace(message(b'{"Message_Type":"SubscriptionConfirmation"}'), kind=MessageKind.CONFIRMATION)
+        self.assertEqual(b'{"Message_Type":"SubscriptionConfirmation"}', payload.zaqar(request))
 
 
 class PostDataTest(unittest.TestCase):

@@ -22,7 +22,7 @@ class LogNotifier(SingleNotifier):
         self.log.info(
             "notification queue=%s message=%s subscription=%s attempt=%d body=%s%s",
             message.queue,
-            message.id,
+            message.public_id,
             delivery.subscription.id,
             delivery.attempt,
             "".join(one if one.isprintable() else " " for one in body),

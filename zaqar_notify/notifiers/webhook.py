@@ -26,6 +26,8 @@ _DETAIL = 200  # characters of what the other side said
 _USER_AGENT = f"User-Agent: zaqar-notify/{__version__}"
 _CONTENT_TYPE = "Content-Type: application/json"
 
+_HEADER_SAFE = "!#$&'()*+,/:;=?@[]^`{|}~"
+
 _key = functools.lru_cache(maxsize=8192)(signing.parse_secret)
 _DELIVERED = {status: Outcome(OutcomeKind.DELIVERED, status=status) for status in range(200, 300)}
 
@@ -148,7 +150,7 @@ class WebhookNotifier(BatchNotifier):
             f"webhook-id: {delivery.id}",
             f"webhook-timestamp: {now}",
             f"zaqar-notify-queue: {message.queue}",
-            f"zaqar-notify-message-id: {message.id}",
+            f"zaqar-notify-message-id: {_visible(message.public_id)}",
             f"zaqar-notify-subscription-id: {subscription.id}",
             f"zaqar-notify-attempt: {delivery.attempt}",
         ]
@@ -173,6 +175,11 @@ class WebhookNotifier(BatchNotifier):
     def _done(self, request: Request, response: Response) -> None:
         delivery, report = request.tag
         report(delivery, classify(response, time.time()))
+
+
+def _visible(message_id: str) -> str:
+    """A foreign id may be any text; a header may not."""
+    return message_id if message_id.isalnum() and message_id.isascii() else urllib.parse.quote(message_id, safe=_HEADER_SAFE)
 
 
 def _chosen_headers(chosen: dict[str, str]) -> list[str]:
