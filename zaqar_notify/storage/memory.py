@@ -8,16 +8,41 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from zaqar_notify.encryption import Keyring
-from zaqar_notify.errors import Conflict
-from zaqar_notify.model import DeliveryRecord, Draft, LaneKey, LogEntry, Message, Queue, State, Subscription
+from zaqar_notify.encryption import CannotDecrypt, Keyring
+from zaqar_notify.errors import Conflict, Forbidden, InvalidRequest
+from zaqar_notify.model import (
+    ApiKey,
+    Claim,
+    DeliveryRecord,
+    Draft,
+    LaneKey,
+    LogEntry,
+    Message,
+    MessageKind,
+    Queue,
+    State,
+    Stats,
+    Subscription,
+)
 from zaqar_notify.storage import ids, standing
-from zaqar_notify.storage.base import MOST_LINES, Closing, Entry, Loaded, Row, Settlement, Storage, Subscribed, Taken
+from zaqar_notify.storage.base import (
+    MOST_LINES,
+    Closing,
+    Confirmation,
+    Entry,
+    Loaded,
+    Row,
+    Settlement,
+    Storage,
+    Subscribed,
+    Taken,
+)
 
 _WORKER_SHIFT = 32
 _AT_ONCE = 0.0
@@ -32,10 +57,26 @@ class _Queue:
 
 
 @dataclasses.dataclass(eq=False)
+class _Claim:
+    record: Claim
+    queue: _Queue
+
+
+@dataclasses.dataclass(eq=False)
 class _Message:
     record: Message
+    """As it is stored: the body may be encrypted, the claim is not in it."""
     queue: _Queue
+    encrypted: bool = False
+    free_at: float = _AT_ONCE
+    """The end of its delay."""
     deleted: bool = False
+    hidden: bool = False
+    """Readers never see it."""
+    claim_id: str | None = None
+    """The last claim on it, which may have ended."""
+    claims: int = 0
+    """How often it was claimed."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -80,13 +121,17 @@ class MemoryStorage(Storage):
         body_retention: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """``keyring`` is not needed: nothing leaves the memory. ``retention`` and ``body_retention`` are seconds."""
+        """``keyring`` is for the bodies of messages only: secrets do not leave the memory. ``retention`` and
+        ``body_retention`` are seconds."""
+        self._keyring = keyring
         self._retention = retention
         self._body_retention = body_retention
         self._clock = clock
         self._lock = threading.RLock()
         self._queues: dict[tuple[str, str], _Queue] = {}
         self._messages: dict[str, _Message] = {}
+        self._claims: dict[str, _Claim] = {}
+        self._keys: dict[str, ApiKey] = {}
         self._subscriptions: dict[str, _Subscription] = {}
         self._outbox: dict[str, _Entry] = {}
         self._rows: dict[tuple[str, str], _Row] = {}
@@ -114,7 +159,7 @@ class MemoryStorage(Storage):
     # -- queues -------------------------------------------------------------------------------------------------------------
 
     def put_queue(self, project: str, name: str, metadata: Mapping[str, Any]) -> bool:
-        metadata = json.loads(json.dumps(dict(metadata)))
+        metadata = _copy(metadata)
         with self._lock:
             found = self._queues.get((project, name))
             if found is None:
@@ -134,10 +179,32 @@ class MemoryStorage(Storage):
             found = self._queues.get((project, name))
             return None if found is None else found.record
 
-    def list_queues(self, project: str, marker: str | None, limit: int) -> list[Queue]:
+    def update_queue(
+        self, project: str, name: str, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    ) -> Mapping[str, Any] | None:
         with self._lock:
-            names = sorted(name for of, name in self._queues if of == project and name > (marker or ""))
-            return [self._queues[project, name].record for name in names[:limit]]
+            found = self._queues.get((project, name))
+            if found is None:
+                return None
+            found.record = dataclasses.replace(found.record, metadata=_copy(change(_copy(found.record.metadata))))
+            return found.record.metadata
+
+    def list_queues(
+        self, project: str, marker: str | None, limit: int, *, name: str = "", metadata: Mapping[str, str] | None = None
+    ) -> list[Queue]:
+        with self._lock:
+            found = (queue for queue in self._queues_like(project, name, metadata or {}) if queue.name > (marker or ""))
+            return list(itertools.islice(found, limit))
+
+    def count_queues(self, project: str, *, name: str = "", metadata: Mapping[str, str] | None = None) -> int:
+        with self._lock:
+            return sum(1 for _ in self._queues_like(project, name, metadata or {}))
+
+    def _queues_like(self, project: str, part: str, metadata: Mapping[str, str]) -> Iterable[Queue]:
+        for (of, name), queue in sorted(self._queues.items(), key=lambda item: item[0]):
+            has = queue.record.metadata
+            if of == project and part in name and all(key in has and _text(has[key]) == text for key, text in metadata.items()):
+                yield queue.record
 
     def delete_queue(self, project: str, name: str) -> None:
         with self._lock:
@@ -145,72 +212,297 @@ class MemoryStorage(Storage):
             if found is not None:
                 found.deleted = True
 
+    def purge_messages(self, project: str, queue: str) -> None:
+        with self._lock:
+            found = self._queues.get((project, queue))
+            if found is not None:
+                found.deleted = True
+                self._queues[project, queue] = _Queue(found.record)
+
+    def purge_subscriptions(self, project: str, queue: str, limit: int) -> int:
+        with self._lock:
+            found = list(itertools.islice(self._live_subscriptions(project, queue), limit))
+            for one in found:
+                one.deleted_at = self._clock()
+            return len(found)
+
     # -- messages -----------------------------------------------------------------------------------------------------------
 
     def publish(self, project: str, queue: str, drafts: Sequence[Draft], client_id: str | None = None) -> list[str]:
         with self._lock:
-            now = self._clock()
-            return [self._store(project, queue, draft, client_id, now) for draft in drafts]
+            return [self._post(self._ensure_queue(project, queue), draft, client_id) for draft in drafts]
 
-    def _store(self, project: str, queue: str, draft: Draft, client_id: str | None, now: float) -> str:
+    def _post(self, queue: _Queue, draft: Draft, client_id: str | None = None) -> str:
+        message = self._store(queue, draft, client_id)
+        self._outbox[message.record.id] = _Entry(message.free_at)
+        return message.record.id
+
+    def _store(
+        self,
+        queue: _Queue,
+        draft: Draft,
+        client_id: str | None = None,
+        *,
+        kind: MessageKind = MessageKind.NOTIFICATION,
+        hidden: bool = False,
+    ) -> _Message:
+        """Without an outbox entry."""
+        now = self._clock()
         message_id = self._new_id(now)
+        encrypted = queue.record.metadata.get("_enable_encrypt_messages") is True
         record = Message(
             id=message_id,
-            project=project,
-            queue=queue,
-            body_json=draft.body_json,
+            project=queue.record.project,
+            queue=queue.record.name,
+            body_json=self._keyring.seal(draft.body_json, _context(message_id)) if encrypted else draft.body_json,
             ttl=draft.ttl,
             created_at=now,
-            expires_at=now + draft.ttl,
+            expires_at=now + draft.delay + draft.ttl,
             attributes=dict(draft.attributes),
             parent_id=draft.parent_id,
             client_id=client_id,
+            kind=kind,
         )
-        self._messages[message_id] = _Message(record, self._ensure_queue(project, queue))
-        self._outbox[message_id] = _Entry(_AT_ONCE)
-        return message_id
+        free_at = now + draft.delay if draft.delay else _AT_ONCE
+        stored = _Message(record, queue, encrypted=encrypted, free_at=free_at, hidden=hidden)
+        self._messages[message_id] = stored
+        return stored
+
+    def _show(self, message: _Message) -> Message:
+        """As it is handed out."""
+        shown = message.record
+        claim = self._claim_on(message)
+        if claim is not None:
+            shown = dataclasses.replace(shown, claim_id=claim.record.id)
+        if not message.encrypted or not shown.body_json:
+            return shown
+        try:
+            return dataclasses.replace(shown, body_json=self._keyring.open(shown.body_json, _context(shown.id)))
+        except CannotDecrypt:
+            return dataclasses.replace(shown, body_json=b"", sealed=True)
 
     def get_message(self, project: str, queue: str, message_id: str) -> Message | None:
         with self._lock:
-            found = self._message_of(project, queue, message_id)
-            return found.record if found is not None and self._visible(found) else None
+            found = self._visible_message(project, queue, message_id)
+            return None if found is None else self._show(found)
 
     def _message_of(self, project: str, queue: str, message_id: str) -> _Message | None:
         found = self._messages.get(message_id)
         return found if found is not None and (found.record.project, found.record.queue) == (project, queue) else None
 
+    def _visible_message(self, project: str, queue: str, message_id: str) -> _Message | None:
+        found = self._message_of(project, queue, message_id)
+        return found if found is not None and self._visible(found) else None
+
     def _visible(self, message: _Message) -> bool:
-        return not message.deleted and not message.queue.deleted and message.record.expires_at > self._clock()
+        gone = message.deleted or message.hidden or message.queue.deleted
+        return not gone and message.record.expires_at > self._clock()
+
+    def _delayed(self, message: _Message) -> bool:
+        return message.free_at > self._clock()
+
+    def _free(self, message: _Message) -> bool:
+        return self._visible(message) and not self._delayed(message) and self._claim_on(message) is None
+
+    def _messages_in(self, project: str, queue: str) -> list[_Message]:
+        """Those that readers may see, oldest first."""
+        live = self._queues.get((project, queue))
+        return [message for _, message in sorted(self._messages.items()) if message.queue is live and self._visible(message)]
 
     def list_messages(
-        self, project: str, queue: str, marker: str | None, limit: int, not_from: str | None = None
+        self,
+        project: str,
+        queue: str,
+        marker: str | None,
+        limit: int,
+        not_from: str | None = None,
+        *,
+        claimed: bool = False,
+        delayed: bool = False,
     ) -> list[Message]:
         ids.parse_marker(marker)
         with self._lock:
-            live = self._queues.get((project, queue))
             found = (
-                message.record
-                for message_id, message in sorted(self._messages.items())
-                if message.queue is live and message_id > (marker or "") and self._visible(message)
+                message
+                for message in self._messages_in(project, queue)
+                if message.record.id > (marker or "")
+                and (not_from is None or message.record.client_id != not_from)
+                and (claimed or self._claim_on(message) is None)
+                and (delayed or not self._delayed(message))
             )
-            wanted = (message for message in found if not_from is None or message.client_id != not_from)
-            return list(itertools.islice(wanted, limit))
+            return [self._show(message) for message in itertools.islice(found, limit)]
 
-    def delete_message(self, project: str, queue: str, message_id: str) -> None:
+    def delete_message(self, project: str, queue: str, message_id: str, claim_id: str | None = None) -> None:
         with self._lock:
-            found = self._message_of(project, queue, message_id)
-            if found is not None and self._visible(found):
-                found.deleted = True
+            found = self._visible_message(project, queue, message_id)
+            if found is None:
+                return
+            claim = self._claim_on(found)
+            if claim_id is not None and self._live_claim(project, queue, claim_id) is None:
+                raise InvalidRequest("There is no such claim (any more): leave claim_id out, or claim the message again.")
+            if claim_id is not None and claim is None:
+                raise InvalidRequest("The message is not claimed: leave claim_id out.")
+            if claim is not None and claim.record.id != claim_id:
+                raise Forbidden("The message is claimed: give the claim_id of its claim.")
+            found.deleted = True
+
+    def delete_messages(
+        self, project: str, queue: str, message_ids: Collection[str], claim_ids: Collection[str] | None = None
+    ) -> None:
+        with self._lock:
+            found = [self._visible_message(project, queue, message_id) for message_id in message_ids]
+            visible = [message for message in found if message is not None]
+            claims = {claim.record.id for claim in map(self._claim_on, visible) if claim is not None}
+            if not claims.issuperset(claim_ids or ()):
+                raise InvalidRequest("Each of claim_ids has to be the claim of at least one of the messages.")
+            for message in visible:
+                message.deleted = True
+
+    def pop_messages(self, project: str, queue: str, limit: int) -> list[Message]:
+        with self._lock:
+            free = filter(self._free, self._messages_in(project, queue))
+            popped = list(itertools.islice(free, limit))
+            shown = [self._show(message) for message in popped]
+            for message in popped:
+                message.deleted = True
+            return shown
+
+    def stats(self, project: str, queue: str) -> Stats:
+        with self._lock:
+            live = self._messages_in(project, queue)
+            if not live:
+                return Stats()
+            return dataclasses.replace(self._count(live), oldest=self._show(live[0]), newest=self._show(live[-1]))
+
+    def volume(self) -> Stats:
+        with self._lock:
+            return self._count([message for message in self._messages.values() if self._visible(message)])
+
+    def _count(self, messages: Collection[_Message]) -> Stats:
+        free = sum(map(self._free, messages))
+        return Stats(claimed=len(messages) - free, free=free)
+
+    # -- claims -------------------------------------------------------------------------------------------------------------
+
+    def claim(self, project: str, queue: str, limit: int, ttl: int, grace: int) -> tuple[Claim, list[Message]] | None:
+        with self._lock:
+            free = filter(self._free, self._messages_in(project, queue))
+            claimed = list(itertools.islice((message for message in free if not self._bury(message)), limit))
+            if not claimed:
+                return None
+            now = self._clock()
+            claim = _Claim(Claim(self._new_id(now), ttl, grace, now), claimed[0].queue)
+            self._claims[claim.record.id] = claim
+            for message in claimed:
+                message.claim_id = claim.record.id
+                message.claims += 1
+            return claim.record, self._messages_of(claim)
+
+    def _bury(self, message: _Message) -> bool:
+        """Move it to the dead-letter queue if it was claimed too often."""
+        metadata = message.queue.record.metadata
+        most, target = _count_in(metadata, "_max_claim_count"), metadata.get("_dead_letter_queue")
+        if most is None or message.claims < most or not isinstance(target, str) or not target:
+            return False
+        shown = self._show(message)
+        if shown.sealed:
+            return False  # what cannot be read cannot be moved without losing it
+        ttl = _count_in(metadata, "_dead_letter_queue_messages_ttl") or shown.ttl
+        draft = Draft(shown.body_json, ttl, shown.attributes, parent_id=shown.id)
+        self._post(self._ensure_queue(shown.project, target), draft, shown.client_id)
+        message.deleted = True
+        return True
+
+    def _messages_of(self, claim: _Claim) -> list[Message]:
+        """Those that are still there; they live on until the claim has ended and its grace is over."""
+        until = claim.record.expires_at + claim.record.grace
+        found = [
+            message
+            for _, message in sorted(self._messages.items())
+            if message.claim_id == claim.record.id and self._visible(message)
+        ]
+        for message in found:
+            if message.record.expires_at < until:
+                ttl = max(message.record.ttl, math.ceil(until - message.record.created_at))
+                message.record = dataclasses.replace(message.record, expires_at=until, ttl=ttl)
+        return [self._show(message) for message in found]
+
+    def _claim_on(self, message: _Message) -> _Claim | None:
+        """The claim that has it now."""
+        claim = self._claims.get(message.claim_id) if message.claim_id is not None else None
+        return claim if claim is not None and claim.record.expires_at > self._clock() else None
+
+    def _live_claim(self, project: str, queue: str, claim_id: str) -> _Claim | None:
+        claim = self._claims.get(claim_id)
+        if claim is None or claim.queue is not self._queues.get((project, queue)):
+            return None
+        return claim if claim.record.expires_at > self._clock() else None
+
+    def get_claim(self, project: str, queue: str, claim_id: str) -> tuple[Claim, list[Message]] | None:
+        with self._lock:
+            claim = self._live_claim(project, queue, claim_id)
+            return None if claim is None else (claim.record, self._messages_of(claim))
+
+    def update_claim(self, project: str, queue: str, claim_id: str, ttl: int, grace: int) -> bool:
+        with self._lock:
+            claim = self._live_claim(project, queue, claim_id)
+            if claim is None:
+                return False
+            claim.record = Claim(claim_id, ttl, grace, self._clock())
+            self._messages_of(claim)
+            return True
+
+    def release_claim(self, project: str, queue: str, claim_id: str) -> None:
+        with self._lock:
+            if self._live_claim(project, queue, claim_id) is not None:
+                del self._claims[claim_id]
+
+    # -- messages of a queue service that this one extends ------------------------------------------------------------------
+
+    def hold(self, project: str, queue: str, drafts: Sequence[Draft], client_id: str | None, seconds: float) -> list[str]:
+        with self._lock:
+            until = self._clock() + seconds
+            live = self._ensure_queue(project, queue)
+            held = [self._store(live, draft, client_id, hidden=True) for draft in drafts]
+            for message in held:
+                self._outbox[message.record.id] = _Entry(max(until, message.free_at))
+            return [message.record.id for message in held]
+
+    def _held(self, project: str, queue: str, message_id: str) -> _Message | None:
+        found = self._message_of(project, queue, message_id)
+        if found is None or not found.hidden or found.record.kind is not MessageKind.NOTIFICATION:
+            return None
+        return found
+
+    def release(self, project: str, queue: str, message_ids: Sequence[str], foreign_ids: Sequence[str] | None = None) -> None:
+        with self._lock:
+            public = itertools.repeat(None, len(message_ids)) if foreign_ids is None else foreign_ids
+            for message_id, foreign_id in zip(message_ids, public, strict=True):
+                message = self._held(project, queue, message_id)
+                if message is None:
+                    continue
+                message.record = dataclasses.replace(message.record, foreign_id=foreign_id or message.record.foreign_id)
+                entry = self._outbox.get(message_id)
+                if entry is not None and entry.lease is None:
+                    entry.due_at = message.free_at
+
+    def drop(self, project: str, queue: str, message_ids: Sequence[str]) -> None:
+        with self._lock:
+            for message_id in message_ids:
+                entry = self._outbox.get(message_id)
+                untouched = entry is not None and entry.lease is None and not entry.takes
+                if untouched and self._held(project, queue, message_id) is not None:
+                    del self._outbox[message_id], self._messages[message_id]
 
     # -- subscriptions ------------------------------------------------------------------------------------------------------
 
-    def subscribe(self, subscription: Subscription) -> Subscribed:
+    def subscribe(self, subscription: Subscription, confirmation: Confirmation | None = None) -> Subscribed:
         with self._lock:
             now = self._clock()
-            self._ensure_queue(subscription.project, subscription.queue)
             existing = self._find_subscriber(subscription.project, subscription.queue, subscription.subscriber)
             if existing is None:
                 record = dataclasses.replace(subscription, id=self._new_id(now), **_age(subscription.ttl, now))
+                self._ask(record, confirmation)
                 self._subscriptions[record.id] = _Subscription(record)
                 return Subscribed(record, created=True, secret_is_new=record.secret is not None and record.secret_made)
             if existing.record.confirmed:
@@ -219,8 +511,31 @@ class MemoryStorage(Storage):
             changes = {"options": subscription.options, **_age(subscription.ttl, now)}
             if renewed:
                 changes |= {"secret": subscription.secret, "secret_made": subscription.secret_made}
-            existing.record = dataclasses.replace(existing.record, **changes)
-            return Subscribed(existing.record, created=False, secret_is_new=renewed and subscription.secret_made)
+            record = dataclasses.replace(existing.record, **changes)
+            self._ask(record, confirmation)
+            existing.record = record
+            return Subscribed(record, created=False, secret_is_new=renewed and subscription.secret_made)
+
+    def _ask(self, subscription: Subscription, confirmation: Confirmation | None) -> None:
+        """Before anything is changed: what makes the confirmation may raise."""
+        draft = None if confirmation is None else confirmation(subscription)
+        queue = self._ensure_queue(subscription.project, subscription.queue)
+        if draft is not None:
+            message = self._store(queue, draft, kind=MessageKind.CONFIRMATION, hidden=True)
+            self._rows[message.record.id, subscription.id] = _Row(_AT_ONCE)
+
+    def confirm(
+        self, project: str, queue: str, subscription_id: str, confirmed: bool, confirmation: Confirmation | None = None
+    ) -> Subscription | None:
+        with self._lock:
+            existing = self._live_subscription(project, queue, subscription_id)
+            if existing is None:
+                return None
+            record = dataclasses.replace(existing.record, confirmed=confirmed)
+            if confirmation is not None:
+                self._ask(record, confirmation)
+            existing.record = record
+            return record
 
     def _may_replace_secret(self, existing: Subscription, asked: Subscription) -> bool:
         if not asked.secret_made or existing.secret is None:
@@ -280,8 +595,10 @@ class MemoryStorage(Storage):
     ) -> list[DeliveryRecord] | None:
         ids.parse_marker(marker)
         with self._lock:
-            if self._message_of(project, queue, message_id) is None:
+            asked = self._public_message(project, queue, message_id)
+            if asked is None:
                 return None
+            message_id = asked.record.id
             found = {of for message, of in itertools.chain(self._log, self._rows) if message == message_id}
             entry = self._outbox.get(message_id)
             if entry is not None:
@@ -293,8 +610,8 @@ class MemoryStorage(Storage):
     def subscription_deliveries(
         self, project: str, queue: str, subscription_id: str, marker: str | None, limit: int
     ) -> list[DeliveryRecord] | None:
-        ids.parse_marker(marker)
         with self._lock:
+            marker = self._internal_marker(project, queue, marker)
             known = self._subscriptions.get(subscription_id)
             if known is None or (known.record.project, known.record.queue) != (project, queue):
                 return None
@@ -309,6 +626,20 @@ class MemoryStorage(Storage):
             page = sorted((message for message in found if marker is None or message < marker), reverse=True)[:limit]
             return [self._delivery(message, subscription_id) for message in page]
 
+    def _public_message(self, project: str, queue: str, public_id: str) -> _Message | None:
+        """By its foreign id where it has one, whatever became of it. The newest, when the other service used an id twice."""
+        for _, message in sorted(self._messages.items(), reverse=True):
+            if message.record.public_id == public_id and (message.record.project, message.record.queue) == (project, queue):
+                return message
+        return None
+
+    def _internal_marker(self, project: str, queue: str, marker: str | None) -> str | None:
+        message = None if marker is None else self._public_message(project, queue, marker)
+        if message is not None:
+            return message.record.id
+        ids.parse_marker(marker)
+        return marker
+
     def _delivery(self, message_id: str, subscription_id: str) -> DeliveryRecord:
         now = self._clock()
         message = self._messages[message_id]
@@ -317,7 +648,7 @@ class MemoryStorage(Storage):
         still_open = self._rows.get(key) or self._outbox.get(message_id)
         deleted = subscription is None or (subscription.deleted_at is not None and not subscription.expired)
         return standing.record(
-            message_id,
+            message.record.public_id,
             subscription_id,
             self._log.get(key, ())[-MOST_LINES:],
             None if still_open is None else standing.Open(still_open.due_at, leased=still_open.lease is not None),
@@ -325,6 +656,31 @@ class MemoryStorage(Storage):
             expired=message.record.expires_at <= now or (subscription is not None and not subscription.record.live(now)),
             now=now,
         )
+
+    # -- keys of the API ----------------------------------------------------------------------------------------------------
+
+    def add_key(self, key: ApiKey) -> None:
+        with self._lock:
+            if key.id in self._keys:
+                raise Conflict("There is a key with this id already.")
+            self._keys[key.id] = key
+
+    def get_key(self, key_id: str) -> ApiKey | None:
+        with self._lock:
+            return self._keys.get(key_id)
+
+    def list_keys(self, project: str | None = None) -> list[ApiKey]:
+        with self._lock:
+            found = (key for key in self._keys.values() if project is None or key.project == project)
+            return sorted(found, key=lambda key: (key.created_at, key.id))
+
+    def revoke_key(self, key_id: str) -> bool:
+        with self._lock:
+            key = self._keys.get(key_id)
+            if key is None or key.revoked_at is not None:
+                return False
+            self._keys[key_id] = dataclasses.replace(key, revoked_at=self._clock())
+            return True
 
     # -- the worker ---------------------------------------------------------------------------------------------------------
 
@@ -399,7 +755,7 @@ class MemoryStorage(Storage):
             messages = (self._messages.get(message_id) for message_id in message_ids)
             subscriptions = (self._subscriptions.get(subscription_id) for subscription_id in subscription_ids)
             return Loaded(
-                {one.record.id: one.record for one in messages if one is not None and not one.queue.deleted},
+                {one.record.id: self._show(one) for one in messages if one is not None and not one.queue.deleted},
                 {
                     one.record.id: one.record
                     for one in subscriptions
@@ -414,10 +770,9 @@ class MemoryStorage(Storage):
 
     def settle(self, settlements: Sequence[Settlement], closings: Sequence[Closing] = ()) -> int:
         with self._lock:
-            now = self._clock()
             kept = [one for one in settlements if self._has_lease(one)]
             for one in kept:
-                self._settle(one, now)
+                self._settle(one)
             for closing in closings:
                 entry = self._outbox.get(closing.message_id)
                 if entry is None or entry.lease != closing.token:
@@ -437,7 +792,7 @@ class MemoryStorage(Storage):
             found = self._outbox.get(settlement.message_id)
         return found is not None and found.lease == settlement.token
 
-    def _settle(self, settlement: Settlement, now: float) -> None:
+    def _settle(self, settlement: Settlement) -> None:
         key = (settlement.message_id, settlement.subscription_id)
         if settlement.log is not None:
             self._log.setdefault(key, []).append(settlement.log)
@@ -453,7 +808,7 @@ class MemoryStorage(Storage):
             subscription.record = dataclasses.replace(subscription.record, disabled=settlement.disable)
         project = self._messages[settlement.message_id].record.project
         for queue, draft in settlement.publish:
-            self._store(project, queue, draft, None, now)
+            self._post(self._ensure_queue(project, queue), draft)
 
     def give_back(self, token: int, message_ids: Collection[str], rows: Collection[tuple[str, str]] = ()) -> None:
         with self._lock:
@@ -470,8 +825,19 @@ class MemoryStorage(Storage):
     def prune(self, limit: int) -> int:
         with self._lock:
             now = self._clock()
-            steps = itertools.chain(self._end_expired_rows(now), self._prune_messages(now), self._prune_subscriptions(now))
+            steps = itertools.chain(
+                self._end_expired_rows(now),
+                self._prune_claims(now),
+                self._prune_messages(now),
+                self._prune_subscriptions(now),
+            )
             return sum(itertools.islice(steps, limit))
+
+    def _prune_claims(self, now: float) -> Iterable[int]:
+        for claim_id, claim in list(self._claims.items()):
+            if claim.record.expires_at <= now:
+                del self._claims[claim_id]
+                yield 1
 
     def _end_expired_rows(self, now: float) -> Iterable[int]:
         for (message_id, subscription_id), row in list(self._rows.items()):
@@ -512,6 +878,28 @@ class MemoryStorage(Storage):
             ):
                 del self._subscriptions[subscription_id]
                 yield 1
+
+
+def _copy(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON would bring it back."""
+    copied: dict[str, Any] = json.loads(json.dumps(dict(metadata)))
+    return copied
+
+
+def _text(value: Any) -> str:
+    """What a filter compares with."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _count_in(metadata: Mapping[str, Any], key: str) -> int | None:
+    """None for what is no number of anything."""
+    value = metadata.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _context(message_id: str) -> bytes:
+    """What the encrypted body is bound to."""
+    return b"message:" + message_id.encode()
 
 
 def _age(ttl: int | None, now: float) -> dict[str, Any]:
