@@ -15,7 +15,7 @@ import dataclasses
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from taskflow import engines, retry, states, task
@@ -37,7 +37,7 @@ from zaqar_notify.model import (
     delivery_id,
 )
 from zaqar_notify.notifiers.sending import Route
-from zaqar_notify.retry import Policy, next_state
+from zaqar_notify.retry import Policy, next_state, policy_of
 from zaqar_notify.storage.base import Closing, Entry, Loaded, Row, Settlement, Storage, Taken
 
 BREATH = 100
@@ -253,6 +253,7 @@ class Settling:
     def __init__(self, storage: Storage, policy: Policy, micro_batch: int, log: logging.Logger) -> None:
         self._storage = storage
         self._policy = policy
+        self._policies = _Policies(storage, policy)
         self._micro_batch = micro_batch
         self._log = log
         self._queue: collections.deque[tuple[Settlement | None, OpenEntry | None]] = collections.deque()
@@ -281,7 +282,7 @@ class Settling:
             faults=send.lines - send.attempts,
             now=wall,
             expires_at=send.message.expires_at,
-            policy=self._policy,
+            policy=self._policy if outcome.kind is OutcomeKind.DELIVERED else self._policies.of(send.subscription),
             chance=random.random(),  # noqa: S311 - jitter
         )
         disable = outcome.disable or (outcome.detail or "gone" if outcome.kind is OutcomeKind.GONE else None)
@@ -392,6 +393,37 @@ class Settling:
                 if not entry.unsettled:
                     closings.append(Closing(entry.message_id, entry.token, entry.after))
         return settlements, closings
+
+
+class _Policies:
+    """The retry policies of subscriptions. What their queues say about it is remembered for a moment."""
+
+    LIFETIME = 5.0
+    MOST = 10_000
+
+    def __init__(self, storage: Storage, service: Policy) -> None:
+        self._storage = storage
+        self._service = service
+        self._queues: dict[tuple[str, str], tuple[float, Mapping[str, Any]]] = {}
+
+    def of(self, subscription: Subscription) -> Policy:
+        return policy_of(self._service, self._metadata(subscription.project, subscription.queue), subscription.options)
+
+    def _metadata(self, project: str, queue: str) -> Mapping[str, Any]:
+        now = time.monotonic()
+        known = self._queues.get((project, queue))
+        if known is not None and known[0] > now:
+            return known[1]
+        try:
+            found = self._storage.get_queue(project, queue)
+        except errors.StorageUnavailable:
+            # What was known is better than to lose an outcome.
+            return known[1] if known is not None else {}
+        if len(self._queues) >= self.MOST:
+            self._queues.clear()
+        metadata = {} if found is None else found.metadata
+        self._queues[project, queue] = (now + self.LIFETIME, metadata)
+        return metadata
 
 
 class _Patience(retry.Retry):  # type: ignore[misc]

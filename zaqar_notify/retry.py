@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from zaqar_notify.model import Outcome, OutcomeKind, State
 
@@ -21,6 +24,8 @@ class Policy:
     fault_delay_max: float = 300.0
     after_max: float = 36000.0
     """The longest wait that another side can ask for."""
+    most_attempts: int = 100
+    """However a queue or a subscription puts it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,3 +83,68 @@ def next_state(
 
 def _asked(outcome: Outcome, policy: Policy) -> float:
     return min(outcome.after or 0.0, policy.after_max)
+
+
+# -- the schedule of a queue or a subscription ---------------------------------------------------------------------------------
+
+_STEP = 5
+"""Seconds: Zaqar backs off in so many steps as fit between its shortest and its longest wait."""
+
+
+def policy_of(service: Policy, metadata: Mapping[str, Any], options: Mapping[str, Any]) -> Policy:
+    """The policy for a subscription with ``options`` of a queue with ``metadata``.
+
+    A subscription's own ``schedule`` and ``max_attempts`` come before its ``_retry_policy``, that before the queue's, and that
+    before the service's schedule; a queue's with ``ignore_subscription_override`` before all. What an older version took
+    without looking, and is no policy, counts as none.
+    """
+    try:
+        return _policy_of(service, metadata, options)
+    except (TypeError, ValueError, ArithmeticError, AttributeError):
+        return service
+
+
+def _policy_of(service: Policy, metadata: Mapping[str, Any], options: Mapping[str, Any]) -> Policy:
+    of_queue = metadata.get("_retry_policy") or {}
+    own = {name: options[name] for name in ("schedule", "max_attempts") if options.get(name) is not None}
+    of_subscription = {**(options.get("_retry_policy") or {}), **own}
+    overridden = of_queue.get("ignore_subscription_override") or of_subscription.get("ignore_subscription_override")
+    chosen = of_queue if overridden else of_subscription or of_queue
+    return dataclasses.replace(service, schedule=_schedule(chosen, service)) if chosen else service
+
+
+def _schedule(chosen: Mapping[str, Any], service: Policy) -> tuple[float, ...]:
+    most = min(chosen.get("max_attempts") or service.most_attempts, service.most_attempts)
+    waits: Iterator[float]
+    if chosen.get("schedule"):
+        waits = iter(chosen["schedule"])
+    elif chosen.keys() <= {"max_attempts", "ignore_subscription_override"}:
+        waits = iter(service.schedule)
+    else:
+        waits = _zaqar_waits(chosen)
+    schedule = tuple(float(wait) for wait in itertools.islice(waits, most))
+    if chosen.get("max_attempts"):
+        schedule += schedule[-1:] * (most - len(schedule))
+    return schedule
+
+
+def _zaqar_waits(chosen: Mapping[str, Any]) -> Iterator[float]:
+    """The attempt itself, then Zaqar's four phases: at once, shortest wait, backing off, longest wait."""
+    shortest, longest = chosen.get("minimum_delay", 5), chosen.get("maximum_delay", 30)
+    yield 0
+    yield from itertools.repeat(0, chosen.get("retries_with_no_delay", 3))
+    yield from itertools.repeat(shortest, chosen.get("minimum_delay_retries", 3))
+    yield from _backing_off(chosen.get("retry_backoff_function", "linear"), shortest, longest)
+    yield from itertools.repeat(longest, chosen.get("maximum_delay_retries", 3))
+
+
+def _backing_off(function: str, shortest: int, longest: int) -> Iterator[float]:
+    steps = max(0, longest - shortest) // _STEP
+    for step in range(steps):
+        share = step / max(1, steps - 1)
+        if function == "linear":
+            yield shortest + step * _STEP
+        elif function == "arithmetic":
+            yield shortest + (longest - shortest) * share * (step + 1) / steps
+        else:  # geometric and exponential are two names of one curve
+            yield max(shortest, 1) * (longest / max(shortest, 1)) ** share

@@ -128,10 +128,12 @@ class FlowCase(unittest.TestCase):
             self.addCleanup(stop)
         return worker
 
-    def subscribe(self, uri: str, project: str = "p", queue: str = "q", ttl: int | None = None) -> Subscription:
+    def subscribe(
+        self, uri: str, project: str = "p", queue: str = "q", ttl: int | None = None, options: dict | None = None
+    ) -> Subscription:
         now = time.time()
         return self.storage.subscribe(
-            Subscription("", project, queue, uri, ttl, {}, now, None if ttl is None else now + ttl)
+            Subscription("", project, queue, uri, ttl, options or {}, now, None if ttl is None else now + ttl)
         ).subscription
 
     def publish(self, count: int = 1, ttl: int = 3600, project: str = "p", queue: str = "q") -> list[str]:

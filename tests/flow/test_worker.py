@@ -574,3 +574,18 @@ class Fencing(FlowCase):
 
 if __name__ == "__main__":
     unittest.main()
+
+
+class PolicyTest(FlowCase):
+    def test_the_schedule_of_the_queue_and_of_the_subscription(self) -> None:
+        """One of the queue ends after two attempts, the subscription's own after one."""
+        self.notifier("bad", Scripted(lambda _: Outcome(OutcomeKind.RETRY)))
+        self.storage.put_queue("p", "q", {"_retry_policy": {"schedule": [0, 0.01]}})
+        queue_s = self.subscribe("bad:1")
+        own = self.subscribe("bad:2", options={"max_attempts": 1})
+        self.worker()
+        (message,) = self.publish()
+        for subscription, attempts in ((queue_s, 2), (own, 1)):
+            record = self.wait_state(message, subscription, State.DEAD)
+            self.assertEqual([line.state for line in record.log][-1], State.DEAD)
+            self.assertEqual(len(record.log), attempts)

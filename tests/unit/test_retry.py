@@ -4,7 +4,7 @@ import itertools
 import unittest
 
 from zaqar_notify.model import Outcome, OutcomeKind, State
-from zaqar_notify.retry import DEFAULT_SCHEDULE, Next, Policy, next_state
+from zaqar_notify.retry import DEFAULT_SCHEDULE, Next, Policy, next_state, policy_of
 
 FAR = 1e12
 
@@ -93,3 +93,75 @@ class Schedule(unittest.TestCase):
     def test_one_attempt_only(self) -> None:
         self.assertIs(after(OutcomeKind.RETRY, policy=Policy(schedule=(0.0,))).state, State.DEAD)
         self.assertIs(after(OutcomeKind.THROTTLED, policy=Policy(schedule=(0.0,))).state, State.PENDING)
+
+
+class PolicyOf(unittest.TestCase):
+    """Whose schedule counts, and how Zaqar's policies are read."""
+
+    service = Policy(schedule=(0.0, 1.0, 2.0), jitter=0.1)
+
+    def schedule(self, options: dict | None = None, queue: dict | None = None) -> tuple[float, ...]:
+        return policy_of(self.service, {"_retry_policy": queue} if queue else {}, options or {}).schedule
+
+    def test_without_one_it_is_the_service_s(self) -> None:
+        self.assertIs(policy_of(self.service, {}, {}), self.service)
+        self.assertIs(policy_of(self.service, {"_retry_policy": {}}, {"_retry_policy": {}}), self.service)
+
+    def test_who_comes_first(self) -> None:
+        queue, own = {"schedule": [0, 10]}, {"schedule": [0, 20]}
+        self.assertEqual(self.schedule(queue=queue), (0.0, 10.0))
+        self.assertEqual(self.schedule({"_retry_policy": own}, queue), (0.0, 20.0))
+        self.assertEqual(self.schedule({"_retry_policy": own, "schedule": [0, 30]}, queue), (0.0, 30.0))
+        self.assertEqual(self.schedule({"schedule": [0, 30]}, {**queue, "ignore_subscription_override": True}), (0.0, 10.0))
+
+    def test_max_attempts_cuts_and_lengthens(self) -> None:
+        self.assertEqual(self.schedule({"max_attempts": 2}), (0.0, 1.0))
+        self.assertEqual(self.schedule({"max_attempts": 5}), (0.0, 1.0, 2.0, 2.0, 2.0))
+        self.assertEqual(self.schedule({"max_attempts": 1, "schedule": [0, 7]}), (0.0,))
+        self.assertEqual(len(self.schedule({"max_attempts": 10**9})), self.service.most_attempts)
+        self.assertEqual(self.schedule(queue={"max_attempts": 4, "schedule": [0, 7]}), (0.0, 7.0, 7.0, 7.0))
+
+    def test_what_is_not_about_the_schedule_stays(self) -> None:
+        self.assertEqual(policy_of(self.service, {}, {"schedule": [0]}).jitter, 0.1)
+
+    def test_zaqar_s_defaults(self) -> None:
+        phases = (0, 0, 0, 0, 5, 5, 5, 5, 10, 15, 20, 25, 30, 30, 30)
+        self.assertEqual(self.schedule({"_retry_policy": {"retry_backoff_function": "linear"}}), phases)
+
+    def test_zaqar_s_curves(self) -> None:
+        only = {"retries_with_no_delay": 0, "minimum_delay_retries": 0, "maximum_delay_retries": 0, "maximum_delay": 30}
+        for function, waits in (
+            ("linear", (5, 10, 15, 20, 25)),
+            ("arithmetic", (5, 7, 12, 20, 30)),
+            ("geometric", (5, 7, 12, 19, 30)),
+            ("exponential", (5, 7, 12, 19, 30)),
+        ):
+            with self.subTest(function):
+                found = self.schedule({"_retry_policy": {**only, "minimum_delay": 5, "retry_backoff_function": function}})
+                self.assertEqual(tuple(int(wait) for wait in found), (0, *waits))
+
+    def test_what_is_no_policy_counts_as_none(self) -> None:
+        for options in (
+            {"schedule": "soon"},
+            {"schedule": [None]},
+            {"schedule": 5},
+            {"max_attempts": "3"},
+            {"_retry_policy": 5},
+            {"_retry_policy": {"minimum_delay": "1"}},
+            {"_retry_policy": {"maximum_delay": [1]}},
+        ):
+            with self.subTest(options):
+                self.assertEqual(self.schedule(options), self.service.schedule)
+
+    def test_nothing_that_is_valid_breaks_or_grows(self) -> None:
+        for policy in (
+            {"minimum_delay": 0, "maximum_delay": 10, "retry_backoff_function": "geometric"},
+            {"minimum_delay": 0, "maximum_delay": 2**62, "retry_backoff_function": "exponential"},
+            {"minimum_delay": 0, "maximum_delay": 10, "retry_backoff_function": "arithmetic"},
+            {"maximum_delay": 0},
+            {"retries_with_no_delay": 2**62},
+        ):
+            with self.subTest(policy):
+                found = self.schedule({"_retry_policy": policy})
+                self.assertTrue(1 <= len(found) <= self.service.most_attempts)
+                self.assertEqual(found[0], 0.0)
