@@ -360,3 +360,11 @@ def _options(value: Any, keep_masked: bool = False) -> tuple[dict[str, Any], str
         return options, None
     signing.parse_secret(secret)
     return options, secret
+
+
+def confirmed(document: Any) -> bool:
+    """A subscriber's answer to the request to confirm."""
+    answer = json_object(document, "The request").get("confirmed")
+    if not isinstance(answer, bool):
+        raise InvalidRequest('The request has to say "confirmed": true or false.')
+    return answer

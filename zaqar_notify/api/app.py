@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 import time
 from collections.abc import Callable
 from typing import Any
 
 import falcon
 
+from zaqar_notify.api.confirmation import Confirmations
 from zaqar_notify.api.deliveries import MessageDeliveries, SubscriptionDeliveries
 from zaqar_notify.api.messages import Message, Messages
 from zaqar_notify.api.middleware import REQUEST_ID_HEADER, HeaderRules, LoopbackOnly, RequestIds, request_id
 from zaqar_notify.api.ping import Ping
 from zaqar_notify.api.queues import Queue, Queues, QueueSettings
-from zaqar_notify.api.subscriptions import Check, Clock, Enabling, Subscription, Subscriptions
+from zaqar_notify.api.service import Check, Clock, Service
+from zaqar_notify.api.subscriptions import Confirming, Enabling, Subscription, Subscriptions
 from zaqar_notify.errors import NotifyError, StorageUnavailable
+from zaqar_notify.signing import UrlSigner
 from zaqar_notify.storage.base import Storage
 from zaqar_notify.validation import Limits
 
@@ -32,16 +36,18 @@ def create_app(
     check: Check,
     wake: Callable[[], None],
     loopback_only: bool,
+    signer: UrlSigner | None = None,
+    confirmations: Confirmations | None = None,
     clock: Clock = time.time,
 ) -> App:
-    """``check`` raises `InvalidRequest` for a subscription that no notifier takes; ``wake`` is called after each publishing."""
-    middleware: list[Any] = [RequestIds(), HeaderRules(strict_client_id=limits.client_id_uuid_safe == "strict")]
-    if loopback_only:
-        middleware.append(LoopbackOnly())
-    app: App = falcon.App(middleware=middleware)
+    """``check``, ``wake``: see `Service`. Without a ``signer`` what this application signs holds nowhere else; without
+    ``confirmations`` none is required."""
+    signer = signer or UrlSigner(secrets.token_hex(32))
+    confirmations = confirmations or Confirmations(False, 259200, None, signer, clock)
+    app: App = falcon.App(middleware=_middleware(limits, loopback_only))
     # As Zaqar does: "?limit=" is the same as no limit.
     app.req_options.keep_blank_qs_values = False
-    for template, resource in _routes(storage, limits, check, wake, clock):
+    for template, resource in _routes(Service(storage, limits, check, wake, signer, confirmations, clock)):
         app.add_route(template, resource)
     app.add_error_handler(Exception, _answer_unexpected)
     app.add_error_handler(falcon.HTTPError, _answer_http_error)
@@ -49,22 +55,40 @@ def create_app(
     return app
 
 
-def _routes(storage: Storage, limits: Limits, check: Check, wake: Callable[[], None], clock: Clock) -> list[tuple[str, object]]:
-    settings = QueueSettings(storage)
-    queue = "/v2/queues/{queue}"
+def _middleware(limits: Limits, loopback_only: bool) -> list[Any]:
+    middleware: list[Any] = [RequestIds(), HeaderRules(strict_client_id=limits.client_id_uuid_safe == "strict")]
+    if loopback_only:
+        middleware.append(LoopbackOnly())
+    return middleware
+
+
+_Routes = list[tuple[str, object]]
+_QUEUE = "/v2/queues/{queue}"
+
+
+def _routes(service: Service) -> _Routes:
+    settings = QueueSettings(service.storage)
+    return [
+        ("/v2/ping", Ping(service)),
+        ("/v2/queues", Queues(service)),
+        (_QUEUE, Queue(service, settings)),
+        (f"{_QUEUE}/messages", Messages(service, settings)),
+        (f"{_QUEUE}/messages/{{message_id}}", Message(service)),
+        *notification_routes(service, _QUEUE),
+    ]
+
+
+def notification_routes(service: Service, queue: str) -> _Routes:
+    """Subscriptions and deliveries; ``queue`` is the template of a queue's path."""
     message = f"{queue}/messages/{{message_id}}"
     subscription = f"{queue}/subscriptions/{{subscription_id}}"
     return [
-        ("/v2/ping", Ping(storage)),
-        ("/v2/queues", Queues(storage, limits)),
-        (queue, Queue(storage, limits, settings)),
-        (f"{queue}/messages", Messages(storage, limits, settings, wake, clock)),
-        (message, Message(storage, clock)),
-        (f"{message}/deliveries", MessageDeliveries(storage, limits.max_deliveries_per_page)),
-        (f"{queue}/subscriptions", Subscriptions(storage, limits, check, clock)),
-        (subscription, Subscription(storage, limits, check, clock)),
-        (f"{subscription}/enable", Enabling(storage)),
-        (f"{subscription}/deliveries", SubscriptionDeliveries(storage, limits.max_deliveries_per_page)),
+        (f"{message}/deliveries", MessageDeliveries(service)),
+        (f"{queue}/subscriptions", Subscriptions(service)),
+        (subscription, Subscription(service)),
+        (f"{subscription}/confirm", Confirming(service)),
+        (f"{subscription}/enable", Enabling(service)),
+        (f"{subscription}/deliveries", SubscriptionDeliveries(service)),
     ]
 
 

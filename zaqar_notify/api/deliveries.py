@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import falcon
 
 from zaqar_notify.api.middleware import Access
 from zaqar_notify.api.paging import read_page
+from zaqar_notify.api.service import Service
 from zaqar_notify.errors import NotFound
 from zaqar_notify.model import DeliveryRecord, LogEntry, OutcomeKind
-from zaqar_notify.storage.base import Storage
 
 
 class MessageDeliveries:
     access = Access.ZAQAR
+    rules: ClassVar[Mapping[str, str]] = {"GET": "deliveries:get_all"}
 
-    def __init__(self, storage: Storage, most: int) -> None:
-        self._storage = storage
-        self._most = most
+    def __init__(self, service: Service) -> None:
+        self._storage = service.storage
+        self._most = service.limits.max_deliveries_per_page
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, queue: str, message_id: str) -> None:
         project = req.context.project
@@ -34,10 +35,11 @@ class MessageDeliveries:
 
 class SubscriptionDeliveries:
     access = Access.ZAQAR
+    rules: ClassVar[Mapping[str, str]] = {"GET": "deliveries:get_all"}
 
-    def __init__(self, storage: Storage, most: int) -> None:
-        self._storage = storage
-        self._most = most
+    def __init__(self, service: Service) -> None:
+        self._storage = service.storage
+        self._most = service.limits.max_deliveries_per_page
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, queue: str, subscription_id: str) -> None:
         project = req.context.project

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import falcon
 
@@ -14,24 +14,25 @@ from zaqar_notify.api.body import read_body
 from zaqar_notify.api.middleware import Access
 from zaqar_notify.api.paging import next_links
 from zaqar_notify.api.queues import QueueSettings
+from zaqar_notify.api.service import Service
 from zaqar_notify.errors import InvalidRequest, NotFound
 from zaqar_notify.model import Message as MessageRecord
-from zaqar_notify.storage.base import Storage
-
-Clock = Callable[[], float]
 
 
 class Messages:
     access = Access.ZAQAR
+    rules: ClassVar[Mapping[str, str]] = {
+        "GET": "messages:get_all",
+        "POST": "messages:create",
+        "DELETE": "messages:delete_all",
+    }
 
-    def __init__(
-        self, storage: Storage, limits: validation.Limits, settings: QueueSettings, wake: Callable[[], None], clock: Clock
-    ) -> None:
-        self._storage = storage
-        self._limits = limits
+    def __init__(self, service: Service, settings: QueueSettings) -> None:
+        self._storage = service.storage
+        self._limits = service.limits
         self._settings = settings
-        self._wake = wake
-        self._clock = clock
+        self._wake = service.wake
+        self._clock = service.clock
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
         limits = self._limits
@@ -80,10 +81,11 @@ class Messages:
 
 class Message:
     access = Access.ZAQAR
+    rules: ClassVar[Mapping[str, str]] = {"GET": "messages:get", "DELETE": "messages:delete"}
 
-    def __init__(self, storage: Storage, clock: Clock) -> None:
-        self._storage = storage
-        self._clock = clock
+    def __init__(self, service: Service) -> None:
+        self._storage = service.storage
+        self._clock = service.clock
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, queue: str, message_id: str) -> None:
         message = self._storage.get_message(req.context.project, queue, message_id)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import falcon
 
 from zaqar_notify.api.middleware import Access
+from zaqar_notify.api.service import Service
 from zaqar_notify.errors import CannotStart, StorageUnavailable
-from zaqar_notify.storage.base import Storage
 
 
 class Ping:
     access = Access.ZAQAR
+    rules: ClassVar[Mapping[str, str]] = {"GET": "ping:get"}
 
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
+    def __init__(self, service: Service) -> None:
+        self._storage = service.storage
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         try:

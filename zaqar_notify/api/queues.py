@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import falcon
 
@@ -12,6 +12,7 @@ from zaqar_notify import validation
 from zaqar_notify.api.body import read_body
 from zaqar_notify.api.middleware import Access
 from zaqar_notify.api.paging import read_page
+from zaqar_notify.api.service import Service
 from zaqar_notify.storage.base import Storage
 
 
@@ -60,10 +61,11 @@ def with_defaults(metadata: Mapping[str, Any], limits: validation.Limits) -> dic
 
 class Queues:
     access = Access.ZAQAR
+    rules: ClassVar[Mapping[str, str]] = {"GET": "queues:get_all"}
 
-    def __init__(self, storage: Storage, limits: validation.Limits) -> None:
-        self._storage = storage
-        self._limits = limits
+    def __init__(self, service: Service) -> None:
+        self._storage = service.storage
+        self._limits = service.limits
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         project = req.context.project
@@ -90,10 +92,16 @@ def _name(marker: str | None) -> str | None:
 
 class Queue:
     access = Access.ZAQAR
+    rules: ClassVar[Mapping[str, str]] = {
+        "GET": "queues:get",
+        "PUT": "queues:create",
+        "PATCH": "queues:update",
+        "DELETE": "queues:delete",
+    }
 
-    def __init__(self, storage: Storage, limits: validation.Limits, settings: QueueSettings) -> None:
-        self._storage = storage
-        self._limits = limits
+    def __init__(self, service: Service, settings: QueueSettings) -> None:
+        self._storage = service.storage
+        self._limits = service.limits
         self._settings = settings
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:

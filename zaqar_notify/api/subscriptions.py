@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import falcon
 
 from zaqar_notify import validation
 from zaqar_notify.api.body import read_json
+from zaqar_notify.api.confirmation import confirm_path
 from zaqar_notify.api.middleware import Access
 from zaqar_notify.api.paging import read_page
+from zaqar_notify.api.service import Service
 from zaqar_notify.errors import Forbidden, NotFound
 from zaqar_notify.model import Subscription as SubscriptionRecord
-from zaqar_notify.storage.base import Storage
-
-Check = Callable[[SubscriptionRecord], None]
-Clock = Callable[[], float]
+from zaqar_notify.storage.base import Storage, Subscribed
 
 UNKNOWN = "There is no such subscription of the queue: it never was, has expired or was deleted."
 
 
 class Subscriptions:
     access = Access.ZAQAR
+    rules: ClassVar[Mapping[str, str]] = {"GET": "subscription:get_all", "POST": "subscription:create"}
 
-    def __init__(self, storage: Storage, limits: validation.Limits, check: Check, clock: Clock) -> None:
-        self._storage = storage
-        self._limits = limits
-        self._check = check
-        self._clock = clock
+    def __init__(self, service: Service) -> None:
+        self._storage = service.storage
+        self._limits = service.limits
+        self._check = service.check
+        self._confirmations = service.confirmations
+        self._wake = service.wake
+        self._clock = service.clock
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
         document = read_json(req, self._limits.max_subscription_size, "The subscription")
@@ -37,7 +39,7 @@ class Subscriptions:
             document, project=req.context.project, queue=queue, limits=self._limits, now=self._clock()
         )
         self._check(asked)
-        subscribed = self._storage.subscribe(asked)
+        subscribed = self._subscribe(asked)
         subscription = subscribed.subscription
         resp.status = falcon.HTTP_201
         resp.location = href(subscription)
@@ -45,6 +47,13 @@ class Subscriptions:
         if subscribed.secret_is_new and subscription.secret is not None:
             answer["secret"] = subscription.secret
         resp.media = answer
+
+    def _subscribe(self, asked: SubscriptionRecord) -> Subscribed:
+        if not self._confirmations.required:
+            return self._storage.subscribe(asked)
+        subscribed = self._storage.subscribe(asked, self._confirmations.of)
+        self._wake()
+        return subscribed
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
         project = req.context.project
@@ -60,12 +69,17 @@ class Subscriptions:
 
 class Subscription:
     access = Access.ZAQAR
+    rules: ClassVar[Mapping[str, str]] = {
+        "GET": "subscription:get",
+        "PATCH": "subscription:update",
+        "DELETE": "subscription:delete",
+    }
 
-    def __init__(self, storage: Storage, limits: validation.Limits, check: Check, clock: Clock) -> None:
-        self._storage = storage
-        self._limits = limits
-        self._check = check
-        self._clock = clock
+    def __init__(self, service: Service) -> None:
+        self._storage = service.storage
+        self._limits = service.limits
+        self._check = service.check
+        self._clock = service.clock
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, queue: str, subscription_id: str) -> None:
         resp.media = show(find(self._storage, req.context.project, queue, subscription_id), self._clock())
@@ -87,13 +101,40 @@ class Subscription:
         resp.status = falcon.HTTP_204
 
 
+class Confirming:
+    """The subscriber's answer, or the word of whoever may write the project's subscriptions."""
+
+    access = Access.ZAQAR
+    rules: ClassVar[Mapping[str, str]] = {"PUT": "subscription:confirm"}
+    client_id_optional_when_signed = True
+    """A subscriber has the signed headers and no others."""
+
+    def __init__(self, service: Service) -> None:
+        self._storage = service.storage
+        self._limits = service.limits
+        self._confirmations = service.confirmations
+        self._wake = service.wake
+
+    def on_put(self, req: falcon.Request, resp: falcon.Response, queue: str, subscription_id: str) -> None:
+        confirmed = validation.confirmed(read_json(req, self._limits.max_subscription_size, "The request"))
+        tell = self._confirmations.of_end if self._confirmations.required and not confirmed else None
+        changed = self._storage.confirm(req.context.project, queue, subscription_id, confirmed, tell)
+        if changed is None:
+            raise NotFound(UNKNOWN)
+        if tell is not None:
+            self._wake()
+        resp.status = falcon.HTTP_204
+        resp.location = confirm_path(changed)
+
+
 class Enabling:
     """Ends the disabling of a subscription, whatever brought it about."""
 
     access = Access.ZAQAR
+    rules: ClassVar[Mapping[str, str]] = {"POST": "subscription:enable"}
 
-    def __init__(self, storage: Storage) -> None:
-        self._storage = storage
+    def __init__(self, service: Service) -> None:
+        self._storage = service.storage
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str, subscription_id: str) -> None:
         project = req.context.project
