@@ -24,12 +24,13 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-from zaqar_notify.model import OutcomeKind, State
+from zaqar_notify.model import MessageKind, OutcomeKind, State
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest revision under migrations/versions: what this version of the code needs."""
 
 STATE_CODES = {
@@ -56,17 +57,23 @@ OUTCOME_CODES = {
     OutcomeKind.GONE: 7,
     OutcomeKind.REFUSED: 8,
 }
+KIND_CODES = {
+    MessageKind.NOTIFICATION: 0,
+    MessageKind.CONFIRMATION: 1,
+}
 STATES = {code: state for state, code in STATE_CODES.items()}
 OUTCOMES = {code: outcome for outcome, code in OUTCOME_CODES.items()}
+KINDS = {code: kind for kind, code in KIND_CODES.items()}
 
 metadata = MetaData()
 
 # SQLite makes only an INTEGER primary key the key of the table itself.
 _Id = BigInteger().with_variant(Integer(), "sqlite")
+_ZERO = text("0")
 
 
-def _index(name: str, *columns: Any, where: ColumnElement[bool] | None = None) -> Index:
-    return Index(name, *columns, sqlite_where=where, postgresql_where=where)
+def _index(name: str, *columns: Any, where: ColumnElement[bool] | None = None, unique: bool = False) -> Index:
+    return Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
 
 
 id_floors = Table(
@@ -117,9 +124,53 @@ messages = Table(
     Column("version", SmallInteger, nullable=False),
     # 0: its retention is over and it is being removed.
     Column("prune_at", Double, nullable=False),
+    # When its delay or its claim ends; 0: there is none. A plain message is stored without naming this column or those behind it.
+    Column("free_at", Double, nullable=False, server_default=_ZERO),
+    # The last claim that has, or had, it.
+    Column("claim_id", _Id),
+    # How often it was claimed.
+    Column("claims", Integer, nullable=False, server_default=_ZERO),
+    Column("kind", SmallInteger, nullable=False, server_default=_ZERO),
+    Column("foreign_id", String(255)),
+    # The body is a token of the keyring.
+    Column("encrypted", Boolean, nullable=False, server_default=_ZERO),
 )
-_index("ix_messages_queue", messages.c.queue_id, messages.c.deleted_at, messages.c.id)
+# With the expiry, so that counting, and passing over what is expired, reads nothing but the index.
+_index(
+    "ix_messages_queue",
+    messages.c.queue_id,
+    messages.c.deleted_at,
+    messages.c.free_at,
+    messages.c.id,
+    messages.c.expires_at,
+)
 _index("ix_messages_prune", messages.c.prune_at)
+# Only claimed and delayed messages are in these, and only one with a foreign id in the last: posting a plain one writes to none.
+_live = messages.c.deleted_at.is_(None)
+_waits = messages.c.free_at > text("0")
+_index("ix_messages_waiting", messages.c.queue_id, messages.c.id, where=_waits & _live)
+_index("ix_messages_delayed", messages.c.free_at, where=_waits & messages.c.claim_id.is_(None) & _live)
+_index("ix_messages_claim", messages.c.claim_id, where=messages.c.claim_id.is_not(None) & _live)
+_index(
+    "ix_messages_foreign",
+    messages.c.queue_id,
+    messages.c.foreign_id,
+    where=messages.c.foreign_id.is_not(None),
+    unique=True,
+)
+
+claims = Table(
+    "claims",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=False),
+    Column("queue_id", _Id, nullable=False),
+    Column("ttl", Integer, nullable=False),
+    Column("grace", Integer, nullable=False),
+    Column("created_at", Double, nullable=False),
+    # 0: it was released.
+    Column("expires_at", Double, nullable=False),
+)
+_index("ix_claims_expires", claims.c.expires_at)
 
 subscriptions = Table(
     "subscriptions",
@@ -238,4 +289,17 @@ workers = Table(
     Column("id", Integer, primary_key=True),
     Column("joined_at", Double, nullable=False),
     sqlite_autoincrement=True,
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("project", String(256), nullable=False),
+    # A JSON list.
+    Column("roles", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("secret_hash", LargeBinary, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("revoked_at", Double),
 )
