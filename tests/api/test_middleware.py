@@ -5,7 +5,10 @@ from falcon import testing
 
 from tests.api.case import CLIENT, ApiCase
 from zaqar_notify.api.app import create_app
-from zaqar_notify.api.middleware import Access, HeaderRules
+from zaqar_notify.api.identity import Anyone, SignedRequests
+from zaqar_notify.api.middleware import Access, Callers, HeaderRules
+from zaqar_notify.api.policy import Rules
+from zaqar_notify.signing import UrlSigner
 from zaqar_notify.validation import Limits
 
 ONE = "0" * 16
@@ -102,6 +105,8 @@ class HeaderRulesTest(ApiCase):
 
 
 class Echo:
+    rules = {"GET": "queues:get_all"}
+
     def __init__(self, access):
         self.access = access
 
@@ -113,7 +118,8 @@ class AccessTest(unittest.TestCase):
     """The rules are a property of the resource, whatever its path."""
 
     def client(self, access):
-        app = falcon.App(middleware=[HeaderRules(strict_client_id=True)])
+        callers = Callers(Anyone(), SignedRequests(UrlSigner("k")), Rules.defaults())
+        app = falcon.App(middleware=[callers, HeaderRules(strict_client_id=True)])
         app.add_route("/v2/queues", Echo(access))
         return testing.TestClient(app)
 

@@ -11,12 +11,17 @@ from typing import Any
 
 import falcon
 
+from zaqar_notify.api.claims import Claim, Claims
 from zaqar_notify.api.confirmation import Confirmations
 from zaqar_notify.api.deliveries import MessageDeliveries, SubscriptionDeliveries
+from zaqar_notify.api.identity import Anyone, Identity, SignedRequests
+from zaqar_notify.api.health import Health
+from zaqar_notify.api.home import Home, Versions
 from zaqar_notify.api.messages import Message, Messages
-from zaqar_notify.api.middleware import REQUEST_ID_HEADER, HeaderRules, LoopbackOnly, RequestIds, request_id
+from zaqar_notify.api.middleware import REQUEST_ID_HEADER, Callers, HeaderRules, LoopbackOnly, RequestIds, request_id
 from zaqar_notify.api.ping import Ping
-from zaqar_notify.api.queues import Queue, Queues, QueueSettings
+from zaqar_notify.api.policy import Rules
+from zaqar_notify.api.queues import Queue, QueuePurge, Queues, QueueSettings, QueueShare, QueueStats
 from zaqar_notify.api.service import Check, Clock, Service
 from zaqar_notify.api.subscriptions import Confirming, Enabling, Subscription, Subscriptions
 from zaqar_notify.errors import NotifyError, StorageUnavailable
@@ -36,18 +41,22 @@ def create_app(
     check: Check,
     wake: Callable[[], None],
     loopback_only: bool,
+    identity: Identity | None = None,
+    rules: Rules | None = None,
     signer: UrlSigner | None = None,
     confirmations: Confirmations | None = None,
     clock: Clock = time.time,
 ) -> App:
-    """``check``, ``wake``: see `Service`. Without a ``signer`` what this application signs holds nowhere else; without
+    """``check``, ``wake``: see `Service`. Without an ``identity`` callers are what their headers say; without ``rules`` the
+    default ones hold. Without a ``signer`` what this application signs holds nowhere else; without
     ``confirmations`` none is required."""
     signer = signer or UrlSigner(secrets.token_hex(32))
     confirmations = confirmations or Confirmations(False, 259200, None, signer, clock)
-    app: App = falcon.App(middleware=_middleware(limits, loopback_only))
+    service = Service(storage, limits, check, wake, signer, confirmations, clock)
+    app: App = falcon.App(middleware=_middleware(service, identity, rules, loopback_only))
     # As Zaqar does: "?limit=" is the same as no limit.
     app.req_options.keep_blank_qs_values = False
-    for template, resource in _routes(Service(storage, limits, check, wake, signer, confirmations, clock)):
+    for template, resource in _routes(service):
         app.add_route(template, resource)
     app.add_error_handler(Exception, _answer_unexpected)
     app.add_error_handler(falcon.HTTPError, _answer_http_error)
@@ -55,11 +64,13 @@ def create_app(
     return app
 
 
-def _middleware(limits: Limits, loopback_only: bool) -> list[Any]:
-    middleware: list[Any] = [RequestIds(), HeaderRules(strict_client_id=limits.client_id_uuid_safe == "strict")]
-    if loopback_only:
-        middleware.append(LoopbackOnly())
-    return middleware
+def _middleware(service: Service, identity: Identity | None, rules: Rules | None, loopback_only: bool) -> list[Any]:
+    return [
+        RequestIds(),
+        *([LoopbackOnly()] if loopback_only else []),
+        Callers(identity or Anyone(), SignedRequests(service.signer, clock=service.clock), rules or Rules.defaults()),
+        HeaderRules(strict_client_id=service.limits.client_id_uuid_safe == "strict"),
+    ]
 
 
 _Routes = list[tuple[str, object]]
@@ -69,11 +80,19 @@ _QUEUE = "/v2/queues/{queue}"
 def _routes(service: Service) -> _Routes:
     settings = QueueSettings(service.storage)
     return [
+        ("/", Versions()),
+        ("/v2/", Home()),
         ("/v2/ping", Ping(service)),
+        ("/v2/health", Health(service)),
         ("/v2/queues", Queues(service)),
         (_QUEUE, Queue(service, settings)),
+        (f"{_QUEUE}/stats", QueueStats(service)),
+        (f"{_QUEUE}/purge", QueuePurge(service)),
+        (f"{_QUEUE}/share", QueueShare(service)),
         (f"{_QUEUE}/messages", Messages(service, settings)),
         (f"{_QUEUE}/messages/{{message_id}}", Message(service)),
+        (f"{_QUEUE}/claims", Claims(service, settings)),
+        (f"{_QUEUE}/claims/{{claim_id}}", Claim(service)),
         *notification_routes(service, _QUEUE),
     ]
 

@@ -1,4 +1,4 @@
-"""What holds for every request, whatever its resource: its id, where it may come from, which headers it needs."""
+"""What holds for every request, whatever its resource: its id, where it may come from, who sends it, which headers it needs."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ from typing import Any
 import falcon
 
 from zaqar_notify import validation
-from zaqar_notify.errors import Forbidden
+from zaqar_notify.api.identity import Caller, Identity, SignedRequests
+from zaqar_notify.api.policy import Rules
+from zaqar_notify.errors import Forbidden, Unauthorized
 
 REQUEST_ID_HEADER = "x-openstack-request-id"
 
 
 class Access(enum.Enum):
-    """What a resource asks of the headers of a request: its class attribute ``access``."""
+    """What a resource asks of the headers of a request: its class attribute ``access``.
 
-    ZAQAR = "zaqar"  # Client-ID, X-Project-ID, JSON
+    One that is ZAQAR has a second one, ``rules``: HTTP method -> action in the policy. HEAD follows GET. With
+    ``client_id_optional_when_signed`` a pre-signed request to it may come without a Client-ID.
+    """
+
+    ZAQAR = "zaqar"  # a caller that the rules allow this, Client-ID, JSON
     SIGNED = "signed"  # the signature in the URL names project and right
     PUBLIC = "public"
 
@@ -60,21 +66,52 @@ def _is_loopback(address: str) -> bool:
     return (mapped or judged).is_loopback
 
 
+class Callers:
+    """Finds out who calls, and whether the rules allow what is asked. Leaves ``caller`` and ``project`` in the context."""
+
+    def __init__(self, identity: Identity, signed: SignedRequests, rules: Rules) -> None:
+        self._identity = identity
+        self._signed = signed
+        self._rules = rules
+
+    def process_resource(self, req: falcon.Request, resp: falcon.Response, resource: Any, params: dict[str, Any]) -> None:
+        if not _is_zaqar(resource):
+            return
+        try:
+            caller = (self._signed if self._signed.is_signed(req) else self._identity).identify(req)
+        except Unauthorized:
+            if self._identity.challenge is not None:
+                resp.set_header("WWW-Authenticate", self._identity.challenge)
+            raise
+        if not caller.signed:
+            self._check(req.method, resource, caller)
+        req.context.caller = caller
+        req.context.project = caller.project
+
+    def _check(self, method: str, resource: Any, caller: Caller) -> None:
+        action = resource.rules.get("GET" if method == "HEAD" else method)
+        # A method that the resource does not know has no action either, and is answered with 405, or by Falcon's own OPTIONS.
+        if action is None and not hasattr(resource, f"on_{method.lower()}"):
+            return
+        if action is None or not self._rules.allow(action, caller):
+            raise Forbidden("The rules of this service do not allow you to do this.")
+
+
 class HeaderRules:
+    """Behind `Callers`. Leaves ``client_id`` in the context."""
+
     def __init__(self, *, strict_client_id: bool) -> None:
         self._strict_client_id = strict_client_id
 
     def process_resource(self, req: falcon.Request, resp: falcon.Response, resource: Any, params: dict[str, Any]) -> None:
-        """Leaves ``project`` and ``client_id`` in the request's context."""
-        if resource.access is not Access.ZAQAR:
+        if not _is_zaqar(resource):
             return
         _refuse_forms(req)
         if not req.client_accepts("application/json"):
             resp.status = falcon.HTTP_406
             resp.complete = True
             return
-        req.context.client_id = self._client_id(req)
-        req.context.project = _project(req)
+        req.context.client_id = None if _may_be_without_client_id(req, resource) else self._client_id(req)
         if "queue" in params:
             validation.check_queue_name(params["queue"])
 
@@ -90,6 +127,20 @@ class HeaderRules:
             raise falcon.HTTPBadRequest(
                 title="Wrong UUID value", description="The Client-ID header has to be a UUID."
             ) from None
+
+
+def _is_zaqar(resource: Any) -> bool:
+    # In an application that this service extends there are resources that know nothing of it.
+    return getattr(resource, "access", None) is Access.ZAQAR
+
+
+def _may_be_without_client_id(req: falcon.Request, resource: Any) -> bool:
+    """A subscriber confirms with the headers that it was sent, and is nobody's client."""
+    return (
+        getattr(resource, "client_id_optional_when_signed", False)
+        and req.context.caller.signed
+        and "HTTP_CLIENT_ID" not in req.env
+    )
 
 
 def _refuse_forms(req: falcon.Request) -> None:
@@ -119,15 +170,3 @@ def _bounded_client_id(client_id: str) -> str:
 def _canonical_uuid(text: str) -> str:
     """One spelling for each UUID, so that ``echo`` knows a client again. `ValueError` for anything else."""
     return str(uuid.UUID(text))
-
-
-def _project(req: falcon.Request) -> str:
-    project: str | None = req.env.get("HTTP_X_PROJECT_ID")
-    if project is None:
-        raise falcon.HTTPBadRequest(title="Missing header value", description="The X-Project-ID header is required.")
-    if not project.strip():
-        raise falcon.HTTPBadRequest(
-            title="Empty project header not allowed", description="The X-Project-ID header has to name a project."
-        )
-    validation.check_project(project)
-    return project
