@@ -6,14 +6,15 @@ Every function raises `InvalidRequest` (or a kind of it) whose text is shown to 
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from zaqar_notify import signing
-from zaqar_notify.errors import InvalidQueue, InvalidRequest, UnknownScheme
+from zaqar_notify.errors import Conflict, InvalidQueue, InvalidRequest, UnknownScheme
 from zaqar_notify.model import Draft, Subscription
 
 MASK = "********"
@@ -35,6 +36,12 @@ _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _QUEUE_NAME = re.compile(r"[a-zA-Z0-9_\-.]+")
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.\-]*):.")
 
+_SHARED = ("messages", "subscriptions", "claims")
+_SHARED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+_SHARE_TIME = 86400.0
+_PURGED = ("messages", "subscriptions")
+_OPERATIONS = ("add", "remove", "replace")
+_POINTER = re.compile(r"/metadata/((?:[^/~]|~[01])+)")
 _BACKOFF_FUNCTIONS = ("linear", "arithmetic", "geometric", "exponential")
 _RETRY_NUMBERS = ("retries_with_no_delay", "minimum_delay_retries", "minimum_delay", "maximum_delay", "maximum_delay_retries")
 
@@ -192,11 +199,21 @@ def check_queue_name(name: str) -> None:
 
 def page_size(text: str | None, most: int) -> int:
     """The query's ``limit``; without one Zaqar's default, or less where pages are shorter."""
-    if text is None:
-        return min(DEFAULT_PAGE, most)
+    return min(DEFAULT_PAGE, most) if text is None else how_many(text, most, "limit")
+
+
+def how_many(text: str, most: int, what: str) -> int:
     if text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= most:
         return int(text)
-    raise InvalidRequest(f"limit has to be an integer from 1 to {most}.")
+    raise InvalidRequest(f"{what} has to be an integer from 1 to {most}.")
+
+
+def ids(texts: Iterable[str], most: int, what: str) -> list[str]:
+    """The ids in the values of a query's field, each of which may hold several, parted by commas."""
+    found = list(dict.fromkeys(part for text in texts for part in text.split(",") if part))
+    if len(found) > most:
+        raise InvalidRequest(f"{what} may hold at most {most} ids.")
+    return found
 
 
 # -- queues -----------------------------------------------------------------------------------------------------------------
@@ -204,13 +221,157 @@ def page_size(text: str | None, most: int) -> int:
 
 def queue_metadata(document: Any, limits: Limits) -> dict[str, Any]:
     metadata = json_object(document, "The queue's metadata")
-    if "_default_message_ttl" in metadata:
-        _message_ttl(metadata["_default_message_ttl"], limits, "_default_message_ttl")
-    if "_max_messages_post_size" in metadata:
-        _integer(metadata["_max_messages_post_size"], 1, limits.max_messages_post_size, "_max_messages_post_size")
-    if "_retry_policy" in metadata:
-        check_retry_policy(metadata["_retry_policy"])
+    for name, check in _RESERVED.items():
+        if name in metadata:
+            check(metadata[name], limits, name)
     return metadata
+
+
+def reserved_defaults(limits: Limits) -> dict[str, Any]:
+    """What the reserved names of a queue's metadata mean where it does not have them."""
+    return {
+        "_max_messages_post_size": limits.max_messages_post_size,
+        "_default_message_ttl": limits.default_message_ttl,
+        "_default_message_delay": limits.default_message_delay,
+        "_dead_letter_queue": None,
+        "_dead_letter_queue_messages_ttl": None,
+        "_max_claim_count": None,
+        "_enable_encrypt_messages": False,
+    }
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class MetadataChange:
+    operation: str
+    """``add``, ``remove`` or ``replace``."""
+    name: str
+    value: Any = None
+
+
+def metadata_changes(document: Any) -> list[MetadataChange]:
+    """Zaqar's dialect of JSON patch (RFC 6902): whole values under ``/metadata`` only."""
+    if not isinstance(document, list):
+        raise InvalidRequest(f"The request has to be a JSON list of operations, and is {_kind(document)}.")
+    return [_metadata_change(change, f"Operation {index}") for index, change in enumerate(document)]
+
+
+def _metadata_change(change: Any, where: str) -> MetadataChange:
+    asked = json_object(change, where)
+    operation, path = asked.get("op"), asked.get("path")
+    if operation not in _OPERATIONS:
+        raise InvalidRequest(f'{where}: "op" has to be one of {", ".join(_OPERATIONS)}.')
+    pointer = _POINTER.fullmatch(path) if isinstance(path, str) else None
+    if pointer is None:
+        raise InvalidRequest(f'{where}: "path" has to be /metadata/ and a name, in which ~1 stands for / and ~0 for ~.')
+    if operation != "remove" and "value" not in asked:
+        raise InvalidRequest(f'{where}: {operation} needs a "value".')
+    return MetadataChange(operation, pointer[1].replace("~1", "/").replace("~0", "~"), asked.get("value"))
+
+
+def changed_metadata(metadata: Mapping[str, Any], changes: Sequence[MetadataChange], limits: Limits) -> dict[str, Any]:
+    """Raises `Conflict` where something is to be replaced or removed that is not there. Reserved names are always there."""
+    changed = dict(metadata)
+    reserved = reserved_defaults(limits)
+    for change in changes:
+        if change.operation != "add" and change.name not in changed and change.name not in reserved:
+            raise Conflict(f"The queue's metadata has no {change.name[:64]!r} to {change.operation}.")
+        if change.operation == "remove":
+            changed.pop(change.name, None)
+        else:
+            changed[change.name] = change.value
+    # Only what was changed: what is older may break limits that have been lowered since.
+    queue_metadata({change.name: changed[change.name] for change in changes if change.name in changed}, limits)
+    check_size(len(compact_json(changed)), limits.max_queue_metadata, "The queue's metadata")
+    return changed
+
+
+def _message_ttl(value: Any, limits: Limits, what: str) -> int:
+    return _integer(value, limits.min_message_ttl, limits.max_message_ttl, what)
+
+
+def _message_delay(value: Any, limits: Limits, what: str) -> int:
+    return _integer(value, 0, limits.max_message_delay, what)
+
+
+def _post_size(value: Any, limits: Limits, what: str) -> None:
+    _integer(value, 1, limits.max_messages_post_size, what)
+
+
+def _dead_letter_queue(value: Any, limits: Limits, what: str) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{what} has to be the name of a queue or null, and is {_kind(value)}.")
+    try:
+        check_queue_name(value)
+    except InvalidQueue as error:
+        raise InvalidRequest(f"{what}: {error}") from None
+
+
+def _optional_ttl(value: Any, limits: Limits, what: str) -> None:
+    if value is not None:
+        _message_ttl(value, limits, what)
+
+
+def _claim_count(value: Any, limits: Limits, what: str) -> None:
+    if value is not None:
+        _integer(value, 1, None, what)
+
+
+def _flag(value: Any, limits: Limits, what: str) -> None:
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"{what} has to be true or false, and is {_kind(value)}.")
+
+
+def resources_to_purge(document: Any) -> set[str]:
+    """Of ``messages`` and ``subscriptions``."""
+    asked = json_object(document, "The request").get("resource_types")
+    return set(_names(asked, _PURGED, "resource_types"))
+
+
+def _names(value: Any, known: Sequence[str], what: str) -> list[str]:
+    """In order, each once."""
+    if isinstance(value, list) and all(isinstance(name, str) and name in known for name in value):
+        return [name for name in known if name in value]
+    raise InvalidRequest(f"{what} has to be a list of names, each one of {', '.join(known)}.")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Share:
+    """What a pre-signed URL is to allow."""
+
+    resources: Sequence[str]
+    """Of ``messages``, ``subscriptions`` and ``claims``."""
+    methods: Sequence[str]
+    expires_at: float
+
+
+def share(document: Any, now: float) -> Share:
+    asked = json_object(document, "The request")
+    unknown = asked.keys() - {"paths", "methods", "expires"}
+    if unknown:
+        raise InvalidRequest(f"The request may hold paths, methods and expires only, and not {min(unknown)[:64]!r}.")
+    return Share(
+        _names(asked.get("paths", []), _SHARED, "paths") or ["messages"],
+        _names(asked.get("methods", []), _SHARED_METHODS, "methods") or ["GET"],
+        _end_of_share(asked["expires"], now) if "expires" in asked else now + _SHARE_TIME,
+    )
+
+
+def _end_of_share(value: Any, now: float) -> float:
+    # Digits alone would be a date without its dashes: who sends them means seconds.
+    if not isinstance(value, str) or value.isdigit():
+        raise InvalidRequest("expires has to be an instant in ISO 8601, as in 2030-01-31T12:00:00.")
+    try:
+        instant = datetime.datetime.fromisoformat(value)
+        expires_at = instant.replace(tzinfo=instant.tzinfo or datetime.UTC).timestamp()
+    except (ValueError, OverflowError):
+        raise InvalidRequest("expires has to be an instant in ISO 8601, as in 2030-01-31T12:00:00.") from None
+    if expires_at <= now:
+        raise InvalidRequest("expires lies in the past.")
+    if expires_at > END_OF_TIME:
+        raise InvalidRequest("expires may lie in the year 9999 at the latest.")
+    return expires_at
 
 
 def check_retry_policy(value: Any) -> None:
@@ -227,33 +388,41 @@ def check_retry_policy(value: Any) -> None:
         raise InvalidRequest("_retry_policy.maximum_delay has to be at least 10 more than minimum_delay.")
 
 
+_RESERVED: Mapping[str, Callable[[Any, Limits, str], object]] = {
+    "_default_message_ttl": _message_ttl,
+    "_default_message_delay": _message_delay,
+    "_max_messages_post_size": _post_size,
+    "_dead_letter_queue": _dead_letter_queue,
+    "_dead_letter_queue_messages_ttl": _optional_ttl,
+    "_max_claim_count": _claim_count,
+    "_enable_encrypt_messages": _flag,
+    "_retry_policy": lambda value, limits, what: check_retry_policy(value),
+}
+
+
 # -- messages ---------------------------------------------------------------------------------------------------------------
 
 
-def messages(document: Any, *, default_ttl: int, limits: Limits) -> list[Draft]:
-    """``default_ttl`` is for messages that name none. Keys that are not known are ignored, as Zaqar does."""
+def messages(document: Any, *, default_ttl: int, limits: Limits, default_delay: int = 0) -> list[Draft]:
+    """The defaults are for messages that name none. Keys that are not known are ignored, as Zaqar does."""
     posted = json_object(document, "The request").get("messages")
     if not isinstance(posted, list) or not posted:
         raise InvalidRequest('The request has to hold a list "messages" of at least one message.')
-    return [_draft(message, f"messages[{index}]", default_ttl, limits) for index, message in enumerate(posted)]
+    default = Draft(b"", default_ttl, delay=default_delay)
+    return [_draft(message, f"messages[{index}]", default, limits) for index, message in enumerate(posted)]
 
 
-def _draft(message: Any, where: str, default_ttl: int, limits: Limits) -> Draft:
+def _draft(message: Any, where: str, default: Draft, limits: Limits) -> Draft:
     if not isinstance(message, dict):
         raise InvalidRequest(f"{where} has to be a JSON object, and is {_kind(message)}.")
     if "body" not in message:
         raise InvalidRequest(f'{where} has no "body".')
-    if "delay" in message and _integer(message["delay"], 0, None, f"{where}.delay"):
-        raise InvalidRequest(f"{where}.delay: delay is not supported yet; leave it out, or send 0.")
-    ttl = _message_ttl(message["ttl"], limits, f"{where}.ttl") if "ttl" in message else default_ttl
+    ttl = _message_ttl(message["ttl"], limits, f"{where}.ttl") if "ttl" in message else default.ttl
+    delay = _message_delay(message["delay"], limits, f"{where}.delay") if "delay" in message else default.delay
     body_json = _encode(message["body"]).encode()
     if "attributes" not in message:
-        return Draft(body_json, ttl)
-    return Draft(body_json, ttl, _attributes(message["attributes"], f"{where}.attributes"))
-
-
-def _message_ttl(value: Any, limits: Limits, what: str) -> int:
-    return _integer(value, limits.min_message_ttl, limits.max_message_ttl, what)
+        return Draft(body_json, ttl, delay=delay)
+    return Draft(body_json, ttl, _attributes(message["attributes"], f"{where}.attributes"), delay=delay)
 
 
 def _attributes(value: Any, where: str) -> dict[str, Any]:
@@ -270,6 +439,21 @@ def _is_attribute(value: Any) -> bool:
     if isinstance(value, list):
         return all(isinstance(item, str) for item in value)
     return isinstance(value, str | int | float | bool)
+
+
+# -- claims -----------------------------------------------------------------------------------------------------------------
+
+
+def claim_terms(document: Any, limits: Limits) -> tuple[int, int]:
+    """ttl and grace. null is as good as nothing: python-zaqarclient sends it for what its user did not name."""
+    asked = json_object(document, "The claim")
+    ttl, grace = asked.get("ttl"), asked.get("grace")
+    return (
+        limits.default_claim_ttl if ttl is None else _integer(ttl, limits.min_claim_ttl, limits.max_claim_ttl, "ttl"),
+        limits.default_claim_grace
+        if grace is None
+        else _integer(grace, limits.min_claim_grace, limits.max_claim_grace, "grace"),
+    )
 
 
 # -- subscriptions ----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Messages: posted, read and deleted."""
+"""Messages: posted, read, popped and deleted."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ class Messages:
         # The operator may have lowered the limits since the queue's metadata was stored.
         size = min(size, metadata.get("_max_messages_post_size", size))
         ttl = min(limits.max_message_ttl, metadata.get("_default_message_ttl", limits.default_message_ttl))
-        drafts = validation.messages(validation.parse_json(raw, size, "The request"), default_ttl=ttl, limits=limits)
+        delay = min(limits.max_message_delay, metadata.get("_default_message_delay", limits.default_message_delay))
+        document = validation.parse_json(raw, size, "The request")
+        drafts = validation.messages(document, default_ttl=ttl, default_delay=delay, limits=limits)
         ids = self._storage.publish(project, queue, drafts, req.context.client_id)
         self._wake()
         path = f"/v2/queues/{queue}/messages"
@@ -53,14 +55,11 @@ class Messages:
         resp.data = json.dumps({"resources": [f"{path}/{message_id}" for message_id in ids]}).encode()
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
-        ids = req.get_param("ids")
+        ids = req.get_param_as_list("ids")
         resp.media = self._list(req, queue) if ids is None else self._read(req, queue, ids)
 
-    def _read(self, req: falcon.Request, queue: str, ids: str) -> dict[str, Any]:
-        asked = list(dict.fromkeys(ids.split(",")))
-        most = self._limits.max_messages_per_page
-        if len(asked) > most:
-            raise InvalidRequest(f"ids may name at most {most} messages.")
+    def _read(self, req: falcon.Request, queue: str, ids: list[str]) -> dict[str, Any]:
+        asked = validation.ids(ids, self._limits.max_messages_per_page, "ids")
         now = self._clock()
         found = (self._storage.get_message(req.context.project, queue, message_id) for message_id in asked)
         shown = [show(message, now) for message in found if message is not None]
@@ -69,14 +68,51 @@ class Messages:
         return {"messages": shown}
 
     def _list(self, req: falcon.Request, queue: str) -> dict[str, Any]:
-        echo = req.get_param_as_bool("echo", default=False)
+        asked = {name: req.get_param_as_bool(name, default=False) for name in ("echo", "include_claimed", "include_delayed")}
         limit = validation.page_size(req.get_param("limit"), self._limits.max_messages_per_page)
-        others = None if echo else req.context.client_id
-        found = self._storage.list_messages(req.context.project, queue, req.get_param("marker"), limit, others)
+        found = self._storage.list_messages(
+            req.context.project,
+            queue,
+            req.get_param("marker"),
+            limit,
+            None if asked["echo"] else req.context.client_id,
+            claimed=asked["include_claimed"],
+            delayed=asked["include_delayed"],
+        )
         now = self._clock()
         # A full page has a next one even if that is empty yet: with its marker a reader waits for what comes.
-        links = next_links(req, found[-1].id, limit, **({"echo": "true"} if echo else {})) if len(found) == limit else []
+        others = {name: "true" for name, wanted in asked.items() if wanted}
+        links = next_links(req, found[-1].id, limit, others) if len(found) == limit else []
         return {"messages": [show(message, now) for message in found], "links": links}
+
+    def on_delete(self, req: falcon.Request, resp: falcon.Response, queue: str) -> None:
+        ids, pop = req.get_param_as_list("ids"), req.get_param("pop")
+        if (ids is None) == (pop is None):
+            raise InvalidRequest("Say either which messages to delete, with ids, or how many to pop, with pop.")
+        if ids is not None:
+            self._delete(req, queue, ids)
+            resp.status = falcon.HTTP_204
+        elif pop is not None:
+            resp.media = self._pop(req, queue, pop)
+
+    def _delete(self, req: falcon.Request, queue: str, texts: list[str]) -> None:
+        most = self._limits.max_messages_per_claim_or_pop
+        ids = validation.ids(texts, most, "ids")
+        claims = req.get_param_as_list("claim_ids")
+        if not ids:
+            raise InvalidRequest("ids names no message.")
+        if claims is None and self._limits.message_delete_with_claim_id:
+            raise InvalidRequest("Messages are deleted with the ids of their claims only: add claim_ids.")
+        claim_ids = None if claims is None else validation.ids(claims, most, "claim_ids")
+        self._storage.delete_messages(req.context.project, queue, ids, claim_ids)
+
+    def _pop(self, req: falcon.Request, queue: str, text: str) -> dict[str, Any]:
+        if req.get_param("claim_ids") is not None:
+            raise InvalidRequest("claim_ids goes with ids: what is claimed cannot be popped.")
+        count = validation.how_many(text, self._limits.max_messages_per_claim_or_pop, "pop")
+        popped = self._storage.pop_messages(req.context.project, queue, count)
+        now = self._clock()
+        return {"messages": [show(message, now) for message in popped]}
 
 
 class Message:
@@ -94,23 +130,35 @@ class Message:
         resp.media = show(message, self._clock())
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response, queue: str, message_id: str) -> None:
-        self._storage.delete_message(req.context.project, queue, message_id)
+        self._storage.delete_message(req.context.project, queue, message_id, req.get_param("claim_id"))
         resp.status = falcon.HTTP_204
 
 
 def show(message: MessageRecord, now: float) -> dict[str, Any]:
-    body = message.body
-    shown = {
+    shown: dict[str, Any] = {
         "id": message.id,
-        "href": f"/v2/queues/{message.queue}/messages/{message.id}",
+        "href": href(message),
         "ttl": message.ttl,
-        "age": max(0, int(now - message.created_at)),
-        "body": body,
-        "checksum": _checksum(body),
+        "age": age(message, now),
     }
+    if message.sealed:
+        return shown | {"body": None, "sealed": True}
+    body = message.body
+    shown |= {"body": body, "checksum": _checksum(body)}
     if message.attributes:
         shown["attributes"] = dict(message.attributes)
     return shown
+
+
+def href(message: MessageRecord) -> str:
+    """With the claim that has it: clients read the claim's id from there."""
+    path = f"/v2/queues/{message.queue}/messages/{message.id}"
+    return path if message.claim_id is None else f"{path}?claim_id={message.claim_id}"
+
+
+def age(message: MessageRecord, now: float) -> int:
+    """Whole seconds."""
+    return max(0, int(now - message.created_at))
 
 
 def _checksum(body: Any) -> str:

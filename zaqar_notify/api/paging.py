@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import falcon
@@ -19,7 +19,7 @@ def read_page(
     most: int,
     read: Callable[[str | None, int], Sequence[T]],
     marker: Callable[[T], str],
-    **others: str,
+    others: Mapping[str, str] | None = None,
 ) -> tuple[Sequence[T], list[Link]]:
     """One page, and its links: empty when nothing is behind it. ``read`` gets the marker and how many to read.
 
@@ -28,9 +28,9 @@ def read_page(
     limit = validation.page_size(req.get_param("limit"), most)
     found = read(req.get_param("marker"), limit + 1)
     page = found[:limit]
-    return page, next_links(req, marker(page[-1]), limit, **others) if len(found) > limit else []
+    return page, next_links(req, marker(page[-1]), limit, others or {}) if len(found) > limit else []
 
 
-def next_links(req: falcon.Request, marker: str, limit: int, **others: str) -> list[Link]:
-    query = urllib.parse.urlencode({"marker": marker, "limit": limit, **others})
+def next_links(req: falcon.Request, marker: str, limit: int, others: Mapping[str, str]) -> list[Link]:
+    query = urllib.parse.urlencode({**others, "marker": marker, "limit": limit})
     return [{"rel": "next", "href": f"{req.path}?{query}"}]

@@ -1,0 +1,97 @@
+"""What can be found here: the versions of the API, and the resources of this one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import falcon
+
+from zaqar_notify.api.middleware import Access
+from zaqar_notify.api.queues import PATCH_TYPE
+
+_VERSIONS = {
+    "versions": [
+        {
+            "id": "2",
+            "status": "CURRENT",
+            "updated": "2014-9-24T04:06:47Z",
+            "media-types": [{"base": "application/json", "type": "application/vnd.openstack.messaging-v2+json"}],
+            "links": [{"href": "/v2/", "rel": "self"}],
+        }
+    ]
+}
+
+_QUEUE = "/v2/queues/{queue_name}"
+_MESSAGE = f"{_QUEUE}/messages/{{message_id}}"
+_CLAIM = f"{_QUEUE}/claims/{{claim_id}}"
+_SUBSCRIPTION = f"{_QUEUE}/subscriptions/{{subscription_id}}"
+_PAGE = "marker,limit"
+
+# The relations have Zaqar's names where Zaqar has them: clients look them up.
+_RESOURCES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "rel/home": ("/v2/", ("GET",)),
+    "rel/ping": ("/v2/ping", ("GET", "HEAD")),
+    "rel/health": ("/v2/health", ("GET",)),
+    "rel/queues": (f"/v2/queues{{?{_PAGE},detailed,name,with_count}}", ("GET",)),
+    "rel/queue": (_QUEUE, ("GET", "PUT", "DELETE", "PATCH")),
+    "rel/queue_stats": (f"{_QUEUE}/stats", ("GET",)),
+    "rel/queue_share": (f"{_QUEUE}/share", ("POST",)),
+    "rel/queue_purge": (f"{_QUEUE}/purge", ("POST",)),
+    "rel/messages": (f"{_QUEUE}/messages{{?{_PAGE},echo,include_claimed,include_delayed,ids}}", ("GET",)),
+    "rel/post_messages": (f"{_QUEUE}/messages", ("POST",)),
+    "rel/messages_delete": (f"{_QUEUE}/messages{{?ids,claim_ids,pop}}", ("DELETE",)),
+    "rel/message_get": (_MESSAGE, ("GET",)),
+    "rel/message_delete": (f"{_MESSAGE}{{?claim_id}}", ("DELETE",)),
+    "rel/message_deliveries": (f"{_MESSAGE}/deliveries{{?{_PAGE}}}", ("GET",)),
+    "rel/claim": (_CLAIM, ("GET",)),
+    "rel/post_claim": (f"{_QUEUE}/claims{{?limit}}", ("POST",)),
+    "rel/patch_claim": (_CLAIM, ("PATCH",)),
+    "rel/delete_claim": (_CLAIM, ("DELETE",)),
+    "rel/subscriptions_get": (f"{_QUEUE}/subscriptions{{?{_PAGE}}}", ("GET",)),
+    "rel/subscriptions_post": (f"{_QUEUE}/subscriptions", ("POST",)),
+    "rel/subscription": (_SUBSCRIPTION, ("GET", "DELETE")),
+    "rel/subscription_patch": (_SUBSCRIPTION, ("PATCH",)),
+    "rel/subscription_confirm": (f"{_SUBSCRIPTION}/confirm", ("PUT",)),
+    "rel/subscription_enable": (f"{_SUBSCRIPTION}/enable", ("POST",)),
+    "rel/subscription_deliveries": (f"{_SUBSCRIPTION}/deliveries{{?{_PAGE}}}", ("GET",)),
+}
+
+
+def _resource(template: str, methods: tuple[str, ...]) -> dict[str, Any]:
+    """As draft-nottingham-json-home-03 has it."""
+    names = [name for group in re.findall(r"\{\??([^}]*)\}", template) for name in group.split(",")]
+    target: dict[str, Any] = {"href": template}
+    if names:
+        target = {"href-template": template, "href-vars": {name: f"param/{name}" for name in names}}
+    hints: dict[str, Any] = {"allow": list(methods), "formats": {"application/json": {}}}
+    if "POST" in methods:
+        hints["accept-post"] = ["application/json"]
+    if "PATCH" in methods:
+        hints["accept-patch"] = [PATCH_TYPE if template == _QUEUE else "application/json"]
+    return target | {"hints": hints}
+
+
+_HOME = json.dumps({"resources": {name: _resource(*resource) for name, resource in _RESOURCES.items()}}).encode()
+
+
+class Versions:
+    access = Access.PUBLIC
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        resp.status = falcon.HTTP_300
+        resp.media = _VERSIONS
+
+
+class Home:
+    """Any caller who is known may read it."""
+
+    access = Access.ZAQAR
+    rules: ClassVar[Mapping[str, str]] = {}
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        resp.data = _HOME
+        resp.content_type = "application/json-home"
+        resp.cache_control = ["max-age=86400"]
