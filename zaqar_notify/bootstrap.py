@@ -20,8 +20,9 @@ from zaqar_notify.notifiers import Notifiers
 from zaqar_notify.notifiers.http import HttpClients
 
 if TYPE_CHECKING:
-    import falcon
+    from wsgiref.types import WSGIApplication
 
+    from zaqar_notify.api.extension import NotificationService
     from zaqar_notify.storage.base import Storage
     from zaqar_notify.worker import Worker
 
@@ -138,8 +139,14 @@ def build_notifiers(conf: cfg.ConfigOpts) -> Notifiers:
     return notifiers
 
 
-def build_api(conf: cfg.ConfigOpts) -> falcon.App[falcon.Request, falcon.Response]:
+def build_api(conf: cfg.ConfigOpts) -> WSGIApplication:
+    return build_service(conf).api
+
+
+def build_service(conf: cfg.ConfigOpts) -> NotificationService:
+    """For `zaqar_notify.api.mount`. To be called in the process that serves: not before it forks."""
     from zaqar_notify.api.app import create_app
+    from zaqar_notify.api.extension import NotificationService
     from zaqar_notify.validation import Limits
     from zaqar_notify.wake import Waker
 
@@ -147,13 +154,16 @@ def build_api(conf: cfg.ConfigOpts) -> falcon.App[falcon.Request, falcon.Respons
     storage = build_storage(conf)
     with contextlib.suppress(errors.StorageUnavailable):  # each request says so until it is back
         storage.check()
-    return create_app(
+    limits = _settings(Limits, conf.transport)
+    wake = Waker(_wake_directory(conf)).notify
+    api = create_app(
         storage,
-        limits=_settings(Limits, conf.transport),
+        limits=limits,
         check=build_notifiers(conf).check,
-        wake=Waker(_wake_directory(conf)).notify,
+        wake=wake,
         loopback_only=conf.auth.strategy == "none",
     )
+    return NotificationService(storage, limits, wake, api)
 
 
 def build_worker(conf: cfg.ConfigOpts) -> Worker:

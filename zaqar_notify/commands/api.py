@@ -9,8 +9,8 @@ import socket
 import struct
 import sys
 from typing import Any
+from wsgiref.types import WSGIApplication
 
-import falcon
 import gunicorn.http.wsgi
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
@@ -104,7 +104,7 @@ class Service(BaseApplication):  # type: ignore[misc]
                 self.cfg.set(name, value)
         gunicorn.http.wsgi.SERVER = "zaqar-notify"
 
-    def load(self) -> falcon.App[Any, Any]:
+    def load(self) -> WSGIApplication:
         try:
             return bootstrap.build_api(self._conf)
         except errors.NotifyError as error:
