@@ -22,6 +22,19 @@ from zaqar_notify.storage.tables import OUTCOMES, STATES, deliveries, delivery_l
 _REMOVED = (True, False)
 
 
+def find_message(connection: Connection, project: str, queue: str, public_id: str) -> int | None:
+    """By its foreign id where it has one, whatever became of it. The newest, where another service used an id twice."""
+    asked = {"public": public_id, "message": ids.parse(public_id), "project": project, "name": queue}
+    number: int | None = connection.exec_driver_sql(statements.FIND_PUBLIC_MESSAGE, asked).scalar()
+    return number
+
+
+def find_marker(connection: Connection, project: str, queue: str, marker: str | None) -> int | None:
+    """The id within of the message id ``marker``. Raises `InvalidRequest` for what cannot be one."""
+    found = None if marker is None else find_message(connection, project, queue, marker)
+    return ids.parse_marker(marker) if found is None else found
+
+
 def of_message(
     connection: Connection, project: str, queue: str, message_id: int, *, behind: int, limit: int, now: float
 ) -> list[DeliveryRecord] | None:
@@ -111,11 +124,11 @@ def _records(connection: Connection, pairs: Sequence[tuple[int, int]], now: floa
     of_subscriptions = _of_subscriptions(connection, subscription_ids, now)
     records = []
     for message, subscription in pairs:
-        cancelled, expired = of_messages.get(message, _REMOVED)
+        public_id, cancelled, expired = of_messages.get(message, (ids.show(message), *_REMOVED))
         its_cancelled, its_expired = of_subscriptions.get(subscription, _REMOVED)
         records.append(
             standing.record(
-                ids.show(message),
+                public_id,
                 ids.show(subscription),
                 log.get((message, subscription), ()),
                 rows.get((message, subscription)) or entries.get(message),
@@ -127,15 +140,16 @@ def _records(connection: Connection, pairs: Sequence[tuple[int, int]], now: floa
     return records
 
 
-def _of_messages(connection: Connection, message_ids: set[int], now: float) -> dict[int, tuple[bool, bool]]:
-    """Whether its queue was deleted, and whether it is expired."""
+def _of_messages(connection: Connection, message_ids: set[int], now: float) -> dict[int, tuple[str, bool, bool]]:
+    """Its id outside, whether its queue was deleted, and whether it is expired."""
     query = (
-        select(messages.c.id, queues.c.deleted_at, messages.c.expires_at)
+        select(messages.c.id, messages.c.foreign_id, queues.c.deleted_at, messages.c.expires_at)
         .join_from(messages, queues, queues.c.id == messages.c.queue_id)
         .where(messages.c.id.in_(message_ids))
     )
     return {
-        message: (deleted_at is not None, expires_at <= now) for message, deleted_at, expires_at in connection.execute(query)
+        message: (foreign_id or ids.show(message), deleted_at is not None, expires_at <= now)
+        for message, foreign_id, deleted_at, expires_at in connection.execute(query)
     }
 
 

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from zaqar_notify.model import Draft, LaneKey, LogEntry
 from zaqar_notify.storage import ids, publishing, statements
 from zaqar_notify.storage.base import Closing, Entry, Row, Settlement, Taken
+from zaqar_notify.storage.bodies import Bodies
 from zaqar_notify.storage.publishing import json_list
 from zaqar_notify.storage.tables import OUTCOME_CODES, STATE_CODES
 
@@ -103,8 +104,9 @@ def _lane_names(run: _Run, lane_ids: set[int]) -> dict[int, LaneKey]:
 class _Settling:
     """One settlement after the other goes into lists, which are stored in bulk."""
 
-    def __init__(self, connection: Connection, now: float) -> None:
+    def __init__(self, connection: Connection, now: float, bodies: Bodies) -> None:
         self._connection = connection
+        self._bodies = bodies
         self._run = connection.exec_driver_sql
         self._now = now
         self._lanes: dict[LaneKey, int] = {}
@@ -161,10 +163,12 @@ class _Settling:
         asked = json_list({message for message, _, _ in self._publish})
         projects: dict[int, str] = dict(self._run(statements.PROJECTS, asked).all())
         posts = [publishing.Post(projects[message], queue, (draft,)) for message, queue, draft in self._publish]
-        publishing.insert(self._connection, posts, self._now)
+        publishing.insert(self._connection, posts, self._now, self._bodies)
 
 
-def settle(connection: Connection, settlements: Sequence[Settlement], closings: Sequence[Closing], now: float) -> int:
+def settle(
+    connection: Connection, settlements: Sequence[Settlement], closings: Sequence[Closing], now: float, bodies: Bodies
+) -> int:
     """Returns how many settlements had lost their lease."""
     run = connection.exec_driver_sql
     parsed = [(one, ids.parse(one.message_id), ids.parse(one.subscription_id)) for one in settlements]
@@ -172,7 +176,7 @@ def settle(connection: Connection, settlements: Sequence[Settlement], closings: 
     rows = _leased_rows(
         run, {(message, other) for one, message, other in parsed if one.from_row and None not in (message, other)}
     )
-    kept = _Settling(connection, now)
+    kept = _Settling(connection, now, bodies)
     lost = 0
     for one, message, subscription in parsed:
         lease = rows.get((message, subscription)) if one.from_row else entries.get(message)

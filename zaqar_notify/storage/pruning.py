@@ -10,13 +10,14 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Table, bindparam, delete, exists, func, literal, or_, select, union_all, update
+from sqlalchemy import Connection, Table, bindparam, delete, exists, func, literal, or_, select, text, union_all, update
 from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.sql.elements import ColumnElement
 
 from zaqar_notify.model import LogEntry, State
 from zaqar_notify.storage import ledger, statements
 from zaqar_notify.storage.publishing import json_list
-from zaqar_notify.storage.tables import deliveries, delivery_log, id_floors, messages, outbox, queues, subscriptions
+from zaqar_notify.storage.tables import claims, deliveries, delivery_log, id_floors, messages, outbox, queues, subscriptions
 
 _LOOK_AGAIN = 600.0
 """Seconds, at most, until the next look at something that is over but still in use."""
@@ -41,6 +42,8 @@ def due(connection: Connection, now: float) -> bool:
         select(literal(1)).where(exists().where(subscriptions.c.prune_at <= now)),
         select(literal(1)).where(exists().where(deliveries.c.expires_at <= now)),
         select(literal(1)).where(exists().where(messages.c.prune_at <= now)),
+        select(literal(1)).where(exists().where(claims.c.expires_at <= now)),
+        select(literal(1)).where(exists().where(*_delay_is_over(now))),
     )
     return connection.execute(union_all(*parts).limit(1)).first() is not None
 
@@ -94,6 +97,30 @@ def _keep_floor(connection: Connection, table: Table, gone: Sequence[int]) -> No
     if gone and max(gone) == connection.execute(select(func.max(table.c.id))).scalar():
         statement = insert(id_floors).values(name=table.name, last=max(gone))
         connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"last": statement.excluded.last}))
+
+
+# -- claims and delays ---------------------------------------------------------------------------------------------------------
+
+_MESSAGES_OF_A_CLAIM = 20
+"""As many as a claim has by default, at most: some have fewer."""
+
+
+def _delay_is_over(now: float) -> tuple[ColumnElement[bool], ...]:
+    column = messages.c
+    return column.free_at > text("0"), column.free_at <= now, column.claim_id.is_(None), column.deleted_at.is_(None)
+
+
+def end_claims(connection: Connection, now: float, limit: int) -> int:
+    """Messages whose claim or delay has ended are like any other; the claims are removed."""
+    run = connection.exec_driver_sql
+    query = select(claims.c.id).where(claims.c.expires_at <= now).order_by(claims.c.expires_at)
+    ended = connection.execute(query.limit(max(1, limit // _MESSAGES_OF_A_CLAIM))).scalars().all()
+    changed = run(statements.END_DELAYS, (now, limit)).rowcount + len(ended)
+    if ended:
+        changed += run(statements.END_CLAIMS, json_list(ended)).rowcount
+        _keep_floor(connection, claims, ended)
+        _remove(connection, claims, ended)
+    return changed
 
 
 # -- rows of expired messages --------------------------------------------------------------------------------------------------

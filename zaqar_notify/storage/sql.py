@@ -1,6 +1,7 @@
 """The storage on SQL databases, by SQLAlchemy Core: SQLite so far.
 
-What a method does stands in `publishing`, `ledger`, `arrivals` and `pruning`; here are its transactions, and what is simple.
+What a method does stands in `catalogue`, `publishing`, `reading`, `consuming`, `holding`, `ledger`, `arrivals`, `pruning` and
+`keys`; here are its transactions, and subscriptions.
 """
 
 from __future__ import annotations
@@ -11,17 +12,45 @@ import json
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, ScalarSelect, Select, delete, insert, inspect, select, update
+from sqlalchemy import Connection, Select, delete, insert, inspect, select, update
 
 from zaqar_notify.encryption import CannotDecrypt, Keyring
 from zaqar_notify.errors import CannotStart, Conflict
-from zaqar_notify.model import DeliveryRecord, Disabled, Draft, LaneKey, Message, Queue, Subscription
-from zaqar_notify.storage import arrivals, ids, ledger, pruning, publishing, sqlite, statements, tables
-from zaqar_notify.storage.base import Closing, Loaded, Settlement, Storage, Subscribed, Taken
+from zaqar_notify.model import (
+    ApiKey,
+    Claim,
+    DeliveryRecord,
+    Disabled,
+    Draft,
+    LaneKey,
+    Message,
+    Queue,
+    Stats,
+    Subscription,
+)
+from zaqar_notify.storage import (
+    arrivals,
+    catalogue,
+    consuming,
+    holding,
+    ids,
+    keys,
+    ledger,
+    pruning,
+    publishing,
+    reading,
+    sqlite,
+    statements,
+    tables,
+)
+from zaqar_notify.storage.base import Closing, Confirmation, Loaded, Settlement, Storage, Subscribed, Taken
+from zaqar_notify.storage.bodies import Bodies
 from zaqar_notify.storage.publishing import Post, json_list
-from zaqar_notify.storage.tables import deliveries, delivery_log, messages, queues, subscriptions, workers
+from zaqar_notify.storage.tables import deliveries, delivery_log, subscriptions, workers
+
+T = TypeVar("T")
 
 LOG = logging.getLogger(__name__)
 
@@ -45,6 +74,7 @@ class SqlStorage(Storage):
         """``retention``, ``body_retention`` and ``busy_timeout`` are seconds. Raises `CannotStart` for a bad URL."""
         self._database = sqlite.Database(sqlite.path_of(url), busy_timeout, group_commit)
         self._keyring = keyring
+        self._bodies = Bodies(keyring)
         self._retention = pruning.Retention(retention, body_retention)
         self._clock = clock
         self._takes = itertools.count(1)
@@ -75,48 +105,35 @@ class SqlStorage(Storage):
 
     def put_queue(self, project: str, name: str, metadata: Mapping[str, Any]) -> bool:
         text = json.dumps(dict(metadata))
-
-        def work(connection: Connection) -> bool:
-            found = connection.exec_driver_sql(statements.FIND_QUEUE, (project, name)).scalar()
-            if found is None:
-                connection.exec_driver_sql(statements.INSERT_QUEUE, (project, name, text, self._clock()))
-            else:
-                connection.execute(update(queues).where(queues.c.id == found).values(metadata=text))
-            return found is None
-
-        return self._database.write(work)
+        return self._database.write(lambda connection: catalogue.put(connection, project, name, text, self._clock()))
 
     def get_queue(self, project: str, name: str) -> Queue | None:
-        column = queues.c
-        query = select(column.project, column.name, column.metadata, column.created_at).where(
-            column.project == project, column.name == name, column.deleted_at.is_(None)
-        )
         with self._database.read() as connection:
-            found = connection.execute(query).first()
-        return None if found is None else _queue(*found)
+            return catalogue.get(connection, project, name)
 
-    def list_queues(self, project: str, marker: str | None, limit: int) -> list[Queue]:
-        column = queues.c
-        query = (
-            select(column.project, column.name, column.metadata, column.created_at)
-            .where(column.project == project, column.deleted_at.is_(None), column.name > (marker or ""))
-            .order_by(column.name)
-            .limit(limit)
-        )
+    def update_queue(
+        self, project: str, name: str, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    ) -> Mapping[str, Any] | None:
+        return self._database.write(lambda connection: catalogue.change(connection, project, name, change))
+
+    def list_queues(
+        self, project: str, marker: str | None, limit: int, *, name: str = "", metadata: Mapping[str, str] | None = None
+    ) -> list[Queue]:
         with self._database.read() as connection:
-            return [_queue(*found) for found in connection.execute(query)]
+            return catalogue.page(connection, project, marker, limit, name, metadata or {})
+
+    def count_queues(self, project: str, *, name: str = "", metadata: Mapping[str, str] | None = None) -> int:
+        with self._database.read() as connection:
+            return catalogue.count(connection, project, name, metadata or {})
 
     def delete_queue(self, project: str, name: str) -> None:
-        column = queues.c
+        self._database.write(lambda connection: catalogue.delete(connection, project, name, self._clock()))
 
-        def work(connection: Connection) -> None:
-            now = self._clock()
-            live = column.deleted_at.is_(None)
-            connection.execute(
-                update(queues).where(column.project == project, column.name == name, live).values(deleted_at=now, prune_at=now)
-            )
+    def purge_messages(self, project: str, queue: str) -> None:
+        self._database.write(lambda connection: catalogue.renew(connection, project, queue, self._clock()))
 
-        self._database.write(work)
+    def purge_subscriptions(self, project: str, queue: str, limit: int) -> int:
+        return self._database.write(lambda connection: self._delete_subscriptions(connection, project, queue, limit))
 
     # -- messages -----------------------------------------------------------------------------------------------------------
 
@@ -125,49 +142,105 @@ class SqlStorage(Storage):
         return [ids.show(number) for number in given]
 
     def _insert(self, connection: Connection, posts: list[Post]) -> list[list[int]]:
-        return publishing.insert(connection, posts, self._clock())
+        return publishing.insert(connection, posts, self._clock(), self._bodies)
 
     def get_message(self, project: str, queue: str, message_id: str) -> Message | None:
         number = ids.parse(message_id)
         if number is None:
             return None
-        column = messages.c
-        query = _live_messages(project, queue, self._clock()).where(column.id == number)
         with self._database.read() as connection:
-            found = connection.execute(query).first()
-        return None if found is None else _message(found)
+            return reading.get(connection, self._bodies, project, queue, number, self._clock())
 
     def list_messages(
-        self, project: str, queue: str, marker: str | None, limit: int, not_from: str | None = None
+        self,
+        project: str,
+        queue: str,
+        marker: str | None,
+        limit: int,
+        not_from: str | None = None,
+        *,
+        claimed: bool = False,
+        delayed: bool = False,
     ) -> list[Message]:
-        column = messages.c
+        wanted: dict[str, Any] = {"not_from": not_from, "claimed": claimed, "delayed": delayed}
         behind = ids.parse_marker(marker) or 0
-        query = _live_messages(project, queue, self._clock()).where(column.id > behind).order_by(column.id).limit(limit)
-        if not_from is not None:
-            query = query.where(column.client_id.is_distinct_from(not_from))
         with self._database.read() as connection:
-            return [_message(found) for found in connection.execute(query)]
-
-    def delete_message(self, project: str, queue: str, message_id: str) -> None:
-        number = ids.parse(message_id)
-        if number is None:
-            return
-        column = messages.c
-        of_queue = column.queue_id.in_(_live_queue(project, queue))
-
-        def work(connection: Connection) -> None:
-            connection.execute(
-                update(messages)
-                .where(column.id == number, column.deleted_at.is_(None), of_queue)
-                .values(deleted_at=self._clock())
+            return reading.page(
+                connection, self._bodies, project, queue, behind=behind, limit=limit, now=self._clock(), **wanted
             )
 
-        self._database.write(work)
+    def delete_message(self, project: str, queue: str, message_id: str, claim_id: str | None = None) -> None:
+        number = ids.parse(message_id)
+        if number is not None:
+            self._consume(project, queue, lambda place: consuming.delete(place, number, claim_id))
+
+    def delete_messages(
+        self, project: str, queue: str, message_ids: Collection[str], claim_ids: Collection[str] | None = None
+    ) -> None:
+        asked = _parsed(message_ids)
+        self._consume(project, queue, lambda place: consuming.delete_several(place, asked, claim_ids))
+
+    def pop_messages(self, project: str, queue: str, limit: int) -> list[Message]:
+        return self._consume(project, queue, lambda place: consuming.pop(place, limit))
+
+    def stats(self, project: str, queue: str) -> Stats:
+        with self._database.read() as connection:
+            return reading.stats(connection, self._bodies, project, queue, self._clock())
+
+    def volume(self) -> Stats:
+        with self._database.read() as connection:
+            return reading.volume(connection, self._clock())
+
+    # -- claims -------------------------------------------------------------------------------------------------------------
+
+    def _consume(self, project: str, queue: str, work: Callable[[consuming.Place], T]) -> T:
+        return self._database.write(
+            lambda connection: work(consuming.at(connection, self._bodies, project, queue, self._clock()))
+        )
+
+    def claim(self, project: str, queue: str, limit: int, ttl: int, grace: int) -> tuple[Claim, list[Message]] | None:
+        return self._consume(project, queue, lambda place: consuming.claim(place, limit, ttl, grace))
+
+    def get_claim(self, project: str, queue: str, claim_id: str) -> tuple[Claim, list[Message]] | None:
+        with self._database.read() as connection:
+            place = consuming.at(connection, self._bodies, project, queue, self._clock())
+            claim = consuming.read_claim(place, claim_id)
+            return None if claim is None else (claim, consuming.claimed_messages(place, claim_id))
+
+    def update_claim(self, project: str, queue: str, claim_id: str, ttl: int, grace: int) -> bool:
+        return self._consume(project, queue, lambda place: consuming.renew(place, claim_id, ttl, grace))
+
+    def release_claim(self, project: str, queue: str, claim_id: str) -> None:
+        self._consume(project, queue, lambda place: consuming.release(place, claim_id))
+
+    # -- messages of a queue service that this one extends ------------------------------------------------------------------
+
+    def hold(self, project: str, queue: str, drafts: Sequence[Draft], client_id: str | None, seconds: float) -> list[str]:
+        given = self._database.write_together(self._insert, Post(project, queue, drafts, client_id, seconds))
+        return [ids.show(number) for number in given]
+
+    def release(self, project: str, queue: str, message_ids: Sequence[str], foreign_ids: Sequence[str] | None = None) -> None:
+        self._database.write(lambda connection: holding.release(connection, project, queue, message_ids, foreign_ids))
+
+    def drop(self, project: str, queue: str, message_ids: Sequence[str]) -> None:
+        self._database.write(lambda connection: holding.drop(connection, project, queue, message_ids))
 
     # -- subscriptions ------------------------------------------------------------------------------------------------------
 
-    def subscribe(self, subscription: Subscription) -> Subscribed:
-        return self._database.write(lambda connection: self._subscribe(connection, subscription))
+    def subscribe(self, subscription: Subscription, confirmation: Confirmation | None = None) -> Subscribed:
+        def work(connection: Connection) -> Subscribed:
+            subscribed = self._subscribe(connection, subscription)
+            self._ask(connection, subscribed.subscription, confirmation)
+            return subscribed
+
+        return self._database.write(work)
+
+    def _ask(self, connection: Connection, subscription: Subscription, confirmation: Confirmation | None) -> None:
+        if confirmation is not None:
+            number, draft = int(subscription.id, 16), confirmation(subscription)
+            publishing.insert_confirmation(
+                connection, subscription.project, subscription.queue, number, draft, self._clock(), self._bodies
+            )
 
     def _subscribe(self, connection: Connection, asked: Subscription) -> Subscribed:
         now = self._clock()
@@ -248,6 +321,23 @@ class SqlStorage(Storage):
 
         return self._database.write(work)
 
+    def confirm(
+        self, project: str, queue: str, subscription_id: str, confirmed: bool, confirmation: Confirmation | None = None
+    ) -> Subscription | None:
+        number = ids.parse(subscription_id)
+        if number is None:
+            return None
+
+        def work(connection: Connection) -> Subscription | None:
+            existing = self._live_subscription(connection, project, queue, number)
+            if existing is None:
+                return None
+            changed = self._change(connection, existing, {"confirmed": confirmed})
+            self._ask(connection, changed, confirmation)
+            return changed
+
+        return self._database.write(work)
+
     def _free_subscriber(self, connection: Connection, existing: Subscription, subscriber: str, now: float) -> None:
         other = self._find_subscriber(connection, existing.project, existing.queue, subscriber)
         if other is None or other.id == existing.id:
@@ -268,6 +358,14 @@ class SqlStorage(Storage):
                 self._change(connection, existing, {"deleted_at": now, "prune_at": now + self._retention.log})
 
         self._database.write(work)
+
+    def _delete_subscriptions(self, connection: Connection, project: str, queue: str, limit: int) -> int:
+        now = self._clock()
+        found = connection.exec_driver_sql(statements.LIST_SUBSCRIPTION_IDS, (project, queue, now, limit)).scalars().all()
+        ended = {"deleted_at": now, "prune_at": now + self._retention.log}
+        if found:
+            connection.execute(update(subscriptions).where(subscriptions.c.id.in_(found)).values(ended))
+        return len(found)
 
     def _live_subscription(self, connection: Connection, project: str, queue: str, number: int) -> Subscription | None:
         column = subscriptions.c
@@ -350,22 +448,38 @@ class SqlStorage(Storage):
     def message_deliveries(
         self, project: str, queue: str, message_id: str, marker: str | None, limit: int
     ) -> list[DeliveryRecord] | None:
-        number = ids.parse(message_id)
         behind = ids.parse_marker(marker) or 0
-        if number is None:
-            return None
         with self._database.read() as connection:
+            number = arrivals.find_message(connection, project, queue, message_id)
+            if number is None:
+                return None
             return arrivals.of_message(connection, project, queue, number, behind=behind, limit=limit, now=self._clock())
 
     def subscription_deliveries(
         self, project: str, queue: str, subscription_id: str, marker: str | None, limit: int
     ) -> list[DeliveryRecord] | None:
         number = ids.parse(subscription_id)
-        before = ids.parse_marker(marker)
-        if number is None:
-            return None
         with self._database.read() as connection:
+            before = arrivals.find_marker(connection, project, queue, marker)
+            if number is None:
+                return None
             return arrivals.of_subscription(connection, project, queue, number, before=before, limit=limit, now=self._clock())
+
+    # -- keys of the API ----------------------------------------------------------------------------------------------------
+
+    def add_key(self, key: ApiKey) -> None:
+        self._database.write(lambda connection: keys.add(connection, key))
+
+    def get_key(self, key_id: str) -> ApiKey | None:
+        with self._database.read() as connection:
+            return keys.get(connection, key_id)
+
+    def list_keys(self, project: str | None = None) -> list[ApiKey]:
+        with self._database.read() as connection:
+            return keys.of(connection, project)
+
+    def revoke_key(self, key_id: str) -> bool:
+        return self._database.write(lambda connection: keys.revoke(connection, key_id, self._clock()))
 
     # -- the worker ---------------------------------------------------------------------------------------------------------
 
@@ -435,8 +549,10 @@ class SqlStorage(Storage):
             run = connection.exec_driver_sql
             found = run(statements.LOAD_MESSAGES, json_list(asked_messages)).all() if asked_messages else []
             also = run(statements.LOAD_SUBSCRIPTIONS, json_list(asked_subscriptions)).all() if asked_subscriptions else []
+        now = self._clock()
+        loaded = (self._bodies.message(project, queue, row, now) for project, queue, *row in found)
         return Loaded(
-            {message.id: message for message in map(_message, found)},
+            {message.id: message for message in loaded},
             {subscription.id: subscription for subscription in map(self._subscription, also)},
         )
 
@@ -450,7 +566,9 @@ class SqlStorage(Storage):
     def settle(self, settlements: Sequence[Settlement], closings: Sequence[Closing] = ()) -> int:
         if not settlements and not closings:
             return 0
-        return self._database.write(lambda connection: ledger.settle(connection, settlements, closings, self._clock()))
+        return self._database.write(
+            lambda connection: ledger.settle(connection, settlements, closings, self._clock(), self._bodies)
+        )
 
     def give_back(self, token: int, message_ids: Collection[str], rows: Collection[tuple[str, str]] = ()) -> None:
         if message_ids or rows:
@@ -468,6 +586,7 @@ class SqlStorage(Storage):
             changed += pruning.prune_queues(connection, now, self._retention, max(1, limit - changed))
             changed += pruning.prune_subscriptions(connection, now, self._retention, max(1, limit - changed))
             changed += pruning.end_expired(connection, now, max(1, limit - changed))
+            changed += pruning.end_claims(connection, now, max(1, limit - changed))
             return changed + pruning.remove_messages(connection, max(1, limit - changed))
 
         return self._database.write(work)
@@ -487,56 +606,6 @@ def _context(subscription_id: str) -> bytes:
 
 def _parsed(shown: Collection[str]) -> list[int]:
     return [number for number in map(ids.parse, shown) if number is not None]
-
-
-def _queue(project: str, name: str, metadata: str, created_at: float) -> Queue:
-    return Queue(project, name, json.loads(metadata), created_at)
-
-
-def _message(row: Sequence[Any]) -> Message:
-    number, project, queue, body, ttl, created_at, expires_at, attributes, parent_id, client_id, version = row
-    return Message(
-        id=ids.show(number),
-        project=project,
-        queue=queue,
-        body_json=body,
-        ttl=ttl,
-        created_at=created_at,
-        expires_at=expires_at,
-        attributes=json.loads(attributes) if attributes else {},
-        parent_id=None if parent_id is None else ids.show(parent_id),
-        client_id=client_id,
-        version=version,
-    )
-
-
-def _live_queue(project: str, name: str) -> ScalarSelect[int]:
-    column = queues.c
-    query = select(column.id).where(column.project == project, column.name == name, column.deleted_at.is_(None))
-    return query.scalar_subquery()
-
-
-def _live_messages(project: str, queue: str, now: float) -> Select[Any]:
-    """What `_message` is made of, of messages that readers see."""
-    column = messages.c
-    return (
-        select(
-            column.id,
-            queues.c.project,
-            queues.c.name,
-            column.body,
-            column.ttl,
-            column.created_at,
-            column.expires_at,
-            column.attributes,
-            column.parent_id,
-            column.client_id,
-            column.version,
-        )
-        .join_from(queues, messages, messages.c.queue_id == queues.c.id)
-        .where(queues.c.project == project, queues.c.name == queue, queues.c.deleted_at.is_(None))
-        .where(column.deleted_at.is_(None), column.expires_at > now)
-    )
 
 
 def _select_subscription() -> Select[Any]:

@@ -37,17 +37,31 @@ class Rows:
             yield text, tuple(itertools.chain.from_iterable(some))
 
 
+_MESSAGE = """
+m.id, m.body, m.ttl, m.created_at, m.expires_at, m.attributes, m.parent_id, m.client_id, m.version, m.kind, m.foreign_id,
+m.encrypted, m.free_at, m.claim_id
+"""
+"""What `bodies.Bodies.message` makes a message of."""
+
 # -- publishing ----------------------------------------------------------------------------------------------------------------
 
 FIND_QUEUE = "SELECT id FROM queues WHERE project = ? AND name = ? AND deleted_at IS NULL"
 
 INSERT_QUEUE = "INSERT INTO queues (project, name, metadata, created_at) VALUES (?, ?, ?, ?) RETURNING id"
 
-FIND_QUEUE_AND_LAST_MESSAGE = f"""
-SELECT
-    ({FIND_QUEUE}),
-    max(coalesce((SELECT max(id) FROM messages), 0), coalesce((SELECT last FROM id_floors WHERE name = 'messages'), 0))
+# Looking for the name in the text first: large metadata without it is not parsed.
+_ENCRYPTS = """
+CASE WHEN instr(metadata, '"_enable_encrypt_messages"') > 0
+    THEN json_type(metadata, '$._enable_encrypt_messages') = 'true' ELSE 0 END
+"""
+
+FIND_QUEUE_TO_POST_TO = f"""
+SELECT id, {_ENCRYPTS} AS encrypts FROM queues WHERE project = ? AND name = ? AND deleted_at IS NULL
 """  # noqa: S608 - only constants
+
+LAST_MESSAGE_ID = """
+SELECT max(coalesce((SELECT max(id) FROM messages), 0), coalesce((SELECT last FROM id_floors WHERE name = 'messages'), 0))
+"""
 
 LAST_SUBSCRIPTION_ID = """
 SELECT max(
@@ -61,7 +75,167 @@ INSERT_MESSAGES = Rows(
     columns=11,
 )
 
+# For those that are delayed, encrypted, or never shown to readers.
+INSERT_OTHER_MESSAGES = Rows(
+    "INSERT INTO messages"
+    " (id, queue_id, body, attributes, parent_id, client_id, ttl, created_at, expires_at, version, prune_at,"
+    " free_at, deleted_at, kind, encrypted) VALUES",
+    columns=15,
+)
+
 INSERT_ENTRIES = Rows("INSERT INTO outbox (message_id, queue_id, due_at, takes) VALUES", columns=4)
+
+# -- reading -------------------------------------------------------------------------------------------------------------------
+
+_LIVE = "queue_id = :queue AND deleted_at IS NULL AND expires_at > :now"
+
+_PAGE = "id > :behind AND (:not_from IS NULL OR client_id IS NOT :not_from) ORDER BY id LIMIT :limit"
+
+GET_MESSAGE = f"SELECT {_MESSAGE} FROM messages AS m WHERE m.id = :message AND {_LIVE}"  # noqa: S608 - only constants
+
+
+def _list_messages(waiting: str) -> str:
+    """``waiting``: which of the messages that are, or were, delayed or claimed.
+
+    Both ranges are read in the order of an index and no further than the page is long: without what is claimed or delayed now,
+    however much that is, except for what has to be passed over because only one of both is wanted.
+    """
+    return f"""
+SELECT {_MESSAGE} FROM messages AS m WHERE m.id IN (
+    SELECT id FROM (SELECT id FROM messages INDEXED BY ix_messages_queue WHERE {_LIVE} AND free_at = 0 AND {_PAGE})
+    UNION ALL
+    SELECT id FROM (SELECT id FROM messages {waiting} AND {_LIVE} AND {_PAGE})
+) ORDER BY m.id LIMIT :limit
+"""  # noqa: S608 - only constants
+
+
+# What has ended is sorted; it is not much, because housekeeping sets it to 0.
+LIST_FREE = _list_messages("INDEXED BY ix_messages_queue WHERE free_at > 0 AND free_at <= :now")
+
+_WAITING = "INDEXED BY ix_messages_waiting WHERE free_at > 0"
+
+LIST_ALL = _list_messages(_WAITING)
+
+LIST_NOT_DELAYED = _list_messages(f"{_WAITING} AND (free_at <= :now OR claim_id IS NOT NULL)")
+
+LIST_NOT_CLAIMED = _list_messages(f"{_WAITING} AND (free_at <= :now OR claim_id IS NULL)")
+
+COUNT_MESSAGES = f"""
+SELECT
+    (SELECT count(*) FROM messages INDEXED BY ix_messages_queue WHERE {_LIVE} AND free_at > :now),
+    (SELECT count(*) FROM messages INDEXED BY ix_messages_queue WHERE {_LIVE} AND free_at <= :now)
+"""  # noqa: S608 - only constants
+
+COUNT_ALL_MESSAGES = """
+SELECT coalesce(sum(m.free_at > :now), 0), coalesce(sum(m.free_at <= :now), 0)
+FROM queues AS q CROSS JOIN messages AS m INDEXED BY ix_messages_queue
+    ON m.queue_id = q.id AND m.deleted_at IS NULL AND m.expires_at > :now
+WHERE q.deleted_at IS NULL
+"""
+
+
+def _end_of_queue(order: str) -> str:
+    return f"""
+SELECT {_MESSAGE} FROM messages AS m WHERE m.id IN (
+    SELECT id FROM (
+        SELECT id FROM messages INDEXED BY ix_messages_queue WHERE {_LIVE} AND free_at = 0 ORDER BY id {order} LIMIT 1
+    )
+    UNION ALL
+    SELECT id FROM (SELECT id FROM messages {_WAITING} AND {_LIVE} ORDER BY id {order} LIMIT 1)
+) ORDER BY m.id {order} LIMIT 1
+"""  # noqa: S608 - only constants
+
+
+OLDEST_MESSAGE = _end_of_queue("ASC")
+
+NEWEST_MESSAGE = _end_of_queue("DESC")
+
+# -- consuming -----------------------------------------------------------------------------------------------------------------
+
+# Those whose delay or claim has ended before those that never had one: both ranges are read in the order of the index.
+CONSUMABLE = f"""
+SELECT id FROM (
+    SELECT id FROM messages INDEXED BY ix_messages_queue WHERE {_LIVE} AND free_at > 0 AND free_at <= :now
+    ORDER BY free_at, id LIMIT :limit
+)
+UNION ALL
+SELECT id FROM (
+    SELECT id FROM messages INDEXED BY ix_messages_queue WHERE {_LIVE} AND free_at = 0 ORDER BY id LIMIT :limit
+)
+LIMIT :limit
+"""  # noqa: S608 - only constants
+
+_ASKED = "m.id IN (SELECT value FROM json_each(:asked))"
+
+# Messages of one list, whatever has become of them.
+READ_MESSAGES = f"SELECT {_MESSAGE} FROM messages AS m WHERE {_ASKED} ORDER BY m.id"  # noqa: S608 - only constants
+
+READ_LIVE_MESSAGES = f"SELECT {_MESSAGE} FROM messages AS m WHERE {_ASKED} AND {_LIVE} ORDER BY m.id"  # noqa: S608
+
+CLAIMED_TOO_OFTEN = f"SELECT {_MESSAGE} FROM messages AS m WHERE {_ASKED} AND claims >= :most"  # noqa: S608
+
+DELETE_MESSAGES = f"UPDATE messages AS m SET deleted_at = :now WHERE {_ASKED}"  # noqa: S608 - only constants
+
+# The expiry is never lowered; the ttl stays above the age.
+LIVE_LONGER = f"""
+UPDATE messages AS m SET
+    expires_at = :until, prune_at = :until,
+    ttl = max(ttl, CAST(:until - created_at AS INTEGER) + (:until - created_at > CAST(:until - created_at AS INTEGER)))
+WHERE {_ASKED} AND expires_at < :until
+"""  # noqa: S608 - only constants
+
+CLAIM_MESSAGES = f"""
+UPDATE messages AS m SET free_at = :end, claim_id = :claim, claims = claims + 1 WHERE {_ASKED}
+"""  # noqa: S608 - only constants
+
+LAST_CLAIM_ID = """
+SELECT max(coalesce((SELECT max(id) FROM claims), 0), coalesce((SELECT last FROM id_floors WHERE name = 'claims'), 0))
+"""
+
+INSERT_CLAIM = "INSERT INTO claims (id, queue_id, ttl, grace, created_at, expires_at) VALUES (?, ?, ?, ?, ?, ?)"
+
+GET_CLAIM = "SELECT ttl, grace, created_at FROM claims WHERE id = :claim AND queue_id = :queue AND expires_at > :now"
+
+RENEW_CLAIM = """
+UPDATE claims SET ttl = :ttl, grace = :grace, created_at = :now, expires_at = :end
+WHERE id = :claim AND queue_id = :queue AND expires_at > :now
+"""
+
+END_CLAIM = "UPDATE claims SET expires_at = 0 WHERE id = :claim AND queue_id = :queue AND expires_at > :now"
+
+_CLAIMED = "claim_id = :claim AND deleted_at IS NULL"
+
+CLAIMED_MESSAGES = f"SELECT id FROM messages INDEXED BY ix_messages_claim WHERE {_CLAIMED} AND expires_at > :now"  # noqa: S608
+
+KEEP_MESSAGES = f"UPDATE messages INDEXED BY ix_messages_claim SET free_at = :end WHERE {_CLAIMED}"  # noqa: S608
+
+FREE_MESSAGES = f"UPDATE messages INDEXED BY ix_messages_claim SET free_at = 0, claim_id = NULL WHERE {_CLAIMED}"  # noqa: S608
+
+# -- holding -------------------------------------------------------------------------------------------------------------------
+
+_HELD = """
+messages.id = :message AND kind = 0 AND deleted_at = created_at
+AND EXISTS (SELECT 1 FROM queues AS q WHERE q.id = messages.queue_id AND q.project = :project AND q.name = :name)
+"""
+
+NAME_HELD = f"UPDATE messages SET foreign_id = :foreign WHERE {_HELD}"  # noqa: S608 - only constants
+
+FREE_HELD = f"""
+UPDATE outbox SET due_at = (SELECT free_at FROM messages WHERE id = :message)
+WHERE message_id = :message AND lease IS NULL AND EXISTS (SELECT 1 FROM messages WHERE {_HELD})
+"""  # noqa: S608 - only constants
+
+DROP_ENTRY = f"""
+DELETE FROM outbox
+WHERE message_id = :message AND lease IS NULL AND takes = 0 AND EXISTS (SELECT 1 FROM messages WHERE {_HELD})
+"""  # noqa: S608 - only constants
+
+# Housekeeping removes it; nobody finds it any more.
+DROP_MESSAGE = "UPDATE messages SET prune_at = 0 WHERE id = :message"
+
+# -- keys of the API -----------------------------------------------------------------------------------------------------------
+
+GET_KEY = "SELECT id, project, roles, name, secret_hash, created_at, revoked_at FROM api_keys WHERE id = ?"
 
 # -- taking --------------------------------------------------------------------------------------------------------------------
 
@@ -190,11 +364,11 @@ SELECT subscription_id FROM delivery_log WHERE message_id = ? AND subscription_i
 UNION SELECT subscription_id FROM deliveries WHERE message_id = ? AND subscription_id > ?
 """
 
-LOAD_MESSAGES = """
-SELECT m.id, q.project, q.name, m.body, m.ttl, m.created_at, m.expires_at, m.attributes, m.parent_id, m.client_id, m.version
+LOAD_MESSAGES = f"""
+SELECT q.project, q.name, {_MESSAGE}
 FROM json_each(?) AS asked CROSS JOIN messages AS m ON m.id = asked.value JOIN queues AS q ON q.id = m.queue_id
 WHERE q.deleted_at IS NULL
-"""
+"""  # noqa: S608 - only constants
 
 _SUBSCRIPTION = """
 s.id, s.project, s.queue, s.subscriber, s.ttl, s.options, s.created_at, s.expires_at, s.confirmed, s.secret, s.secret_made,
@@ -213,6 +387,12 @@ WHERE s.project = ? AND s.queue = ? AND s.id > ? AND s.deleted_at IS NULL AND (s
 ORDER BY s.id LIMIT ?
 """  # noqa: S608 - only constants
 
+LIST_SUBSCRIPTION_IDS = """
+SELECT s.id FROM subscriptions AS s
+WHERE s.project = ? AND s.queue = ? AND s.deleted_at IS NULL AND (s.expires_at IS NULL OR s.expires_at > ?)
+ORDER BY s.id LIMIT ?
+"""
+
 # -- did it arrive? ------------------------------------------------------------------------------------------------------------
 
 # A range of each delivery's own lines: it costs the same however many there are.
@@ -227,6 +407,17 @@ CROSS JOIN delivery_log AS l
 ORDER BY asked.key, l.number
 """
 
+# By the id that it has outside; the newest, where another service used an id twice.
+FIND_PUBLIC_MESSAGE = """
+SELECT max(id) FROM (
+    SELECT m.id FROM messages AS m INDEXED BY ix_messages_foreign CROSS JOIN queues AS q ON q.id = m.queue_id
+    WHERE m.foreign_id = :public AND q.project = :project AND q.name = :name AND m.prune_at > 0
+    UNION ALL
+    SELECT m.id FROM messages AS m JOIN queues AS q ON q.id = m.queue_id
+    WHERE m.id = :message AND m.foreign_id IS NULL AND q.project = :project AND q.name = :name AND m.prune_at > 0
+)
+"""
+
 # -- housekeeping --------------------------------------------------------------------------------------------------------------
 
 REMOVE_LINES = """
@@ -234,4 +425,17 @@ DELETE FROM delivery_log WHERE (message_id, subscription_id, number) IN (
     SELECT l.message_id, l.subscription_id, l.number FROM json_each(?) AS asked
     CROSS JOIN delivery_log AS l ON l.message_id = asked.value LIMIT ?
 )
+"""
+
+# What has ended, so that readers and consumers need not look for it among the rest.
+END_DELAYS = """
+UPDATE messages SET free_at = 0 WHERE id IN (
+    SELECT id FROM messages INDEXED BY ix_messages_delayed
+    WHERE free_at > 0 AND free_at <= ? AND claim_id IS NULL AND deleted_at IS NULL LIMIT ?
+)
+"""
+
+END_CLAIMS = """
+UPDATE messages INDEXED BY ix_messages_claim SET free_at = 0, claim_id = NULL
+WHERE claim_id IN (SELECT value FROM json_each(?)) AND deleted_at IS NULL
 """

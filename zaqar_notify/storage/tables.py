@@ -72,8 +72,8 @@ _Id = BigInteger().with_variant(Integer(), "sqlite")
 _ZERO = text("0")
 
 
-def _index(name: str, *columns: Any, where: ColumnElement[bool] | None = None, unique: bool = False) -> Index:
-    return Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
+def _index(name: str, *columns: Any, where: ColumnElement[bool] | None = None) -> Index:
+    return Index(name, *columns, sqlite_where=where, postgresql_where=where)
 
 
 id_floors = Table(
@@ -151,13 +151,8 @@ _waits = messages.c.free_at > text("0")
 _index("ix_messages_waiting", messages.c.queue_id, messages.c.id, where=_waits & _live)
 _index("ix_messages_delayed", messages.c.free_at, where=_waits & messages.c.claim_id.is_(None) & _live)
 _index("ix_messages_claim", messages.c.claim_id, where=messages.c.claim_id.is_not(None) & _live)
-_index(
-    "ix_messages_foreign",
-    messages.c.queue_id,
-    messages.c.foreign_id,
-    where=messages.c.foreign_id.is_not(None),
-    unique=True,
-)
+# Not unique: another service may use an id twice, and that is no reason to refuse a message.
+_index("ix_messages_foreign", messages.c.foreign_id, where=messages.c.foreign_id.is_not(None))
 
 claims = Table(
     "claims",

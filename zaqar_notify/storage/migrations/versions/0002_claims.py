@@ -14,9 +14,9 @@ depends_on = None
 _ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
-def _index(name: str, table: str, columns: list[str], where: str | None = None, *, unique: bool = False) -> None:
+def _index(name: str, table: str, columns: list[str], where: str | None = None) -> None:
     condition = None if where is None else sa.text(where)
-    op.create_index(name, table, columns, unique=unique, sqlite_where=condition, postgresql_where=condition)
+    op.create_index(name, table, columns, sqlite_where=condition, postgresql_where=condition)
 
 
 def upgrade() -> None:
@@ -60,4 +60,4 @@ def _messages() -> None:
     _index("ix_messages_waiting", "messages", ["queue_id", "id"], f"{waits} AND {live}")
     _index("ix_messages_delayed", "messages", ["free_at"], f"{waits} AND claim_id IS NULL AND {live}")
     _index("ix_messages_claim", "messages", ["claim_id"], f"claim_id IS NOT NULL AND {live}")
-    _index("ix_messages_foreign", "messages", ["queue_id", "foreign_id"], "foreign_id IS NOT NULL", unique=True)
+    _index("ix_messages_foreign", "messages", ["foreign_id"], "foreign_id IS NOT NULL")

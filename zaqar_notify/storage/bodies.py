@@ -1,0 +1,71 @@
+"""Bodies of messages at rest, and the message that a row of the table stands for."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from zaqar_notify.encryption import CannotDecrypt, Keyring
+from zaqar_notify.model import Message
+from zaqar_notify.storage import ids
+from zaqar_notify.storage.tables import KINDS
+
+LOG = logging.getLogger(__name__)
+
+
+class Bodies:
+    """Encrypts and decrypts. A body is bound to the id of its message: moved to another one, it does not open."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+        self._sealed: set[tuple[str, str]] = set()
+        """Projects and queues of which the log says that they have sealed messages."""
+
+    def seal(self, number: int, body: bytes) -> bytes:
+        return self._keyring.seal(body, _context(ids.show(number)))
+
+    def message(self, project: str, queue: str, row: Sequence[Any], now: float) -> Message:
+        number, body, ttl, created_at, expires_at, attributes, parent_id, client_id, version, *others = row
+        kind, foreign_id, encrypted, free_at, claim_id = others
+        shown = ids.show(number)
+        # An encrypted one that retention has emptied is empty, not sealed.
+        plain = self._open(project, queue, shown, body) if encrypted and body else body
+        return Message(
+            id=shown,
+            project=project,
+            queue=queue,
+            body_json=b"" if plain is None else plain,
+            ttl=ttl,
+            created_at=created_at,
+            expires_at=expires_at,
+            attributes=json.loads(attributes) if attributes else {},
+            parent_id=None if parent_id is None else ids.show(parent_id),
+            client_id=client_id,
+            version=version,
+            kind=KINDS[kind],
+            foreign_id=foreign_id,
+            claim_id=None if claim_id is None or free_at <= now else ids.show(claim_id),
+            sealed=plain is None,
+        )
+
+    def _open(self, project: str, queue: str, message_id: str, token: bytes) -> bytes | None:
+        """None when it cannot be opened: one lost key must not stop what needs other keys, or none."""
+        try:
+            return self._keyring.open(token, _context(message_id))
+        except CannotDecrypt as error:
+            if (project, queue) not in self._sealed:
+                self._sealed.add((project, queue))
+                LOG.warning(
+                    "message %s of project %r, queue %s: %s It, and others like it there, are handed out without their body.",
+                    message_id,
+                    project,
+                    queue,
+                    error,
+                )
+            return None
+
+
+def _context(message_id: str) -> bytes:
+    return b"message:" + message_id.encode()

@@ -1,0 +1,176 @@
+"""Consumers of a queue: claiming, popping, deleting. All of it runs under the write lock, so that a message goes to one consumer
+only."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from zaqar_notify.errors import Forbidden, InvalidRequest
+from zaqar_notify.model import Claim, Draft, Message
+from zaqar_notify.storage import catalogue, ids, publishing, statements
+from zaqar_notify.storage.bodies import Bodies
+from zaqar_notify.storage.tables import queues
+
+_MOST_ROUNDS = 10
+"""So often one claim looks for more messages, after what it found was moved to the dead-letter queue."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """A queue at a moment, and what opens its messages."""
+
+    connection: Connection
+    bodies: Bodies
+    project: str
+    queue: str
+    number: int | None
+    """None: there is no such queue."""
+    now: float
+
+    def run(self, statement: str, **parameters: Any) -> Any:
+        return self.connection.exec_driver_sql(statement, {"queue": self.number, "now": self.now, **parameters})
+
+    def messages(self, statement: str, **parameters: Any) -> list[Message]:
+        found = self.run(statement, **parameters)
+        return [self.bodies.message(self.project, self.queue, row, self.now) for row in found]
+
+
+def at(connection: Connection, bodies: Bodies, project: str, queue: str, now: float) -> Place:
+    return Place(connection, bodies, project, queue, catalogue.find(connection, project, queue), now)
+
+
+# -- popping and deleting ------------------------------------------------------------------------------------------------------
+
+
+def pop(place: Place, limit: int) -> list[Message]:
+    asked = _consumable(place, limit)
+    popped = place.messages(statements.READ_MESSAGES, asked=asked)
+    if popped:
+        place.run(statements.DELETE_MESSAGES, asked=asked)
+    return popped
+
+
+def _consumable(place: Place, limit: int) -> str:
+    """The ids of free messages as a JSON list."""
+    return json.dumps(place.run(statements.CONSUMABLE, limit=limit).scalars().all())
+
+
+def delete(place: Place, message: int, claim_id: str | None) -> None:
+    found = place.messages(statements.GET_MESSAGE, message=message)
+    if not found:
+        return
+    if claim_id is not None and read_claim(place, claim_id) is None:
+        raise InvalidRequest("There is no such claim (any more): leave claim_id out, or claim the message again.")
+    if claim_id is not None and found[0].claim_id is None:
+        raise InvalidRequest("The message is not claimed: leave claim_id out.")
+    if found[0].claim_id != claim_id:
+        raise Forbidden("The message is claimed: give the claim_id of its claim.")
+    place.run(statements.DELETE_MESSAGES, asked=json.dumps([message]))
+
+
+def delete_several(place: Place, asked: Sequence[int], claim_ids: Collection[str] | None) -> None:
+    found = place.messages(statements.READ_LIVE_MESSAGES, asked=json.dumps(asked))
+    if not {message.claim_id for message in found}.issuperset(claim_ids or ()):
+        raise InvalidRequest("Each of claim_ids has to be the claim of at least one of the messages.")
+    place.run(statements.DELETE_MESSAGES, asked=json.dumps([ids.parse(message.id) for message in found]))
+
+
+# -- claims --------------------------------------------------------------------------------------------------------------------
+
+
+def claim(place: Place, limit: int, ttl: int, grace: int) -> tuple[Claim, list[Message]] | None:
+    dead_letters = _dead_letters(place)
+    claimed: list[int] = []
+    number = ids.rising(place.run(statements.LAST_CLAIM_ID).scalar_one(), place.now, 1)[0]
+    for _ in range(_MOST_ROUNDS):
+        found = place.run(statements.CONSUMABLE, limit=limit - len(claimed)).scalars().all()
+        moved = dead_letters.move(place, found) if dead_letters is not None and found else set()
+        some = [message for message in found if message not in moved]
+        place.run(statements.CLAIM_MESSAGES, asked=json.dumps(some), claim=number, end=place.now + ttl)
+        claimed += some
+        if not moved:
+            break
+    if not claimed:
+        return None
+    made = Claim(ids.show(number), ttl, grace, place.now)
+    place.connection.exec_driver_sql(
+        statements.INSERT_CLAIM, (number, place.number, ttl, grace, made.created_at, made.expires_at)
+    )
+    asked = json.dumps(claimed)
+    place.run(statements.LIVE_LONGER, asked=asked, until=made.expires_at + grace)
+    return made, place.messages(statements.READ_MESSAGES, asked=asked)
+
+
+def read_claim(place: Place, claim_id: str) -> Claim | None:
+    number = ids.parse(claim_id)
+    found = None if number is None else place.run(statements.GET_CLAIM, claim=number).first()
+    return None if found is None else Claim(claim_id, *found)
+
+
+def claimed_messages(place: Place, claim_id: str) -> list[Message]:
+    """Of a claim that `read_claim` has found: those that are still there."""
+    return place.messages(statements.READ_MESSAGES, asked=_claimed(place, claim_id))
+
+
+def _claimed(place: Place, claim_id: str) -> str:
+    return json.dumps(place.run(statements.CLAIMED_MESSAGES, claim=ids.parse(claim_id)).scalars().all())
+
+
+def renew(place: Place, claim_id: str, ttl: int, grace: int) -> bool:
+    number, end = ids.parse(claim_id), place.now + ttl
+    if number is None or not place.run(statements.RENEW_CLAIM, claim=number, ttl=ttl, grace=grace, end=end).rowcount:
+        return False
+    place.run(statements.LIVE_LONGER, asked=_claimed(place, claim_id), until=end + grace)
+    place.run(statements.KEEP_MESSAGES, claim=number, end=end)
+    return True
+
+
+def release(place: Place, claim_id: str) -> None:
+    number = ids.parse(claim_id)
+    if number is not None and place.run(statements.END_CLAIM, claim=number).rowcount:
+        place.run(statements.FREE_MESSAGES, claim=number)
+
+
+# -- dead letters --------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _DeadLetters:
+    """Where messages of a queue go that were claimed too often."""
+
+    queue: str
+    most_claims: int
+    ttl: int | None
+
+    def move(self, place: Place, found: Sequence[int]) -> set[int]:
+        """Those of ``found`` that were claimed too often; returns which. One that cannot be read stays: moving would lose it."""
+        spent = place.messages(statements.CLAIMED_TOO_OFTEN, asked=json.dumps(found), most=self.most_claims)
+        spent = [message for message in spent if not message.sealed]
+        posts = [publishing.Post(place.project, self.queue, (self._draft(one),), one.client_id) for one in spent]
+        publishing.insert(place.connection, posts, place.now, place.bodies)
+        moved = {int(message.id, 16) for message in spent}
+        place.run(statements.DELETE_MESSAGES, asked=json.dumps(list(moved)))
+        return moved
+
+    def _draft(self, message: Message) -> Draft:
+        return Draft(message.body_json, self.ttl or message.ttl, message.attributes, parent_id=message.id)
+
+
+def _dead_letters(place: Place) -> _DeadLetters | None:
+    text = place.connection.execute(select(queues.c.metadata).where(queues.c.id == place.number)).scalar()
+    if text is None or '"_dead_letter_queue"' not in text:
+        return None
+    metadata = json.loads(text)
+    queue, most_claims = metadata.get("_dead_letter_queue"), _positive(metadata.get("_max_claim_count"))
+    if most_claims is None or not isinstance(queue, str) or not queue:
+        return None
+    return _DeadLetters(queue, most_claims, _positive(metadata.get("_dead_letter_queue_messages_ttl")))
+
+
+def _positive(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

@@ -1,0 +1,53 @@
+"""Keys of the API."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, select, update
+from sqlalchemy.dialects.sqlite import insert
+
+from zaqar_notify.errors import Conflict
+from zaqar_notify.model import ApiKey
+from zaqar_notify.storage import statements
+from zaqar_notify.storage.tables import api_keys
+
+
+def add(connection: Connection, key: ApiKey) -> None:
+    values = {
+        "id": key.id,
+        "project": key.project,
+        "roles": json.dumps(key.roles),
+        "name": key.name,
+        "secret_hash": key.secret_hash,
+        "created_at": key.created_at,
+        "revoked_at": key.revoked_at,
+    }
+    if not connection.execute(insert(api_keys).values(values).on_conflict_do_nothing()).rowcount:
+        raise Conflict("There is a key with this id already.")
+
+
+def get(connection: Connection, key_id: str) -> ApiKey | None:
+    found = connection.exec_driver_sql(statements.GET_KEY, (key_id,)).first()
+    return None if found is None else _key(found)
+
+
+def of(connection: Connection, project: str | None) -> list[ApiKey]:
+    column = api_keys.c
+    query = select(api_keys).order_by(column.created_at, column.id)
+    if project is not None:
+        query = query.where(column.project == project)
+    return [_key(found) for found in connection.execute(query)]
+
+
+def revoke(connection: Connection, key_id: str, now: float) -> bool:
+    column = api_keys.c
+    live = update(api_keys).where(column.id == key_id, column.revoked_at.is_(None))
+    return connection.execute(live.values(revoked_at=now)).rowcount > 0
+
+
+def _key(row: Sequence[Any]) -> ApiKey:
+    number, project, roles, name, secret_hash, created_at, revoked_at = row
+    return ApiKey(number, project, tuple(json.loads(roles)), name, secret_hash, created_at, revoked_at)
