@@ -9,5 +9,5 @@ from zaqar_notify.storage.memory import MemoryStorage
 
 class MemoryStorageTest(conformance.StorageConformance):
     def make_storage(self, clock: Callable[[], float], **options: Any) -> MemoryStorage:
-        values: dict[str, Any] = {"retention": conformance.RETENTION, **options}
-        return MemoryStorage(keyring=conformance.make_keyring(), clock=clock, **values)
+        values: dict[str, Any] = {"retention": conformance.RETENTION, "keyring": conformance.make_keyring(), **options}
+        return MemoryStorage(clock=clock, **values)

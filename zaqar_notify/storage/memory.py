@@ -396,7 +396,8 @@ class MemoryStorage(Storage):
             for message in claimed:
                 message.claim_id = claim.record.id
                 message.claims += 1
-            return claim.record, self._messages_of(claim)
+            self._prolong(claim)
+            return claim.record, [self._show(message) for message in claimed]
 
     def _bury(self, message: _Message) -> bool:
         """Move it to the dead-letter queue if it was claimed too often."""
@@ -413,19 +414,18 @@ class MemoryStorage(Storage):
         message.deleted = True
         return True
 
-    def _messages_of(self, claim: _Claim) -> list[Message]:
-        """Those that are still there; they live on until the claim has ended and its grace is over."""
+    def _messages_of(self, claim: _Claim) -> list[_Message]:
+        """Those that are still there."""
+        found = (message for _, message in sorted(self._messages.items()) if message.claim_id == claim.record.id)
+        return [message for message in found if self._visible(message)]
+
+    def _prolong(self, claim: _Claim) -> None:
+        """Its messages live on until it has ended and its grace is over."""
         until = claim.record.expires_at + claim.record.grace
-        found = [
-            message
-            for _, message in sorted(self._messages.items())
-            if message.claim_id == claim.record.id and self._visible(message)
-        ]
-        for message in found:
+        for message in self._messages_of(claim):
             if message.record.expires_at < until:
                 ttl = max(message.record.ttl, math.ceil(until - message.record.created_at))
                 message.record = dataclasses.replace(message.record, expires_at=until, ttl=ttl)
-        return [self._show(message) for message in found]
 
     def _claim_on(self, message: _Message) -> _Claim | None:
         """The claim that has it now."""
@@ -441,7 +441,7 @@ class MemoryStorage(Storage):
     def get_claim(self, project: str, queue: str, claim_id: str) -> tuple[Claim, list[Message]] | None:
         with self._lock:
             claim = self._live_claim(project, queue, claim_id)
-            return None if claim is None else (claim.record, self._messages_of(claim))
+            return None if claim is None else (claim.record, [self._show(message) for message in self._messages_of(claim)])
 
     def update_claim(self, project: str, queue: str, claim_id: str, ttl: int, grace: int) -> bool:
         with self._lock:
@@ -449,7 +449,7 @@ class MemoryStorage(Storage):
             if claim is None:
                 return False
             claim.record = Claim(claim_id, ttl, grace, self._clock())
-            self._messages_of(claim)
+            self._prolong(claim)
             return True
 
     def release_claim(self, project: str, queue: str, claim_id: str) -> None:
