@@ -44,6 +44,19 @@ API: list[cfg.Opt] = [
     seconds("read_timeout", 10.0, "How long a request may take to arrive, from its first byte to its last."),
     seconds("write_timeout", 30.0, "How long a client may pause while it reads an answer before its connection is closed."),
     cfg.IntOpt(
+        "max_connections",
+        default=1000,
+        min=1,
+        help="Most client connections of each API process. One more takes the place of the one that has been idle, or has sent "
+        "half a request, for longest.",
+    ),
+    cfg.IntOpt(
+        "max_buffered",
+        default=134217728,
+        min=1048576,
+        help="Most bytes that each API process holds of requests which are not answered, and of answers which are not read, yet.",
+    ),
+    cfg.IntOpt(
         "connections_per_address",
         default=0,
         min=0,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
+import resource
 import socket
-import struct
 import sys
 from typing import Any
 from wsgiref.types import WSGIApplication
@@ -18,7 +19,7 @@ from gunicorn.glogging import Logger
 from oslo_config import cfg
 
 from zaqar_notify import bootstrap, errors
-from zaqar_notify.commands import address
+from zaqar_notify.commands import address, buffering
 from zaqar_notify.commands.configuration import configure
 
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 - only touched, never read
@@ -29,10 +30,12 @@ def run(arguments: argparse.Namespace) -> int:
     address.require_loopback(conf)
     bootstrap.require_keys(conf)
     bootstrap.set_up_logging(conf)
+    limits = limits_of(conf)
     check_storage(conf)
+    allow_descriptors()
     # Kept open for as long as this process lives; its own children bind the port beside it.
     with port_of(conf, arguments.port_fd) as port:
-        service = Service(conf, port.getsockname()[1])
+        service = Service(conf, port.getsockname()[1], limits)
         arbiter = os.getpid()
         try:
             service.run()
@@ -47,6 +50,31 @@ def run(arguments: argparse.Namespace) -> int:
 
 def port_of(conf: cfg.ConfigOpts, descriptor: int | None) -> socket.socket:
     return address.reserve(conf.api.host, conf.api.port) if descriptor is None else socket.socket(fileno=descriptor)
+
+
+def limits_of(conf: cfg.ConfigOpts) -> buffering.Limits:
+    api, transport = conf.api, conf.transport
+    try:
+        proxies = buffering.parse_networks(api.trusted_proxies)
+    except ValueError as error:
+        raise errors.CannotStart(f"[api] trusted_proxies: {error}") from error
+    return buffering.Limits(
+        read_timeout=api.read_timeout,
+        write_timeout=api.write_timeout,
+        keepalive=api.keepalive,
+        max_connections=api.max_connections,
+        max_buffered=api.max_buffered,
+        max_body=max(transport.max_messages_post_size, transport.max_queue_metadata, transport.max_subscription_size),
+        connections_per_address=api.connections_per_address,
+        trusted_proxies=proxies,
+    )
+
+
+def allow_descriptors() -> None:
+    """As many open files as the hard limit allows: each connection needs one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def check_storage(conf: cfg.ConfigOpts) -> None:
@@ -65,30 +93,28 @@ class Log(Logger):  # type: ignore[misc]
         super().setup(cfg)
         self.error_log.handlers.clear()
         self.error_log.propagate = True
-        self.error_log.addFilter(worth_logging)
-
-
-def worth_logging(record: logging.LogRecord) -> bool:
-    """Not a client that was too slow to send its request: its connection was closed, that is all."""
-    return not (record.exc_info and isinstance(record.exc_info[1], BlockingIOError))
 
 
 class Service(BaseApplication):  # type: ignore[misc]
-    def __init__(self, conf: cfg.ConfigOpts, port: int) -> None:
+    def __init__(self, conf: cfg.ConfigOpts, port: int, limits: buffering.Limits) -> None:
         self._conf = conf
         self._port = port
+        self.limits = limits
         super().__init__()
 
     def load_config(self) -> None:
         api = self._conf.api
         settings = {
             "bind": address.url(api.host, self._port).removeprefix("http://"),
-            "worker_class": "gthread",
+            "worker_class": buffering.BufferingWorker,
             "workers": api.workers,
             "threads": api.threads,
             # Without it one process may take every connection.
             "reuse_port": True,
-            "keepalive": round(api.keepalive),
+            # The worker class keeps the time itself; 0 means no second request on a connection.
+            "keepalive": math.ceil(api.keepalive),
+            # Nobody who calls may say where the application is mounted.
+            "forwarder_headers": "",
             "graceful_timeout": round(api.graceful_timeout),
             "proc_name": "zaqar-notify api",
             "logger_class": Log,
@@ -96,7 +122,6 @@ class Service(BaseApplication):  # type: ignore[misc]
             # A heartbeat on a slow disk can block a process long enough to be killed as hung.
             "worker_tmp_dir": SHARED_MEMORY if os.path.isdir(SHARED_MEMORY) else None,
             "control_socket_disable": True,
-            "post_worker_init": self.limit_reading,
         }
         for name, value in settings.items():
             # Older versions of gunicorn have no control socket.
@@ -110,13 +135,3 @@ class Service(BaseApplication):  # type: ignore[misc]
         except errors.NotifyError as error:
             logging.getLogger(__name__).critical("%s", error)
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
-
-    def limit_reading(self, worker: Any) -> None:
-        """A request that has begun and does not go on would keep its thread for ever: gunicorn has no limit of its own.
-
-        Connections inherit this one from the socket that accepts them (Linux).
-        """
-        seconds, fraction = divmod(self._conf.api.read_timeout, 1)
-        limit = struct.pack("ll", int(seconds), int(fraction * 1_000_000))
-        for listener in worker.sockets:
-            listener.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
