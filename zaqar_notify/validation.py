@@ -408,17 +408,21 @@ def messages(document: Any, *, default_ttl: int, limits: Limits, default_delay: 
     posted = json_object(document, "The request").get("messages")
     if not isinstance(posted, list) or not posted:
         raise InvalidRequest('The request has to hold a list "messages" of at least one message.')
-    default = Draft(b"", default_ttl, delay=default_delay)
-    return [_draft(message, f"messages[{index}]", default, limits) for index, message in enumerate(posted)]
+    times = default_ttl, default_delay
+    return [_draft(message, f"messages[{index}]", times, limits) for index, message in enumerate(posted)]
 
 
-def _draft(message: Any, where: str, default: Draft, limits: Limits) -> Draft:
+def _draft(message: Any, where: str, times: tuple[int, int], limits: Limits) -> Draft:
+    """``times``: ttl and delay of a message that names none."""
     if not isinstance(message, dict):
         raise InvalidRequest(f"{where} has to be a JSON object, and is {_kind(message)}.")
     if "body" not in message:
         raise InvalidRequest(f'{where} has no "body".')
-    ttl = _message_ttl(message["ttl"], limits, f"{where}.ttl") if "ttl" in message else default.ttl
-    delay = _message_delay(message["delay"], limits, f"{where}.delay") if "delay" in message else default.delay
+    ttl, delay = times
+    if "ttl" in message:
+        ttl = _message_ttl(message["ttl"], limits, f"{where}.ttl")
+    if "delay" in message:
+        delay = _message_delay(message["delay"], limits, f"{where}.delay")
     body_json = _encode(message["body"]).encode()
     if "attributes" not in message:
         return Draft(body_json, ttl, delay=delay)

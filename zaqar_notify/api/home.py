@@ -86,10 +86,10 @@ class Versions:
 
 
 class Home:
-    """Any caller who is known may read it."""
+    """Whoever may ask whether the service is there may ask what it has."""
 
     access = Access.ZAQAR
-    rules: ClassVar[Mapping[str, str]] = {}
+    rules: ClassVar[Mapping[str, str]] = {"GET": "ping:get"}
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         resp.data = _HOME
