@@ -9,6 +9,8 @@ from typing import Any
 from testtools.matchers import Equals
 
 from tests.storage.conformance_claims import ClaimsConformance
+from tests.storage.conformance_hidden import HiddenConformance
+from tests.storage.conformance_queues import QueuesConformance
 from tests.storage.contract import (
     LANE,
     LEASE,
@@ -1223,5 +1225,7 @@ class StorageConformance(
     DeliveryConformance,
     PruningConformance,
     ClaimsConformance,
+    QueuesConformance,
+    HiddenConformance,
 ):
     pass

@@ -5,13 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
-from tests.storage.contract import MALFORMED, NOW, RETENTION, UNKNOWN, StorageCase
+from tests.storage.contract import ELSEWHERE, MALFORMED, NOW, RETENTION, UNKNOWN, StorageCase
 from zaqar_notify.errors import Forbidden, InvalidRequest
 from zaqar_notify.model import Draft, Message, State, Stats
 from zaqar_notify.storage.base import Closing, Entry, Settlement
-
-ELSEWHERE = (("o", "q"), ("p", "r"), ("p", "none"))
-"""Projects and queues to which nothing in the queue ``q`` of the project ``p`` belongs."""
 
 
 class DelayConformance(StorageCase):

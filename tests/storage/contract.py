@@ -17,6 +17,8 @@ RETENTION = 1000.0
 LEASE = 30.0
 UNKNOWN = "0" * 15 + "1"
 MALFORMED = ("", "x", "1", "-" * 16, "F" * 16, "f" * 16, "0" * 17, "\u0660" * 16, "0x" + "0" * 14)
+ELSEWHERE = (("o", "q"), ("p", "r"), ("p", "none"))
+"""Projects and queues to which nothing in the queue ``q`` of the project ``p`` belongs."""
 SECRET = "whsec_" + base64.b64encode(b"s" * 32).decode()
 OTHER_SECRET = "whsec_" + base64.b64encode(b"t" * 32).decode()
 LANE = LaneKey("p", "http://slow:80")
