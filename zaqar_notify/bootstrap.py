@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from oslo_config import cfg
+from oslo_policy import opts as policy_opts
 
 from zaqar_notify import conf as options
 from zaqar_notify import errors
@@ -22,9 +23,15 @@ from zaqar_notify.notifiers.http import HttpClients
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
+    from oslo_policy import policy
+
     from zaqar_notify.api.extension import NotificationService
+    from zaqar_notify.api.identity import Identity
+    from zaqar_notify.api.policy import Rules
     from zaqar_notify.storage.base import Storage
     from zaqar_notify.worker import Worker
+
+LOG = logging.getLogger(__name__)
 
 MEMORY = "memory://"
 SETTLING_TIME = 10.0
@@ -44,7 +51,7 @@ def configure(
     """
     conf = cfg.ConfigOpts()
     options.register(conf)
-    for section, opts in Notifiers.load().options():
+    for section, opts in (*policy_opts.list_opts(), *Notifiers.load().options()):
         conf.register_opts(opts, section)
     try:
         conf([], project="zaqar-notify", default_config_files=list(config_files), default_config_dirs=[])
@@ -140,13 +147,15 @@ def build_notifiers(conf: cfg.ConfigOpts) -> Notifiers:
 
 
 def build_api(conf: cfg.ConfigOpts) -> WSGIApplication:
-    return build_service(conf).api
+    return build_service(conf).make_api(None)
 
 
 def build_service(conf: cfg.ConfigOpts) -> NotificationService:
     """For `zaqar_notify.api.mount`. To be called in the process that serves: not before it forks."""
     from zaqar_notify.api.app import create_app
+    from zaqar_notify.api.confirmation import Confirmations
     from zaqar_notify.api.extension import NotificationService
+    from zaqar_notify.signing import UrlSigner
     from zaqar_notify.validation import Limits
     from zaqar_notify.wake import Waker
 
@@ -156,14 +165,117 @@ def build_service(conf: cfg.ConfigOpts) -> NotificationService:
         storage.check()
     limits = _settings(Limits, conf.transport)
     wake = Waker(_wake_directory(conf)).notify
-    api = create_app(
-        storage,
-        limits=limits,
-        check=build_notifiers(conf).check,
-        wake=wake,
-        loopback_only=conf.auth.strategy == "none",
+    check = build_notifiers(conf).check
+    rules = build_rules(conf)
+    signer = UrlSigner(conf.signed_url.secret_key)
+    confirmations = Confirmations(
+        required=conf.notification.require_confirmation,
+        ttl=conf.notification.confirmation_ttl,
+        public_url=conf.api.public_url,
+        signer=signer,
     )
-    return NotificationService(storage, limits, wake, api)
+
+    rules = build_rules(conf)
+    confirmations = Confirmations(
+        conf.notification.require_confirmation, conf.notification.confirmation_ttl, conf.api.public_url, signer
+    )
+
+    def make_api(identity: Identity | None) -> WSGIApplication:
+        """``identity`` takes the place of ``[auth] strategy``."""
+        api = create_app(
+            storage,
+            limits=limits,
+            check=check,
+            wake=wake,
+            loopback_only=identity is None and conf.auth.strategy == "none",
+            identity=identity or _build_identity(conf, storage),
+            rules=rules,
+            signer=signer,
+            confirmations=confirmations,
+        )
+        return _behind_keystone(conf, api) if identity is None and conf.auth.strategy == "keystone" else api
+
+    return NotificationService(storage, limits, wake, make_api)
+
+
+# -- who may -------------------------------------------------------------------------------------------------------------------
+
+
+def check_access(conf: cfg.ConfigOpts) -> None:
+    """Raise `CannotStart` here, once, what would otherwise stop each API process."""
+    build_rules(conf)
+    if conf.auth.strategy == "keystone":
+        _behind_keystone(conf, lambda environ, start_response: [])
+
+
+def _build_identity(conf: cfg.ConfigOpts, storage: Storage) -> Identity:
+    from zaqar_notify.api.identity import Anyone, ApiKeys, KeystoneTokens
+
+    if conf.auth.strategy == "apikey":
+        return ApiKeys(storage, lifetime=conf.auth.key_cache)
+    return KeystoneTokens() if conf.auth.strategy == "keystone" else Anyone()
+
+
+def build_rules(conf: cfg.ConfigOpts) -> Rules:
+    """The default rules, and those that the policy file puts in their place. Raises `CannotStart` for a broken file."""
+    from oslo_policy import policy
+
+    from zaqar_notify.api.policy import Rules, list_rules
+
+    # What it has to say about a broken file, some of it with a traceback, is said by the error.
+    logging.getLogger("oslo_policy").setLevel(logging.CRITICAL)
+    enforcer = policy.Enforcer(conf)
+    enforcer.register_defaults(list_rules())
+    try:
+        enforcer.load_rules()
+        enforcer.check_rules(raise_on_violation=True)
+        wrong = [name for name, rule in enforcer.file_rules.items() if not _is_understood(rule.check_str, str(rule.check))]
+    except (OSError, ValueError, TypeError, AttributeError, policy.InvalidDefinitionError) as error:
+        problem = " ".join(str(error).split())
+        raise errors.CannotStart(
+            f"Bad policy file {enforcer.policy_path or conf.oslo_policy.policy_file}: {problem}"
+        ) from error
+    if wrong:
+        raise errors.CannotStart(f"Bad policy file {enforcer.policy_path}: cannot read the rule of {', '.join(wrong)}")
+    _check_names(conf, enforcer)
+    return Rules(enforcer)
+
+
+def _is_understood(text: object, check: str) -> bool:
+    """oslo.policy makes ``!`` (nobody) of what it cannot read, and goes on."""
+    return check.count("!") <= str(text).count("!")
+
+
+def _check_names(conf: cfg.ConfigOpts, enforcer: policy.Enforcer) -> None:
+    location = conf.get_location("policy_file", "oslo_policy")
+    chosen = location is not None and location.location is not cfg.Locations.opt_default
+    if chosen and enforcer.policy_path is None:
+        raise errors.CannotStart(f"Cannot find the policy file {conf.oslo_policy.policy_file}")
+    used = " ".join(str(rule.check) for rule in enforcer.file_rules.values())
+    names = map(str, enforcer.file_rules.keys() - enforcer.registered_rules.keys())
+    unknown = sorted(name for name in names if f"rule:{name}" not in used)
+    if unknown:
+        LOG.warning("policy file %s: nothing asks for %s", enforcer.policy_path, ", ".join(unknown))
+
+
+def _behind_keystone(conf: cfg.ConfigOpts, api: WSGIApplication) -> WSGIApplication:
+    from zaqar_notify.api.identity import KeystoneGate
+
+    try:
+        from keystoneauth1.exceptions import ClientException
+        from keystonemiddleware.auth_token import AuthProtocol
+    except ImportError as error:
+        raise errors.CannotStart(
+            "[auth] strategy is keystone, which needs keystonemiddleware: pip install 'zaqar-notify[keystone]'"
+        ) from error
+    try:
+        guarded = AuthProtocol(api, {"oslo_config_config": conf, "delay_auth_decision": True})
+        _look_at_all(conf)
+    except (cfg.Error, ValueError, ClientException) as error:
+        raise errors.CannotStart(f"Bad [keystone_authtoken]: {' '.join(str(error).split())}") from error
+    if not (conf.keystone_authtoken.auth_type or conf.keystone_authtoken.auth_section):
+        raise errors.CannotStart("[auth] strategy is keystone, and [keystone_authtoken] has no auth_type, such as password")
+    return KeystoneGate(api, guarded, (ClientException,))
 
 
 def build_worker(conf: cfg.ConfigOpts) -> Worker:

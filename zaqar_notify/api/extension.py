@@ -20,7 +20,9 @@ import falcon
 
 from zaqar_notify import validation
 from zaqar_notify.api.body import read_body
-from zaqar_notify.errors import InvalidRequest, NotifyError, StorageUnavailable
+from zaqar_notify.api.identity import Caller, Identity
+from zaqar_notify.errors import InvalidRequest, NotifyError, StorageUnavailable, Unauthorized
+from zaqar_notify.model import Draft
 from zaqar_notify.storage.base import Storage
 
 LOG = logging.getLogger(__name__)
@@ -48,7 +50,10 @@ TEMPLATES = (
 
 _FIELD = re.compile(r"\{(\w+)(?::[^{}]*)?\}")
 _FOREIGN_ID = re.compile(r"[!-~]{1,255}")
+
+# Entries of the WSGI environment, which no client can write.
 _HELD = "zaqar_notify.held"
+_VOUCHED = "zaqar_notify.project"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,8 +64,8 @@ class NotificationService:
     limits: validation.Limits
     wake: Callable[[], None]
     """Called after each publishing."""
-    api: WSGIApplication
-    """The whole API. It gets the requests for `TEMPLATES`."""
+    make_api: Callable[[Identity | None], WSGIApplication]
+    """Makes the whole API, where callers are identified by this, or by None as ``[auth] strategy`` says."""
 
 
 def mount(
@@ -78,9 +83,11 @@ def mount(
 
     ``queue_field`` and ``message_field`` are the names that the app's URI templates give to a queue's name and a message's id.
     ``message_ids`` takes the ids of the messages, in the order in which they were posted, out of the app's answer; without it
-    they are read from the answer's ``resources``. ``project`` says whose queue a message is posted to; without it the header
-    X-Project-ID does. What is held when the process dies is sent after ``held_for`` seconds. A document that is not understood
-    is answered with 400; without ``strict`` the app gets it, and nobody is notified of it.
+    they are read from the answer's ``resources``. ``project`` names the project of a request's sender, whom the app has
+    authenticated; without it the header X-Project-ID says whose queue a message is posted to, and the other resources
+    authenticate their callers as ``[auth] strategy`` says. What is held when the process dies is sent after ``held_for``
+    seconds. A document that is not understood is answered with 400; without ``strict`` the app gets it, and nobody is notified
+    of it.
 
     Raises `TypeError` for anything but a WSGI app, and `ValueError` where the routes of the app do not fit.
     """
@@ -99,7 +106,7 @@ def mount(
             strict=strict,
         )
     )
-    forwarding = _Forwarding(service.api)
+    forwarding = _Forwarding(service.make_api(None if project is None else _Vouched()), project)
     for template in TEMPLATES:
         app.add_route(_named(template, fields), forwarding)
 
@@ -174,18 +181,35 @@ def _named(template: str, fields: Mapping[str, str]) -> str:
 class _Forwarding:
     """Has the API answer. So the rules, checks and errors of its routes are the API's own, and act nowhere else in the app."""
 
-    def __init__(self, api: WSGIApplication) -> None:
+    def __init__(self, api: WSGIApplication, project: Project | None) -> None:
         self._api = api
+        self._project = project
 
     def _forward(self, req: falcon.Request, resp: falcon.Response, **fields: object) -> None:
         # The path as the app's router has seen it, which may differ from what the server has put there.
         environ = {**req.env, "PATH_INFO": req.path.encode().decode("latin-1")}
+        if self._project is not None:
+            environ[_VOUCHED] = self._project(req)
         status, headers, body = _call(self._api, environ)
         resp.status = status
         resp.set_headers([(name, value) for name, value in headers if name.lower() != "content-length"])
         resp.data = body
 
-    on_get = on_head = on_post = on_put = on_patch = on_delete = on_options = _forward
+    # OPTIONS stays Falcon's and the app's own: browsers ask by it, without any of our headers, what the app allows them.
+    on_get = on_head = on_post = on_put = on_patch = on_delete = _forward
+
+
+class _Vouched:
+    """The app in front has authenticated the caller."""
+
+    challenge = None
+
+    def identify(self, req: falcon.Request) -> Caller:
+        project: str | None = req.env[_VOUCHED]
+        if project is None or not project.strip():
+            raise Unauthorized("This request is not known to come from any project.")
+        validation.check_project(project)
+        return Caller(project, "application")
 
 
 def _call(api: WSGIApplication, environ: dict[str, Any]) -> tuple[str, list[tuple[str, str]], bytes]:
@@ -264,14 +288,15 @@ class _Publishing:
     def _project_of(self, req: falcon.Request) -> str:
         project = req.get_header("X-Project-ID") if self._project is None else self._project(req)
         if project is None or not project.strip():
-            raise InvalidRequest("The request names no project: the X-Project-ID header is required.")
+            raise InvalidRequest("The request names no project, as the X-Project-ID header does.")
         validation.check_project(project)
         return project
 
-    def _drafts(self, raw: bytes) -> Sequence[Any]:
+    def _drafts(self, raw: bytes) -> list[Draft]:
         limits = self._service.limits
         document = validation.parse_json(raw, limits.max_messages_post_size, "The request")
-        return validation.messages(document, default_ttl=limits.default_message_ttl, limits=limits)
+        ttl, delay = limits.default_message_ttl, limits.default_message_delay
+        return validation.messages(document, default_ttl=ttl, default_delay=delay, limits=limits)
 
     def process_response(self, req: falcon.Request, resp: falcon.Response, resource: object, req_succeeded: bool) -> None:
         held: _Held | None = req.env.pop(_HELD, None)
