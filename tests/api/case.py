@@ -12,8 +12,10 @@ import unittest
 from falcon import testing
 
 from zaqar_notify.api.app import create_app
+from zaqar_notify.api.confirmation import Confirmations
 from zaqar_notify.encryption import Keyring
 from zaqar_notify.errors import InvalidRequest, UnknownScheme
+from zaqar_notify.signing import UrlSigner
 from zaqar_notify.storage.memory import MemoryStorage
 from zaqar_notify.storage.sql import SqlStorage
 from zaqar_notify.validation import Limits
@@ -21,6 +23,7 @@ from zaqar_notify.validation import Limits
 CLIENT = "5b0e4a6a-98ac-4d6c-a3d4-4f2c7f2ad0aa"
 OTHER_CLIENT = "0f7c2f1e-1d0a-4b5e-8f0e-3f6a1c2b4d5e"
 KEYRING = Keyring([base64.b64encode(bytes(32)).decode()])
+SIGNER = UrlSigner("secret")
 HOOK = {"subscriber": "http://endpoint.example/hook"}
 
 
@@ -76,6 +79,8 @@ class OverSql:
 class ApiCase(unittest.TestCase):
     limits = Limits()
     loopback_only = False
+    require_confirmation = False
+    public_url: str | None = None
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -96,6 +101,8 @@ class ApiCase(unittest.TestCase):
             check=check_scheme,
             wake=lambda: self.wakes.append(len(self.storage.list_messages("p", "q", None, 100))),
             loopback_only=self.loopback_only,
+            signer=SIGNER,
+            confirmations=Confirmations(self.require_confirmation, 3600, self.public_url, SIGNER, self.clock),
             clock=self.clock,
         )
         return testing.TestClient(app)
@@ -134,6 +141,11 @@ class ApiCase(unittest.TestCase):
             "POST", f"/v2/queues/{queue}/messages", {"messages": [{"body": body} for body in bodies]}, status=201, **options
         )
         return [href.rpartition("/")[2] for href in answer.json["resources"]]
+
+    def claim(self, queue="q", document=None, query="", **options):
+        """The answer to a claim that finds something: the id of the claim, and the messages."""
+        answer = self.ok("POST", f"/v2/queues/{queue}/claims?{query}", document, status=201, **options)
+        return answer.headers["location"].rpartition("/")[2], answer.json["messages"]
 
     def subscribe(self, number=0, queue="q", **options) -> str:
         """Id of a new subscription."""
