@@ -229,21 +229,27 @@ def build_rules(conf: cfg.ConfigOpts) -> Rules:
     try:
         enforcer.load_rules()
         enforcer.check_rules(raise_on_violation=True)
-        wrong = [name for name, rule in enforcer.file_rules.items() if not _is_understood(rule.check_str, str(rule.check))]
-    except (OSError, ValueError, TypeError, AttributeError, policy.InvalidDefinitionError) as error:
-        problem = " ".join(str(error).split())
-        raise errors.CannotStart(
-            f"Bad policy file {enforcer.policy_path or conf.oslo_policy.policy_file}: {problem}"
-        ) from error
+        wrong = [str(name) for name, rule in enforcer.file_rules.items() if not _is_understood(rule.check_str, str(rule.check))]
+    except policy.InvalidDefinitionError as error:
+        rules = str(error).partition("]")[0].rpartition("[")[2]
+        raise errors.CannotStart(f"{_bad(enforcer)} {rules} refer to a rule that is missing, or in a circle") from error
+    except (OSError, ValueError) as error:
+        raise errors.CannotStart(f"{_bad(enforcer)} {' '.join(str(error).split())}") from error
+    except (TypeError, AttributeError) as error:
+        raise errors.CannotStart(f"{_bad(enforcer)} it has to give names their rules, in strings") from error
     if wrong:
-        raise errors.CannotStart(f"Bad policy file {enforcer.policy_path}: cannot read the rule of {', '.join(wrong)}")
+        raise errors.CannotStart(f"{_bad(enforcer)} cannot read the rule of {', '.join(wrong)}")
     _check_names(conf, enforcer)
     return Rules(enforcer)
 
 
+def _bad(enforcer: policy.Enforcer) -> str:
+    return f"Bad policy file {enforcer.policy_path}:"
+
+
 def _is_understood(text: object, check: str) -> bool:
-    """oslo.policy makes ``!`` (nobody) of what it cannot read, and goes on."""
-    return check.count("!") <= str(text).count("!")
+    """oslo.policy makes ``!`` (nobody) of what it cannot read, and ``@`` (everybody) of nothing at all, and goes on."""
+    return isinstance(text, str | list) and check.count("!") <= str(text).count("!")
 
 
 def _check_names(conf: cfg.ConfigOpts, enforcer: policy.Enforcer) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import hmac
+import logging
 import re
 import secrets
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import falcon
 
@@ -18,6 +19,11 @@ from zaqar_notify.errors import Forbidden, Unauthorized
 from zaqar_notify.model import ApiKey
 from zaqar_notify.signing import UrlSigner
 from zaqar_notify.storage.base import Storage
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+LOG = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
 
@@ -162,6 +168,12 @@ class KeystoneTokens:
     challenge = None
 
     def identify(self, req: falcon.Request) -> Caller:
+        if KeystoneGate.FAILED in req.env:
+            raise falcon.HTTPServiceUnavailable(
+                title="Service temporarily unavailable",
+                description="The token could not be validated: Keystone is out of reach, or this service may not ask it.",
+                retry_after=1,
+            )
         # A client can send any header, but no such entry of the environment: only a valid token puts it there.
         if req.env.get("HTTP_X_IDENTITY_STATUS") != "Confirmed" or not req.env.get("keystone.token_info"):
             raise Unauthorized("A valid Keystone token is required in X-Auth-Token.")
@@ -170,6 +182,36 @@ class KeystoneTokens:
             raise Forbidden("The token is for no project: ask Keystone for one with a project's scope.")
         validation.check_project(project)
         return Caller(project, "keystone", tuple(_listed(req.env.get("HTTP_X_ROLES", ""))), req.env.get("HTTP_X_USER_ID"))
+
+
+class KeystoneGate:
+    """Leads requests through keystonemiddleware, and pre-signed ones, which need no token, past it."""
+
+    FAILED = "zaqar_notify.keystone_failed"
+    _IDENTITY = re.compile(
+        r"HTTP_(X_(IDENTITY_STATUS|ROLES?|USER.*|SERVICE_.*|DOMAIN_.*|TENANT.*|PROJECT_(?!ID$).*|IS_ADMIN_PROJECT)"
+        r"|OPENSTACK_SYSTEM_SCOPE)"
+    )
+
+    def __init__(self, app: WSGIApplication, guarded: WSGIApplication, failures: tuple[type[Exception], ...]) -> None:
+        """``guarded``: the middleware before ``app``; it raises ``failures`` when Keystone gives it no answer."""
+        self._app = app
+        self._guarded = guarded
+        self._failures = failures
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if "HTTP_URL_SIGNATURE" in environ:
+            return self._app(self._without_identity(environ), start_response)
+        try:
+            return self._guarded(environ, start_response)
+        except self._failures as error:
+            LOG.warning("a Keystone token could not be validated: %s", error)
+            return self._app({**self._without_identity(environ), self.FAILED: True}, start_response)
+
+    @classmethod
+    def _without_identity(cls, environ: WSGIEnvironment) -> WSGIEnvironment:
+        """What the middleware would have removed: nobody but it says who a caller is."""
+        return {name: value for name, value in environ.items() if not cls._IDENTITY.fullmatch(name)}
 
 
 # -- pre-signed requests -------------------------------------------------------------------------------------------------------
