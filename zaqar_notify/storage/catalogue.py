@@ -51,7 +51,7 @@ def _store(connection: Connection, number: int, metadata: str) -> None:
 
 
 def page(
-    connection: Connection, project: str, marker: str | None, limit: int, name: str, metadata: Mapping[str, str]
+    connection: Connection, project: str, marker: str | None, limit: int, *, name: str, metadata: Mapping[str, str]
 ) -> list[Queue]:
     query = _matching(_select(project), name).where(queues.c.name > (marker or "")).order_by(queues.c.name)
     if not metadata:

@@ -1,5 +1,6 @@
-"""Consumers of a queue: claiming, popping, deleting. All of it runs under the write lock, so that a message goes to one consumer
-only."""
+"""Consumers of a queue: claiming, popping, deleting. What changes anything runs under the write lock, so that a message goes to
+one consumer only.
+"""
 
 from __future__ import annotations
 
@@ -8,56 +9,32 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import select
 
 from zaqar_notify.errors import Forbidden, InvalidRequest
 from zaqar_notify.model import Claim, Draft, Message
-from zaqar_notify.storage import catalogue, ids, publishing, statements
-from zaqar_notify.storage.bodies import Bodies
+from zaqar_notify.storage import ids, publishing, statements
+from zaqar_notify.storage.reading import Place
 from zaqar_notify.storage.tables import queues
 
 _MOST_ROUNDS = 10
-"""So often one claim looks for more messages, after what it found was moved to the dead-letter queue."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Place:
-    """A queue at a moment, and what opens its messages."""
-
-    connection: Connection
-    bodies: Bodies
-    project: str
-    queue: str
-    number: int | None
-    """None: there is no such queue."""
-    now: float
-
-    def run(self, statement: str, **parameters: Any) -> Any:
-        return self.connection.exec_driver_sql(statement, {"queue": self.number, "now": self.now, **parameters})
-
-    def messages(self, statement: str, **parameters: Any) -> list[Message]:
-        found = self.run(statement, **parameters)
-        return [self.bodies.message(self.project, self.queue, row, self.now) for row in found]
-
-
-def at(connection: Connection, bodies: Bodies, project: str, queue: str, now: float) -> Place:
-    return Place(connection, bodies, project, queue, catalogue.find(connection, project, queue), now)
+"""So often one claim looks for more messages, when what it found has to go to the dead-letter queue."""
+_DEAD_LETTERS_A_ROUND = 100
 
 
 # -- popping and deleting ------------------------------------------------------------------------------------------------------
 
 
 def pop(place: Place, limit: int) -> list[Message]:
-    asked = _consumable(place, limit)
+    asked = json.dumps(_consumable(place, limit))
     popped = place.messages(statements.READ_MESSAGES, asked=asked)
     if popped:
         place.run(statements.DELETE_MESSAGES, asked=asked)
     return popped
 
 
-def _consumable(place: Place, limit: int) -> str:
-    """The ids of free messages as a JSON list."""
-    return json.dumps(place.run(statements.CONSUMABLE, limit=limit).scalars().all())
+def _consumable(place: Place, limit: int) -> list[int]:
+    return list(place.run(statements.CONSUMABLE, limit=limit).scalars())
 
 
 def delete(place: Place, message: int, claim_id: str | None) -> None:
@@ -84,32 +61,39 @@ def delete_several(place: Place, asked: Sequence[int], claim_ids: Collection[str
 
 
 def claim(place: Place, limit: int, ttl: int, grace: int) -> tuple[Claim, list[Message]] | None:
-    dead_letters = _dead_letters(place)
-    claimed: list[int] = []
+    chosen = json.dumps(_choose(place, limit))
     number = ids.rising(place.run(statements.LAST_CLAIM_ID).scalar_one(), place.now, 1)[0]
-    for _ in range(_MOST_ROUNDS):
-        found = place.run(statements.CONSUMABLE, limit=limit - len(claimed)).scalars().all()
-        moved = dead_letters.move(place, found) if dead_letters is not None and found else set()
-        some = [message for message in found if message not in moved]
-        place.run(statements.CLAIM_MESSAGES, asked=json.dumps(some), claim=number, end=place.now + ttl)
-        claimed += some
-        if not moved:
-            break
-    if not claimed:
-        return None
     made = Claim(ids.show(number), ttl, grace, place.now)
+    if not place.run(statements.CLAIM_MESSAGES, asked=chosen, claim=number, end=made.expires_at).rowcount:
+        return None
     place.connection.exec_driver_sql(
         statements.INSERT_CLAIM, (number, place.number, ttl, grace, made.created_at, made.expires_at)
     )
-    asked = json.dumps(claimed)
-    place.run(statements.LIVE_LONGER, asked=asked, until=made.expires_at + grace)
-    return made, place.messages(statements.READ_MESSAGES, asked=asked)
+    place.run(statements.LIVE_LONGER, asked=chosen, until=made.expires_at + grace)
+    return made, place.messages(statements.READ_MESSAGES, asked=chosen)
+
+
+def _choose(place: Place, limit: int) -> list[int]:
+    """Free messages, without those that were claimed too often: they are moved."""
+    dead_letters = _dead_letters(place)
+    if dead_letters is None:
+        return _consumable(place, limit)
+    chosen: list[int] = []
+    for _ in range(_MOST_ROUNDS):
+        wanted = limit - len(chosen)
+        # What was chosen is still free.
+        found = _consumable(place, len(chosen) + max(wanted, _DEAD_LETTERS_A_ROUND))
+        kept, moved = dead_letters.sort_out(place, [one for one in found if one not in chosen], wanted)
+        chosen += kept
+        if not moved or len(chosen) == limit:
+            break
+    return chosen
 
 
 def read_claim(place: Place, claim_id: str) -> Claim | None:
     number = ids.parse(claim_id)
     found = None if number is None else place.run(statements.GET_CLAIM, claim=number).first()
-    return None if found is None else Claim(claim_id, *found)
+    return None if found is None else Claim(claim_id, found.ttl, found.grace, found.created_at)
 
 
 def claimed_messages(place: Place, claim_id: str) -> list[Message]:
@@ -147,15 +131,26 @@ class _DeadLetters:
     most_claims: int
     ttl: int | None
 
-    def move(self, place: Place, found: Sequence[int]) -> set[int]:
-        """Those of ``found`` that were claimed too often; returns which. One that cannot be read stays: moving would lose it."""
-        spent = place.messages(statements.CLAIMED_TOO_OFTEN, asked=json.dumps(found), most=self.most_claims)
-        spent = [message for message in spent if not message.sealed]
-        posts = [publishing.Post(place.project, self.queue, (self._draft(one),), one.client_id) for one in spent]
+    def sort_out(self, place: Place, found: Sequence[int], wanted: int) -> tuple[list[int], int]:
+        """At most ``wanted`` of ``found`` that may be claimed, and how many were moved: those that come before.
+
+        One that cannot be decrypted may be claimed: moving would lose it.
+        """
+        worn = place.messages(statements.CLAIMED_TOO_OFTEN, asked=json.dumps(found), most=self.most_claims)
+        letters = {int(message.id, 16): message for message in worn if not message.sealed}
+        kept: list[int] = []
+        passed: list[int] = []
+        for message in found:
+            if len(kept) == wanted:
+                break
+            (passed if message in letters else kept).append(message)
+        self._move(place, [letters[message] for message in passed])
+        place.run(statements.DELETE_MESSAGES, asked=json.dumps(passed))
+        return kept, len(passed)
+
+    def _move(self, place: Place, letters: Sequence[Message]) -> None:
+        posts = [publishing.Post(place.project, self.queue, (self._draft(one),), one.client_id) for one in letters]
         publishing.insert(place.connection, posts, place.now, place.bodies)
-        moved = {int(message.id, 16) for message in spent}
-        place.run(statements.DELETE_MESSAGES, asked=json.dumps(list(moved)))
-        return moved
 
     def _draft(self, message: Message) -> Draft:
         return Draft(message.body_json, self.ttl or message.ttl, message.attributes, parent_id=message.id)

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
-from zaqar_notify.storage import ids, statements
+from zaqar_notify.storage import ids, pruning, statements
+from zaqar_notify.storage.tables import messages
 
 
 def release(
@@ -24,7 +25,8 @@ def release(
 
 
 def drop(connection: Connection, project: str, queue: str, message_ids: Sequence[str]) -> None:
-    for message_id in message_ids:
-        asked = {"message": ids.parse(message_id), "project": project, "name": queue}
+    for number in filter(None, map(ids.parse, message_ids)):
+        asked = {"message": number, "project": project, "name": queue}
         if connection.exec_driver_sql(statements.DROP_ENTRY, asked).rowcount:
+            pruning.keep_floor(connection, messages, [number])
             connection.exec_driver_sql(statements.DROP_MESSAGE, asked)

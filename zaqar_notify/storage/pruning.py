@@ -72,7 +72,7 @@ def prune_subscriptions(connection: Connection, now: float, retention: Retention
     deleted = [(number, is_used) for number, deleted_at, _, is_used in found if deleted_at is not None]
     _later(connection, subscriptions, [number for number, is_used in deleted if is_used], now + retention.look_again)
     gone = [number for number, is_used in deleted if not is_used]
-    _keep_floor(connection, subscriptions, gone)
+    keep_floor(connection, subscriptions, gone)
     _remove(connection, subscriptions, gone)
     return len(found)
 
@@ -92,7 +92,7 @@ def _remove(connection: Connection, table: Table, found: Sequence[int]) -> None:
         connection.execute(delete(table).where(table.c.id.in_(found)))
 
 
-def _keep_floor(connection: Connection, table: Table, gone: Sequence[int]) -> None:
+def keep_floor(connection: Connection, table: Table, gone: Sequence[int]) -> None:
     """Ids have to rise also above the greatest one, when that is removed."""
     if gone and max(gone) == connection.execute(select(func.max(table.c.id))).scalar():
         statement = insert(id_floors).values(name=table.name, last=max(gone))
@@ -118,7 +118,7 @@ def end_claims(connection: Connection, now: float, limit: int) -> int:
     changed = run(statements.END_DELAYS, (now, limit)).rowcount + len(ended)
     if ended:
         changed += run(statements.END_CLAIMS, json_list(ended)).rowcount
-        _keep_floor(connection, claims, ended)
+        keep_floor(connection, claims, ended)
         _remove(connection, claims, ended)
     return changed
 
@@ -135,7 +135,7 @@ def end_expired(connection: Connection, now: float, limit: int) -> int:
         subscription.deleted_at.is_not(None) & subscription.deleted_at.is_distinct_from(subscription.expires_at),
     )
     found = connection.execute(
-        select(row.message_id, row.subscription_id, row.lines, deleted.label("deleted"))
+        select(row.message_id, row.subscription_id, row.lines, deleted.label("deleted"), messages.c.expires_at)
         .join_from(deliveries, messages, messages.c.id == row.message_id)
         .join(queues, queues.c.id == messages.c.queue_id)
         .outerjoin(subscriptions, subscription.id == row.subscription_id)
@@ -145,13 +145,19 @@ def end_expired(connection: Connection, now: float, limit: int) -> int:
     ).all()
     if not found:
         return 0
+    # A claim may have made the message live longer since the row was stored.
+    later = [(expires_at, message, of) for message, of, _, _, expires_at in found if expires_at > now]
+    ended = [one for one in found if one.expires_at <= now]
     lines = [
         ledger.line(message, of, LogEntry(lines + 1, now, State.CANCELLED if deleted else State.EXPIRED))
-        for message, of, lines, deleted in found
+        for message, of, lines, deleted, _ in ended
     ]
     for statement, values in statements.INSERT_LINES.of(lines):
         connection.exec_driver_sql(statement, values)
-    connection.exec_driver_sql(statements.DELETE_ROW, [(message, of) for message, of, _, _ in found])
+    deleted_rows = [(message, of) for message, of, _, _, _ in ended]
+    for statement, parameters in ((statements.DELETE_ROW, deleted_rows), (statements.KEEP_ROW, later)):
+        if parameters:
+            connection.exec_driver_sql(statement, parameters)
     return len(found)
 
 
@@ -220,6 +226,6 @@ def remove_messages(connection: Connection, limit: int) -> int:
     lines = connection.exec_driver_sql(statements.REMOVE_LINES, (*json_list(found), limit)).rowcount
     if lines == limit:
         return limit
-    _keep_floor(connection, messages, found)
+    keep_floor(connection, messages, found)
     _remove(connection, messages, found)
     return lines + len(found)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
 
-from zaqar_notify.model import ENVELOPE_VERSION, Draft, MessageKind
+from zaqar_notify.model import ENVELOPE_VERSION, Draft, MessageKind, Subscription
 from zaqar_notify.storage import ids, statements
 from zaqar_notify.storage.bodies import Bodies
 from zaqar_notify.storage.tables import KIND_CODES
@@ -25,12 +26,50 @@ class Post:
     """Readers never see the messages, and their entries come due only after so many seconds."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
 class _Target:
-    """A queue that is posted to."""
+    """A queue that is posted to, now."""
 
-    id: int
-    encrypts: bool
+    __slots__ = ("bodies", "encrypts", "id", "now")
+
+    def __init__(self, connection: Connection, key: tuple[str, str], now: float, bodies: Bodies) -> None:
+        found = connection.exec_driver_sql(statements.FIND_QUEUE_TO_POST_TO, key).first()
+        self.id: int = _make_queue(connection, *key, now) if found is None else found.id
+        self.encrypts = found is not None and bool(found.encrypts)
+        self.now = now
+        self.bodies = bodies
+
+    def message(self, number: int, draft: Draft, client_id: str | None) -> tuple[Any, ...]:
+        """The parameters for INSERT_MESSAGES."""
+        expires_at = self.now + draft.delay + draft.ttl
+        return (
+            number,
+            self.id,
+            draft.body_json,
+            json.dumps(dict(draft.attributes)) if draft.attributes else None,
+            None if draft.parent_id is None else ids.parse(draft.parent_id),
+            client_id,
+            draft.ttl,
+            self.now,
+            expires_at,
+            ENVELOPE_VERSION,
+            expires_at,
+        )
+
+    def other_message(
+        self,
+        number: int,
+        draft: Draft,
+        client_id: str | None = None,
+        *,
+        free_at: float = 0.0,
+        shown: bool = True,
+        kind: MessageKind = MessageKind.NOTIFICATION,
+    ) -> tuple[Any, ...]:
+        """The parameters for INSERT_OTHER_MESSAGES."""
+        if self.encrypts:
+            draft = dataclasses.replace(draft, body_json=self.bodies.seal(number, draft.body_json))
+        deleted_at = None if shown else self.now
+        return (*self.message(number, draft, client_id), free_at, deleted_at, KIND_CODES[kind], self.encrypts)
 
 
 def insert(connection: Connection, posts: Sequence[Post], now: float, bodies: Bodies) -> list[list[int]]:
@@ -38,24 +77,16 @@ def insert(connection: Connection, posts: Sequence[Post], now: float, bodies: Bo
     keys = {(post.project, post.queue): None for post in posts if post.drafts}
     if not keys:
         return [[] for _ in posts]
-    targets = {key: _target(connection, *key, now) for key in keys}
+    targets = {key: _Target(connection, key, now, bodies) for key in keys}
     fresh = iter(_new_ids(connection, now, sum(len(post.drafts) for post in posts)))
     made = _Made()
     given = []
     for post in posts:
-        numbers = []
-        for draft in post.drafts:
-            number = next(fresh)
-            numbers.append(number)
-            made.add(number, targets[post.project, post.queue], draft, post, now, bodies)
+        numbers = list(itertools.islice(fresh, len(post.drafts)))
+        for number, draft in zip(numbers, post.drafts, strict=True):
+            made.add(number, draft, post, targets[post.project, post.queue])
         given.append(numbers)
-    for rows, inserted in (
-        (statements.INSERT_MESSAGES, made.plain),
-        (statements.INSERT_OTHER_MESSAGES, made.others),
-        (statements.INSERT_ENTRIES, made.entries),
-    ):
-        for statement, values in rows.of(inserted):
-            connection.exec_driver_sql(statement, values)
+    made.store(connection)
     return given
 
 
@@ -67,64 +98,33 @@ class _Made:
         self.others: list[tuple[Any, ...]] = []
         self.entries: list[tuple[Any, ...]] = []
 
-    def add(self, number: int, target: _Target, draft: Draft, post: Post, now: float, bodies: Bodies) -> None:
+    def add(self, number: int, draft: Draft, post: Post, target: _Target) -> None:
+        due_at = 0.0
         if post.hold is None and not draft.delay and not target.encrypts:
-            self.plain.append(_message(number, target, draft, post.client_id, now))
-            self.entries.append((number, target.id, 0, 0))
-            return
-        held = None if post.hold is None else now + post.hold
-        free_at = now + draft.delay if draft.delay else 0.0
-        self.others.append(
-            _other_message(number, target, draft, post.client_id, now, bodies, free_at=free_at, shown=held is None)
-        )
-        self.entries.append((number, target.id, free_at if held is None else max(held, free_at), 0))
+            self.plain.append(target.message(number, draft, post.client_id))
+        else:
+            due_at = free_at = target.now + draft.delay if draft.delay else 0.0
+            if post.hold is not None:
+                due_at = max(free_at, target.now + post.hold)
+            self.others.append(target.other_message(number, draft, post.client_id, free_at=free_at, shown=post.hold is None))
+        self.entries.append((number, target.id, due_at, 0))
+
+    def store(self, connection: Connection) -> None:
+        for rows, inserted in (
+            (statements.INSERT_MESSAGES, self.plain),
+            (statements.INSERT_OTHER_MESSAGES, self.others),
+            (statements.INSERT_ENTRIES, self.entries),
+        ):
+            for statement, values in rows.of(inserted):
+                connection.exec_driver_sql(statement, values)
 
 
-def _message(number: int, target: _Target, draft: Draft, client_id: str | None, now: float) -> tuple[Any, ...]:
-    """The parameters for INSERT_MESSAGES."""
-    expires_at = now + draft.delay + draft.ttl
-    return (
-        number,
-        target.id,
-        draft.body_json,
-        json.dumps(dict(draft.attributes)) if draft.attributes else None,
-        None if draft.parent_id is None else ids.parse(draft.parent_id),
-        client_id,
-        draft.ttl,
-        now,
-        expires_at,
-        ENVELOPE_VERSION,
-        expires_at,
-    )
-
-
-def _other_message(
-    number: int,
-    target: _Target,
-    draft: Draft,
-    client_id: str | None,
-    now: float,
-    bodies: Bodies,
-    *,
-    free_at: float = 0.0,
-    shown: bool = True,
-    kind: MessageKind = MessageKind.NOTIFICATION,
-) -> tuple[Any, ...]:
-    """The parameters for INSERT_OTHER_MESSAGES."""
-    if target.encrypts:
-        draft = dataclasses.replace(draft, body_json=bodies.seal(number, draft.body_json))
-    row = _message(number, target, draft, client_id, now)
-    return (*row, free_at, None if shown else now, KIND_CODES[kind], target.encrypts)
-
-
-def insert_confirmation(
-    connection: Connection, project: str, queue: str, subscription: int, draft: Draft, now: float, bodies: Bodies
-) -> None:
+def insert_confirmation(connection: Connection, subscription: Subscription, draft: Draft, now: float, bodies: Bodies) -> None:
     """A message that readers never see, with a row for this subscription alone instead of an outbox entry."""
-    target = _target(connection, project, queue, now)
+    target = _Target(connection, (subscription.project, subscription.queue), now, bodies)
     number = _new_ids(connection, now, 1)[0]
-    message = _other_message(number, target, draft, None, now, bodies, shown=False, kind=MessageKind.CONFIRMATION)
-    row = (number, subscription, None, 0, None, 0, 0, now + draft.delay + draft.ttl)
+    message = target.other_message(number, draft, shown=False, kind=MessageKind.CONFIRMATION)
+    row = (number, ids.parse(subscription.id), None, 0, None, 0, 0, now + draft.delay + draft.ttl)
     for rows, inserted in ((statements.INSERT_OTHER_MESSAGES, message), (statements.PUT_ROWS, row)):
         for statement, values in rows.of([inserted]):
             connection.exec_driver_sql(statement, values)
@@ -133,13 +133,6 @@ def insert_confirmation(
 def ensure_queue(connection: Connection, project: str, name: str, now: float) -> None:
     if connection.exec_driver_sql(statements.FIND_QUEUE, (project, name)).first() is None:
         _make_queue(connection, project, name, now)
-
-
-def _target(connection: Connection, project: str, name: str, now: float) -> _Target:
-    found = connection.exec_driver_sql(statements.FIND_QUEUE_TO_POST_TO, (project, name)).first()
-    if found is None:
-        return _Target(_make_queue(connection, project, name, now), encrypts=False)
-    return _Target(found.id, encrypts=bool(found.encrypts))
 
 
 def _make_queue(connection: Connection, project: str, name: str, now: float) -> int:

@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Connection
+import dataclasses
+from typing import Any
+
+from sqlalchemy import Connection, CursorResult
 
 from zaqar_notify.model import Message, Stats
 from zaqar_notify.storage import catalogue, statements
 from zaqar_notify.storage.bodies import Bodies
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """A queue at a moment, and what opens its messages."""
+
+    connection: Connection
+    bodies: Bodies
+    project: str
+    queue: str
+    number: int | None
+    """None: there is no such queue."""
+    now: float
+
+    @classmethod
+    def of(cls, connection: Connection, bodies: Bodies, project: str, queue: str, now: float) -> Place:
+        return cls(connection, bodies, project, queue, catalogue.find(connection, project, queue), now)
+
+    def run(self, statement: str, **parameters: Any) -> CursorResult[Any]:
+        return self.connection.exec_driver_sql(statement, {"queue": self.number, "now": self.now, **parameters})
+
+    def messages(self, statement: str, **parameters: Any) -> list[Message]:
+        found = self.run(statement, **parameters)
+        return [self.bodies.message(self.project, self.queue, row, self.now) for row in found]
+
 
 _LISTS = {
     # (claimed, delayed): wanted
@@ -17,39 +45,20 @@ _LISTS = {
 }
 
 
-def get(connection: Connection, bodies: Bodies, project: str, queue: str, message: int, now: float) -> Message | None:
-    asked = {"queue": catalogue.find(connection, project, queue), "message": message, "now": now}
-    found = connection.exec_driver_sql(statements.GET_MESSAGE, asked).first()
-    return None if found is None else bodies.message(project, queue, found, now)
+def get(place: Place, message: int) -> Message | None:
+    return next(iter(place.messages(statements.GET_MESSAGE, message=message)), None)
 
 
-def page(
-    connection: Connection,
-    bodies: Bodies,
-    project: str,
-    queue: str,
-    *,
-    behind: int,
-    limit: int,
-    not_from: str | None,
-    claimed: bool,
-    delayed: bool,
-    now: float,
-) -> list[Message]:
-    number = catalogue.find(connection, project, queue)
-    asked = {"queue": number, "behind": behind, "limit": limit, "not_from": not_from, "now": now}
-    found = connection.exec_driver_sql(_LISTS[claimed, delayed], asked)
-    return [bodies.message(project, queue, row, now) for row in found]
+def page(place: Place, *, behind: int, limit: int, not_from: str | None, claimed: bool, delayed: bool) -> list[Message]:
+    return place.messages(_LISTS[claimed, delayed], behind=behind, limit=limit, not_from=not_from)
 
 
-def stats(connection: Connection, bodies: Bodies, project: str, queue: str, now: float) -> Stats:
-    asked = {"queue": catalogue.find(connection, project, queue), "now": now}
-    claimed, free = connection.exec_driver_sql(statements.COUNT_MESSAGES, asked).one()
-    ends = [connection.exec_driver_sql(one, asked).first() for one in (statements.OLDEST_MESSAGE, statements.NEWEST_MESSAGE)]
-    oldest, newest = (None if row is None else bodies.message(project, queue, row, now) for row in ends)
-    return Stats(claimed, free, oldest, newest)
+def stats(place: Place) -> Stats:
+    counts = place.run(statements.COUNT_MESSAGES).one()
+    oldest, newest = (place.messages(one) for one in (statements.OLDEST_MESSAGE, statements.NEWEST_MESSAGE))
+    return Stats(counts.claimed, counts.free, next(iter(oldest), None), next(iter(newest), None))
 
 
 def volume(connection: Connection, now: float) -> Stats:
-    claimed, free = connection.exec_driver_sql(statements.COUNT_ALL_MESSAGES, {"now": now}).one()
-    return Stats(claimed, free)
+    counts = connection.exec_driver_sql(statements.COUNT_ALL_MESSAGES, {"now": now}).one()
+    return Stats(counts.claimed, counts.free)

@@ -48,6 +48,7 @@ from zaqar_notify.storage import (
 from zaqar_notify.storage.base import Closing, Confirmation, Loaded, Settlement, Storage, Subscribed, Taken
 from zaqar_notify.storage.bodies import Bodies
 from zaqar_notify.storage.publishing import Post, json_list
+from zaqar_notify.storage.reading import Place
 from zaqar_notify.storage.tables import deliveries, delivery_log, subscriptions, workers
 
 T = TypeVar("T")
@@ -120,7 +121,7 @@ class SqlStorage(Storage):
         self, project: str, marker: str | None, limit: int, *, name: str = "", metadata: Mapping[str, str] | None = None
     ) -> list[Queue]:
         with self._database.read() as connection:
-            return catalogue.page(connection, project, marker, limit, name, metadata or {})
+            return catalogue.page(connection, project, marker, limit, name=name, metadata=metadata or {})
 
     def count_queues(self, project: str, *, name: str = "", metadata: Mapping[str, str] | None = None) -> int:
         with self._database.read() as connection:
@@ -134,6 +135,12 @@ class SqlStorage(Storage):
 
     def purge_subscriptions(self, project: str, queue: str, limit: int) -> int:
         return self._database.write(lambda connection: self._delete_subscriptions(connection, project, queue, limit))
+
+    def _place(self, connection: Connection, project: str, queue: str) -> Place:
+        return Place.of(connection, self._bodies, project, queue, self._clock())
+
+    def _consume(self, project: str, queue: str, work: Callable[[Place], T]) -> T:
+        return self._database.write(lambda connection: work(self._place(connection, project, queue)))
 
     # -- messages -----------------------------------------------------------------------------------------------------------
 
@@ -149,7 +156,7 @@ class SqlStorage(Storage):
         if number is None:
             return None
         with self._database.read() as connection:
-            return reading.get(connection, self._bodies, project, queue, number, self._clock())
+            return reading.get(self._place(connection, project, queue), number)
 
     def list_messages(
         self,
@@ -165,9 +172,7 @@ class SqlStorage(Storage):
         wanted: dict[str, Any] = {"not_from": not_from, "claimed": claimed, "delayed": delayed}
         behind = ids.parse_marker(marker) or 0
         with self._database.read() as connection:
-            return reading.page(
-                connection, self._bodies, project, queue, behind=behind, limit=limit, now=self._clock(), **wanted
-            )
+            return reading.page(self._place(connection, project, queue), behind=behind, limit=limit, **wanted)
 
     def delete_message(self, project: str, queue: str, message_id: str, claim_id: str | None = None) -> None:
         number = ids.parse(message_id)
@@ -185,7 +190,7 @@ class SqlStorage(Storage):
 
     def stats(self, project: str, queue: str) -> Stats:
         with self._database.read() as connection:
-            return reading.stats(connection, self._bodies, project, queue, self._clock())
+            return reading.stats(self._place(connection, project, queue))
 
     def volume(self) -> Stats:
         with self._database.read() as connection:
@@ -193,17 +198,12 @@ class SqlStorage(Storage):
 
     # -- claims -------------------------------------------------------------------------------------------------------------
 
-    def _consume(self, project: str, queue: str, work: Callable[[consuming.Place], T]) -> T:
-        return self._database.write(
-            lambda connection: work(consuming.at(connection, self._bodies, project, queue, self._clock()))
-        )
-
     def claim(self, project: str, queue: str, limit: int, ttl: int, grace: int) -> tuple[Claim, list[Message]] | None:
         return self._consume(project, queue, lambda place: consuming.claim(place, limit, ttl, grace))
 
     def get_claim(self, project: str, queue: str, claim_id: str) -> tuple[Claim, list[Message]] | None:
         with self._database.read() as connection:
-            place = consuming.at(connection, self._bodies, project, queue, self._clock())
+            place = self._place(connection, project, queue)
             claim = consuming.read_claim(place, claim_id)
             return None if claim is None else (claim, consuming.claimed_messages(place, claim_id))
 
@@ -237,10 +237,8 @@ class SqlStorage(Storage):
 
     def _ask(self, connection: Connection, subscription: Subscription, confirmation: Confirmation | None) -> None:
         if confirmation is not None:
-            number, draft = int(subscription.id, 16), confirmation(subscription)
-            publishing.insert_confirmation(
-                connection, subscription.project, subscription.queue, number, draft, self._clock(), self._bodies
-            )
+            draft = confirmation(subscription)
+            publishing.insert_confirmation(connection, subscription, draft, self._clock(), self._bodies)
 
     def _subscribe(self, connection: Connection, asked: Subscription) -> Subscribed:
         now = self._clock()

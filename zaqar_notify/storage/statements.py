@@ -122,12 +122,12 @@ LIST_NOT_CLAIMED = _list_messages(f"{_WAITING} AND (free_at <= :now OR claim_id 
 
 COUNT_MESSAGES = f"""
 SELECT
-    (SELECT count(*) FROM messages INDEXED BY ix_messages_queue WHERE {_LIVE} AND free_at > :now),
-    (SELECT count(*) FROM messages INDEXED BY ix_messages_queue WHERE {_LIVE} AND free_at <= :now)
+    (SELECT count(*) FROM messages INDEXED BY ix_messages_queue WHERE {_LIVE} AND free_at > :now) AS claimed,
+    (SELECT count(*) FROM messages INDEXED BY ix_messages_queue WHERE {_LIVE} AND free_at <= :now) AS free
 """  # noqa: S608 - only constants
 
 COUNT_ALL_MESSAGES = """
-SELECT coalesce(sum(m.free_at > :now), 0), coalesce(sum(m.free_at <= :now), 0)
+SELECT coalesce(sum(m.free_at > :now), 0) AS claimed, coalesce(sum(m.free_at <= :now), 0) AS free
 FROM queues AS q CROSS JOIN messages AS m INDEXED BY ix_messages_queue
     ON m.queue_id = q.id AND m.deleted_at IS NULL AND m.expires_at > :now
 WHERE q.deleted_at IS NULL
@@ -230,8 +230,7 @@ DELETE FROM outbox
 WHERE message_id = :message AND lease IS NULL AND takes = 0 AND EXISTS (SELECT 1 FROM messages WHERE {_HELD})
 """  # noqa: S608 - only constants
 
-# Housekeeping removes it; nobody finds it any more.
-DROP_MESSAGE = "UPDATE messages SET prune_at = 0 WHERE id = :message"
+DROP_MESSAGE = "DELETE FROM messages WHERE id = :message"
 
 # -- keys of the API -----------------------------------------------------------------------------------------------------------
 
@@ -426,6 +425,8 @@ DELETE FROM delivery_log WHERE (message_id, subscription_id, number) IN (
     CROSS JOIN delivery_log AS l ON l.message_id = asked.value LIMIT ?
 )
 """
+
+KEEP_ROW = "UPDATE deliveries SET expires_at = ? WHERE message_id = ? AND subscription_id = ?"
 
 # What has ended, so that readers and consumers need not look for it among the rest.
 END_DELAYS = """

@@ -124,7 +124,7 @@ messages = Table(
     Column("version", SmallInteger, nullable=False),
     # 0: its retention is over and it is being removed.
     Column("prune_at", Double, nullable=False),
-    # When its delay or its claim ends; 0: there is none. A plain message is stored without naming this column or those behind it.
+    # When its delay or its claim ends; 0: there is none. A plain message has the defaults of this and the next columns.
     Column("free_at", Double, nullable=False, server_default=_ZERO),
     # The last claim that has, or had, it.
     Column("claim_id", _Id),
@@ -145,7 +145,7 @@ _index(
     messages.c.expires_at,
 )
 _index("ix_messages_prune", messages.c.prune_at)
-# Only claimed and delayed messages are in these, and only one with a foreign id in the last: posting a plain one writes to none.
+# A plain message that is posted is in none of these.
 _live = messages.c.deleted_at.is_(None)
 _waits = messages.c.free_at > text("0")
 _index("ix_messages_waiting", messages.c.queue_id, messages.c.id, where=_waits & _live)
