@@ -19,6 +19,7 @@ from zaqar_notify.api.health import Health
 from zaqar_notify.api.home import Home, Versions
 from zaqar_notify.api.messages import Message, Messages
 from zaqar_notify.api.middleware import REQUEST_ID_HEADER, Callers, HeaderRules, LoopbackOnly, RequestIds, request_id
+from zaqar_notify.api.openapi import OpenApi
 from zaqar_notify.api.ping import Ping
 from zaqar_notify.api.policy import Rules
 from zaqar_notify.api.queues import Queue, QueuePurge, Queues, QueueSettings, QueueShare, QueueStats
@@ -82,6 +83,7 @@ def _routes(service: Service) -> _Routes:
     return [
         ("/", Versions()),
         ("/v2/", Home()),
+        ("/v2/openapi.json", OpenApi(service.limits)),
         ("/v2/ping", Ping(service)),
         ("/v2/health", Health(service)),
         ("/v2/queues", Queues(service)),

@@ -1,0 +1,481 @@
+"""What the bodies of requests and answers look like."""
+
+from __future__ import annotations
+
+from zaqar_notify import signing, validation
+from zaqar_notify.api.openapi.fragments import Json, integer, listed, nullable, record, schema
+from zaqar_notify.model import OutcomeKind, State
+from zaqar_notify.validation import Limits
+
+INT64 = 2**63 - 1
+ANY: Json = {"description": "Any JSON value; integers have at most 64 bits."}
+COUNT = integer(0)
+SECONDS: Json = {"type": "number"}
+INSTANT: Json = {"type": "number", "description": "Seconds since 1970-01-01, UTC."}
+TEXT: Json = {"type": "string"}
+FLAG: Json = {"type": "boolean"}
+
+MESSAGE_ID = "01995f6e2b7c0000a1"
+CLAIM_ID = "01995f6e2b7c0000b2"
+SUBSCRIPTION_ID = "01995f6e2b7c0000c3"
+
+
+def schemas(limits: Limits) -> Json:
+    return {
+        "Error": record({"title": TEXT, "description": {**TEXT, "description": "What is wrong, and what to change."}}),
+        "Links": listed(
+            record({"rel": {"const": "next"}, "href": {**TEXT, "description": "The path and query of the next page."}}), 1
+        )
+        | {"description": "The link to the next page, or none where there is no more."},
+        **_service(),
+        **_queues(limits),
+        **_messages(limits),
+        **_claims(limits),
+        **_subscriptions(limits),
+        **_deliveries(),
+    }
+
+
+# -- the service ------------------------------------------------------------------------------------------------------------
+
+
+def _service() -> Json:
+    link = record({"rel": TEXT, "href": TEXT})
+    version = record(
+        {
+            "id": TEXT,
+            "status": {"enum": ["CURRENT", "SUPPORTED", "DEPRECATED"]},
+            "updated": TEXT,
+            "media-types": listed(record({"base": TEXT, "type": TEXT})),
+            "links": listed(link),
+        }
+    )
+    tried = record(
+        {
+            "succeeded": FLAG,
+            "seconds": SECONDS,
+            "ref": {"type": ["string", "null"], "description": "The request's id, under which the log has the reason."},
+        }
+    )
+    volume = dict.fromkeys(("free", "claimed", "total"), COUNT)
+    return {
+        "Versions": record({"versions": listed(version)}),
+        "Home": {
+            "type": "object",
+            "properties": {"resources": {"type": "object", "additionalProperties": {"type": "object"}}},
+            "required": ["resources"],
+            "description": "A home document for JSON HTTP APIs (draft-nottingham-json-home-03).",
+        },
+        "Health": record(
+            {
+                "storage_reachable": FLAG,
+                "catalog_reachable": FLAG,
+                "operation_status": record({"check_storage": tried, "count_messages": tried}),
+                "message_volume": nullable(record(volume)) | {"description": "Of all projects together; null: not known now."},
+            }
+        ),
+    }
+
+
+# -- queues -----------------------------------------------------------------------------------------------------------------
+
+QUEUE_NAME: Json = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": validation.MAX_QUEUE_NAME,
+    "pattern": r"^[a-zA-Z0-9_\-.]+$",
+}
+
+
+def _queues(limits: Limits) -> Json:
+    return {
+        "QueueName": QUEUE_NAME,
+        "QueueMetadata": {
+            "type": "object",
+            "description": "Names of your own, and these. A queue shows the defaults of those that are not set.",
+            "properties": _reserved(limits),
+        },
+        "ShownMetadata": {
+            "type": "object",
+            "description": "The queue's metadata, with the reserved names at their defaults where they are not set.",
+            "properties": {name: _unbounded(described) for name, described in _reserved(limits).items()},
+            "required": sorted(_reserved(limits).keys() - {"_retry_policy"}),
+        },
+        "Queue": record(
+            {"name": schema("QueueName"), "href": TEXT, "metadata": schema("ShownMetadata")}, optional=("metadata",)
+        ),
+        "Queues": record(
+            {
+                "queues": listed(schema("Queue"), limits.max_queues_per_page),
+                "links": schema("Links"),
+                "count": {**COUNT, "description": "How many queues there are on all pages: only with with_count."},
+            },
+            optional=("count",),
+        ),
+        "MetadataPatch": _metadata_patch(),
+        "Stats": record(
+            {"messages": record({**dict.fromkeys(("claimed", "free", "total"), COUNT), **_ends()}, optional=tuple(_ends()))}
+        ),
+        "Purge": {
+            "type": "object",
+            "properties": {
+                "resource_types": {
+                    "type": "array",
+                    "items": {"enum": ["messages", "subscriptions"]},
+                    "description": "What is deleted.",
+                }
+            },
+            "required": ["resource_types"],
+        },
+        "Share": {
+            "type": "object",
+            "properties": {
+                "paths": {
+                    "type": "array",
+                    "items": {"enum": ["messages", "subscriptions", "claims"]},
+                    "default": ["messages"],
+                    "description": "What of the queue may be used.",
+                },
+                "methods": {
+                    "type": "array",
+                    "items": {"enum": ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]},
+                    "default": ["GET"],
+                    "description": "How it may be used.",
+                },
+                "expires": {
+                    "type": "string",
+                    "description": "An instant of the future in ISO 8601; without a zone it is UTC. Default: a day from now.",
+                },
+            },
+            "additionalProperties": False,
+        },
+        "SignedUrl": record(
+            {
+                "paths": listed(TEXT),
+                "methods": listed(TEXT),
+                "project": TEXT,
+                "expires": {"type": "string", "pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d$", "description": "UTC."},
+                "signature": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+            },
+            description="What to send in the headers URL-Paths, URL-Methods (each joined by commas), X-Project-ID, URL-Expires "
+            "and URL-Signature.",
+        ),
+        "RetryPolicy": _retry_policy(),
+    }
+
+
+def _reserved(limits: Limits) -> Json:
+    return {
+        "_max_messages_post_size": integer(
+            1,
+            limits.max_messages_post_size,
+            default=limits.max_messages_post_size,
+            description="Largest body, in bytes, of a request that posts messages.",
+        ),
+        "_default_message_ttl": integer(
+            limits.min_message_ttl,
+            limits.max_message_ttl,
+            default=limits.default_message_ttl,
+            description="Time to live, in seconds, of a message that names none.",
+        ),
+        "_default_message_delay": integer(
+            0,
+            limits.max_message_delay,
+            default=limits.default_message_delay,
+            description="Delay, in seconds, of a message that names none.",
+        ),
+        "_dead_letter_queue": nullable(QUEUE_NAME)
+        | {"default": None, "description": "Where a message goes that was claimed _max_claim_count times."},
+        "_dead_letter_queue_messages_ttl": nullable(
+            integer(
+                limits.min_message_ttl,
+                limits.max_message_ttl,
+                description="Time to live, in seconds, of a message there; null leaves it its own.",
+            )
+        )
+        | {"default": None},
+        "_max_claim_count": nullable(
+            integer(1, INT64, description="How often a message can be claimed before it goes to the dead-letter queue.")
+        )
+        | {"default": None},
+        "_enable_encrypt_messages": {
+            "type": "boolean",
+            "default": False,
+            "description": "Whether bodies are encrypted where they are stored. Readers and subscribers get plain text.",
+        },
+        "_retry_policy": schema("RetryPolicy"),
+    }
+
+
+def _unbounded(described: Json) -> Json:
+    """Without limits, which the operator may have changed since the value was stored."""
+    return {name: value for name, value in described.items() if name not in ("minimum", "maximum")}
+
+
+def _retry_policy() -> Json:
+    number = integer(0, INT64)
+    return {
+        "type": "object",
+        "description": "How deliveries are tried again. Where both delays are given, maximum_delay is at least 10 more than "
+        "minimum_delay.",
+        "properties": {
+            "retries_with_no_delay": {**number, "default": 3},
+            "minimum_delay_retries": {**number, "default": 3},
+            "minimum_delay": {**number, "default": 5, "description": "Seconds."},
+            "maximum_delay": {**number, "default": 30, "description": "Seconds."},
+            "maximum_delay_retries": {**number, "default": 3},
+            "retry_backoff_function": {"enum": ["linear", "arithmetic", "geometric", "exponential"], "default": "linear"},
+            "ignore_subscription_override": {
+                "type": "boolean",
+                "default": False,
+                "description": "Of a queue: its subscriptions' own policies do not count.",
+            },
+        },
+    }
+
+
+def _metadata_patch() -> Json:
+    path = {
+        "type": "string",
+        "pattern": "^/metadata/([^/~]|~[01])+$",
+        "description": "/metadata/ and the name, in which ~1 stands for / and ~0 for ~.",
+    }
+    return {
+        "type": "array",
+        "description": "The changes, which are made all or not at all. Each is of a whole value, not of a part of it.",
+        "items": {
+            "oneOf": [
+                {
+                    "type": "object",
+                    "properties": {"op": {"enum": ["add", "replace"]}, "path": path, "value": ANY},
+                    "required": ["op", "path", "value"],
+                },
+                {"type": "object", "properties": {"op": {"const": "remove"}, "path": path}, "required": ["op", "path"]},
+            ]
+        },
+    }
+
+
+def _ends() -> Json:
+    end = record(
+        {"age": COUNT, "ttl": integer(1), "created": {**TEXT, "format": "date-time"}, "href": TEXT},
+        description="Not there where the queue has no messages.",
+    )
+    return {"newest": end, "oldest": end}
+
+
+# -- messages ---------------------------------------------------------------------------------------------------------------
+
+
+def _messages(limits: Limits) -> Json:
+    message: Json = {
+        "id": TEXT,
+        "href": {**TEXT, "description": "The message's path; that of a claimed one has ?claim_id=."},
+        "ttl": {**integer(1), "description": "Seconds that it lives."},
+        "age": {**COUNT, "description": "Seconds since it was posted."},
+        "body": ANY,
+        "checksum": {
+            "type": "string",
+            "pattern": "^MD5:[0-9a-f]{32}$",
+            "description": "MD5 of the body as the JSON text that Python's json.dumps makes.",
+        },
+        "attributes": _attributes() | {"description": "Only where it has any."},
+        "sealed": {
+            "const": True,
+            "description": "The body is not known (null): the service lacks the key to decrypt it.",
+        },
+    }
+    posted: Json = {
+        "body": ANY,
+        "ttl": integer(
+            limits.min_message_ttl, limits.max_message_ttl, description="Seconds that it lives; default: the queue's."
+        ),
+        "delay": integer(
+            0,
+            limits.max_message_delay,
+            description="Seconds until it can be read, claimed and delivered; its ttl begins then. Default: the queue's.",
+        ),
+        "attributes": _attributes(),
+    }
+    return {
+        "Message": record(message, optional=("checksum", "attributes", "sealed")),
+        "Messages": record({"messages": listed(schema("Message"))}),
+        "MessagePage": record(
+            {"messages": listed(schema("Message"), limits.max_messages_per_page), "links": schema("Links")}, optional=("links",)
+        ),
+        "NewMessages": {
+            "type": "object",
+            "properties": {
+                "messages": {
+                    "type": "array",
+                    "minItems": 1,
+                    "items": {"type": "object", "properties": posted, "required": ["body"]},
+                }
+            },
+            "required": ["messages"],
+        },
+        "Posted": record(
+            {"resources": listed(TEXT) | {"description": "The path of each message, in the order of the request."}}
+        ),
+    }
+
+
+def _attributes() -> Json:
+    return {
+        "type": "object",
+        "maxProperties": validation.MAX_ATTRIBUTES,
+        "additionalProperties": {
+            "anyOf": [{"type": ["string", "boolean"]}, {"type": "number", "minimum": -(2**63), "maximum": INT64}, listed(TEXT)]
+        },
+    }
+
+
+# -- claims -----------------------------------------------------------------------------------------------------------------
+
+
+def _claims(limits: Limits) -> Json:
+    terms = {
+        "ttl": integer(
+            limits.min_claim_ttl, limits.max_claim_ttl, default=limits.default_claim_ttl, description="Seconds that it lasts."
+        ),
+        "grace": integer(
+            limits.min_claim_grace,
+            limits.max_claim_grace,
+            default=limits.default_claim_grace,
+            description="Seconds that its messages live on, at least, when it has ended.",
+        ),
+    }
+    return {
+        # null is the same as nothing: clients send it.
+        "ClaimTerms": {"type": "object", "properties": {name: nullable(term) for name, term in terms.items()}},
+        "Claim": record({"ttl": integer(1), "age": COUNT, "href": TEXT, "messages": listed(schema("Message"))}),
+    }
+
+
+# -- subscriptions ----------------------------------------------------------------------------------------------------------
+
+
+def _subscriptions(limits: Limits) -> Json:
+    disabled = record({"reason": TEXT, "at": INSTANT, "enable_by": {"enum": ["owner", "operator"]}})
+    given: Json = {
+        "subscriber": {
+            "type": "string",
+            "maxLength": validation.MAX_SUBSCRIBER,
+            "pattern": r"^[a-zA-Z][a-zA-Z0-9+.\-]*:[^\x00-\x1f\x7f-\x9f]+$",
+            "description": "The URI that is notified. A notifier of this installation has to serve its scheme.",
+        },
+        "ttl": _subscription_ttl(limits),
+        "options": schema("NewOptions"),
+    }
+    return {
+        "NewSubscription": {"type": "object", "properties": given, "required": ["subscriber"]},
+        "SubscriptionChanges": {
+            "type": "object",
+            "properties": given,
+            "anyOf": [{"required": [name]} for name in given],
+            "description": "Options are replaced as a whole, but for a secret that is left out or masked.",
+        },
+        "NewOptions": {
+            "type": "object",
+            "description": "What the notifier is told. Those of webhooks are described; others are kept and shown.",
+            "properties": {
+                "secret": {
+                    "type": "string",
+                    "pattern": f"^{signing.PREFIX}[A-Za-z0-9+/]+={{0,2}}$",
+                    "description": f"Signs the notifications: {signing.PREFIX} and the base64 of {signing.MIN_BYTES} to "
+                    f"{signing.MAX_BYTES} bytes. Without one a secret is made.",
+                },
+                "timeout": {"type": "number", "exclusiveMinimum": 0, "description": "Seconds that an attempt may take."},
+                "post_headers": {
+                    "type": "object",
+                    "additionalProperties": TEXT,
+                    "description": "Headers of the notification; not Host, Content-Length, webhook-*.",
+                },
+                "post_data": {
+                    "type": "string",
+                    "description": 'The body of the notification; "$zaqar_message$", with the quotes, stands for the message.',
+                },
+                "_retry_policy": schema("RetryPolicy"),
+            },
+        },
+        "Subscribed": record(
+            {
+                "subscription_id": TEXT,
+                "secret": {**TEXT, "description": "The secret that the service has made. It is told here, and never again."},
+            },
+            optional=("secret",),
+        ),
+        "Subscription": record(
+            {
+                "id": TEXT,
+                "source": schema("QueueName"),
+                "subscriber": TEXT,
+                "ttl": {
+                    "type": ["integer", "null"],
+                    "description": "Seconds that it lives, since its age was 0; null: for ever.",
+                },
+                "age": COUNT,
+                "options": {"type": "object", "description": f'As they were given; a secret is shown as "{validation.MASK}".'},
+                "confirmed": FLAG,
+                "disabled": disabled | {"description": "Only where it gets nothing now: why, and who may enable it again."},
+            },
+            optional=("disabled",),
+        ),
+        "Subscriptions": record(
+            {
+                "subscriptions": listed(schema("Subscription"), limits.max_subscriptions_per_page),
+                "links": schema("Links"),
+            }
+        ),
+        "Confirmation": {
+            "type": "object",
+            "properties": {"confirmed": {"type": "boolean", "description": "false ends it: nothing more is sent there."}},
+            "required": ["confirmed"],
+        },
+    }
+
+
+def _subscription_ttl(limits: Limits) -> Json:
+    default = limits.default_subscription_ttl
+    lasts = "it never ends" if default is None else f"{default}"
+    return {
+        "type": ["integer", "null"],
+        "minimum": limits.min_subscription_ttl,
+        "description": f"Seconds that it lives, at most until the year 9999; null: for ever. Default: {lasts}.",
+    }
+
+
+# -- deliveries -------------------------------------------------------------------------------------------------------------
+
+
+def _deliveries() -> Json:
+    state = {"enum": [state.value for state in State]}
+    attempt = record(
+        {
+            "number": {
+                **integer(1),
+                "description": "1, 2, 3 and so on; a first one above 1 says that earlier ones are left out.",
+            },
+            "at": INSTANT,
+            "outcome": {
+                "enum": [*(kind.value for kind in OutcomeKind), None],
+                "description": "null for an end without an attempt.",
+            },
+            "state": state,
+            "status": {"type": ["integer", "null"], "description": "That of the answer, in the transport's numbers."},
+            "duration": {"type": ["number", "null"], "description": "Seconds."},
+            "error": {"type": ["string", "null"]},
+        }
+    )
+    return {
+        "Delivery": record(
+            {
+                "message_id": TEXT,
+                "subscription_id": TEXT,
+                "state": state,
+                "next_attempt_at": nullable(INSTANT),
+                "attempts": listed(attempt) | {"description": "The last ones."},
+            }
+        ),
+        "Deliveries": record({"deliveries": listed(schema("Delivery")), "links": schema("Links")}),
+    }
