@@ -261,10 +261,10 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
                 self._on_event(connection, mask)
             elif descriptor in self._listeners:
                 self._accept(self._listeners[descriptor])
-            else:
-                # A byte, or the count of an eventfd; both are only there to end the wait.
+            elif descriptor in (self._wake, self.PIPE[0]):
                 with contextlib.suppress(BlockingIOError):
                     os.read(descriptor, 4096)
+            # Otherwise it is of a connection that has been dropped since.
         # Once more: whoever was given back after an event of its had been noted would wait for another one.
         self._take_back()
         self._expire()
