@@ -2,7 +2,9 @@ import hashlib
 import json
 
 from tests.api.case import CLIENT, OTHER_CLIENT, ApiCase, OverMemory, OverSql
+from zaqar_notify.api.messages import show
 from zaqar_notify.errors import StorageUnavailable
+from zaqar_notify.model import Message
 from zaqar_notify.storage.memory import MemoryStorage
 
 PATH = "/v2/queues/q/messages"
@@ -75,7 +77,7 @@ class MessageTests:
             {"messages": [{"body": 1}, {"body": 1, "ttl": "60"}]},
             {"messages": [{"body": 1}, {"body": 1, "ttl": True}]},
             {"messages": [{"body": 1}, {"body": 1, "ttl": None}]},
-            {"messages": [{"body": 1}, {"body": 1, "delay": 1}]},
+            *({"messages": [{"body": 1}, {"body": 1, "delay": delay}]} for delay in (-1, 901, "5", 0.0, False, None, [])),
             {"messages": [{"body": 1}, {"body": 1, "attributes": []}]},
             {"messages": [{"body": 1}, {"body": 1, "attributes": {"a": None}}]},
             {"messages": [{"body": 1}, {"body": 1, "attributes": {str(n): n for n in range(21)}}]},
@@ -90,12 +92,41 @@ class MessageTests:
     def test_unknown_keys_are_ignored(self):
         self.ok("POST", PATH, {"messages": [{"body": 1, "id": "x"}], "more": 1}, status=201)
 
-    def test_delay_is_refused_rather_than_ignored(self):
-        self.ok("POST", PATH, {"messages": [{"body": 1, "delay": 0}]}, status=201)
-        self.refused(400, "POST", PATH, {"messages": [{"body": 1, "delay": 5}]}, text="delay is not supported yet")
-        for delay in (-1, "5", 0.0, False, None):
-            with self.subTest(delay=delay):
-                self.refused(400, "POST", PATH, {"messages": [{"body": 1, "delay": delay}]}, text="messages[0].delay")
+    def listed(self, query="", **options):
+        return [entry["id"] for entry in self.ok("GET", f"{PATH}?echo=true&{query}", **options).json["messages"]]
+
+    def test_delay(self):
+        document = {"messages": [{"body": 1, "delay": 30, "ttl": 60}, {"body": 2, "delay": 0}]}
+        delayed, free = [href.rpartition("/")[2] for href in self.ok("POST", PATH, document, status=201).json["resources"]]
+        self.assertEqual(self.listed(), [free])
+        self.assertEqual(self.listed("include_delayed=true"), [delayed, free])
+        self.assertEqual(self.listed("include_delayed=false"), [free])
+        self.assertEqual([message["id"] for message in self.claim()[1]], [free])
+        self.clock.now += 30
+        self.assertEqual(self.listed(), [delayed])
+        self.clock.now += 59
+        self.ok("GET", f"{PATH}/{delayed}")
+        self.clock.now += 1
+        self.refused(404, "GET", f"{PATH}/{delayed}")
+
+    def test_default_delay(self):
+        self.ok("PUT", "/v2/queues/q", {"_default_message_delay": 20}, status=201)
+        document = {"messages": [{"body": 1}, {"body": 2, "delay": 0}]}
+        delayed, free = [href.rpartition("/")[2] for href in self.ok("POST", PATH, document, status=201).json["resources"]]
+        self.assertEqual(self.listed(), [free])
+        self.clock.now += 20
+        self.assertEqual(self.listed(), [delayed, free])
+
+    def test_default_delay_of_the_service(self):
+        client = self.make_client(default_message_delay=10)
+        self.assertEqual(self.ok("GET", "/v2/queues/q", client=client).json["_default_message_delay"], 10)
+        self.post("x", client=client)
+        self.assertEqual(self.listed(), [])
+        self.ok("PUT", "/v2/queues/q", {"_default_message_delay": 500}, status=204)
+        lowered = self.make_client(max_message_delay=5)
+        [message_id] = self.post("y", client=lowered)
+        self.clock.now += 5
+        self.assertEqual(self.listed(), [message_id])
 
     def test_size(self):
         frame = len('{"messages": [{"body": ""}]}')
@@ -166,10 +197,39 @@ class MessageTests:
             with self.subTest(query=query):
                 self.refused(400, "GET", f"{PATH}?{query}")
 
-    def test_claim_queries_do_no_harm(self):
-        self.post(1)
-        answer = self.ok("GET", PATH + "?echo=true&include_claimed=true&include_delayed=true").json
-        self.assertEqual(len(answer["messages"]), 1)
+    def test_pages_keep_what_is_included(self):
+        self.post(*range(6))
+        self.claim(query="limit=5")
+        self.ok("POST", PATH, {"messages": [{"body": 1, "delay": 30}] * 3}, status=201)
+        for query, count in (
+            ("", 1),
+            ("include_claimed=true", 6),
+            ("include_delayed=true", 4),
+            ("include_claimed=true&include_delayed=true", 9),
+        ):
+            for limit in (1, 2, 3):
+                pages = self.walk(PATH, "messages", f"echo=true&limit={limit}&{query}")
+                self.assertEqual(sum(len(page) for page in pages), count, (query, limit))
+        for query in ("include_claimed=7", "include_delayed=x"):
+            self.refused(400, "GET", f"{PATH}?{query}")
+
+    def test_href_of_a_claimed_one(self):
+        claimed, free = self.post(1, 2)
+        claim_id, _ = self.claim(query="limit=1")
+        hrefs = [entry["href"] for entry in self.ok("GET", f"{PATH}?echo=true&include_claimed=true").json["messages"]]
+        self.assertEqual(hrefs, [f"{PATH}/{claimed}?claim_id={claim_id}", f"{PATH}/{free}"])
+        self.assertEqual(self.ok("GET", f"{PATH}/{claimed}").json["href"], hrefs[0])
+        self.assertEqual([entry["href"] for entry in self.ok("GET", f"{PATH}?ids={claimed}").json["messages"]], hrefs[:1])
+        self.ok("DELETE", hrefs[0], status=204)
+        self.clock.now += 301
+        self.assertEqual(self.listed(), [free])
+
+    def test_a_sealed_message(self):
+        record = Message("0" * 16, "p", "q", b"", 60, self.clock.now, self.clock.now + 60, sealed=True)
+        self.assertEqual(
+            show(record, self.clock.now),
+            {"id": "0" * 16, "href": f"{PATH}/{'0' * 16}", "ttl": 60, "age": 0, "body": None, "sealed": True},
+        )
 
     def test_get_by_ids(self):
         first, second = self.post(1, 2)
@@ -177,7 +237,11 @@ class MessageTests:
         answer = self.ok("GET", f"{PATH}?ids={second},{unknown},{first},{second}").json
         self.assertEqual([entry["id"] for entry in answer["messages"]], [second, first])
         self.refused(404, "GET", f"{PATH}?ids={unknown},x,")
+        self.refused(404, "GET", f"{PATH}?ids=,")
         self.refused(400, "GET", f"{PATH}?ids=" + ",".join(str(number) for number in range(21)), text="at most 20")
+        self.refused(400, "GET", f"{PATH}?" + "&".join(f"ids={number}" for number in range(21)), text="at most 20")
+        answer = self.ok("GET", f"{PATH}?ids={first}&ids={second}").json
+        self.assertEqual([entry["id"] for entry in answer["messages"]], [first, second], "as python-zaqarclient asks")
 
     def test_expiry(self):
         [href] = self.ok("POST", PATH, {"messages": [{"body": 1, "ttl": 60}]}, status=201).json["resources"]
@@ -193,6 +257,94 @@ class MessageTests:
             self.assertEqual(self.ok("DELETE", f"{PATH}/{first}", status=204).content, b"")
         self.refused(404, "GET", f"{PATH}/{first}")
         self.assertEqual([entry["id"] for entry in self.ok("GET", PATH + "?echo=true").json["messages"]], [second])
+
+    def test_delete_a_claimed_one(self):
+        claimed, free, other = self.post(1, 2, 3)
+        claim_id, _ = self.claim(query="limit=1")
+        other_claim, [held] = self.claim(query="limit=1")
+        self.assertEqual(held["id"], free)
+        self.refused(403, "DELETE", f"{PATH}/{claimed}")
+        self.refused(403, "DELETE", f"{PATH}/{claimed}?claim_id={other_claim}")
+        for claim in ("x", "0" * 16, "%00", "%ff", claim_id[:-1]):
+            self.refused(400, "DELETE", f"{PATH}/{claimed}?claim_id={claim}")
+        self.refused(400, "DELETE", f"{PATH}/{other}?claim_id={claim_id}")
+        self.assertEqual(self.listed("include_claimed=true"), [claimed, free, other])
+        self.ok("DELETE", f"{PATH}/{claimed}?claim_id={claim_id}", status=204)
+        self.ok("DELETE", f"{PATH}/{other}", status=204)
+        self.assertEqual(self.listed("include_claimed=true"), [free])
+        self.clock.now += 301
+        self.refused(400, "DELETE", f"{PATH}/{free}?claim_id={other_claim}")
+        self.ok("DELETE", f"{PATH}/{free}", status=204)
+
+    def test_delete_by_ids(self):
+        ids = self.post(*range(5))
+        self.claim(query="limit=1")
+        self.assertEqual(self.ok("DELETE", f"{PATH}?ids={ids[0]},{ids[1]},{'0' * 16},x,", status=204).content, b"")
+        self.assertEqual(self.listed("include_claimed=true"), ids[2:])
+        self.ok("DELETE", f"{PATH}?ids={ids[2]}&ids={ids[3]}", status=204)
+        self.assertEqual(self.listed("include_claimed=true"), ids[4:])
+        self.ok("DELETE", f"{PATH}?ids={ids[4]}", status=204, project="other")
+        self.ok("DELETE", f"/v2/queues/r/messages?ids={ids[4]}", status=204)
+        self.assertEqual(self.listed(), ids[4:])
+
+    def test_delete_by_ids_and_claims(self):
+        ids = self.post(*range(4))
+        first, _ = self.claim(query="limit=1")
+        second, _ = self.claim(query="limit=1")
+        for claims in ("x", "0" * 16, f"{first},{second}", f"{first},x", ","):
+            self.ok("GET", f"{PATH}/{ids[0]}")
+            if claims != ",":
+                self.refused(400, "DELETE", f"{PATH}?ids={ids[0]},{ids[2]}&claim_ids={claims}")
+        self.ok("DELETE", f"{PATH}?ids={ids[0]},{ids[1]}&claim_ids={first},{second}", status=204)
+        self.assertEqual(self.listed("include_claimed=true"), ids[2:])
+
+    def test_delete_needs_the_claims_where_the_operator_wants_it(self):
+        client = self.make_client(message_delete_with_claim_id=True)
+        [message_id] = self.post("x")
+        self.refused(400, "DELETE", f"{PATH}?ids={message_id}", text="claim_ids", client=client)
+        claim_id, _ = self.claim()
+        self.ok("DELETE", f"{PATH}?ids={message_id}&claim_ids={claim_id}", status=204, client=client)
+        self.assertEqual(self.listed("include_claimed=true"), [])
+
+    def test_pop(self):
+        ids = self.post(*range(6))
+        self.claim(query="limit=1")
+        self.ok("POST", PATH, {"messages": [{"body": "later", "delay": 30}]}, status=201)
+        popped = self.ok("DELETE", f"{PATH}?pop=2").json
+        self.assertEqual([message["id"] for message in popped["messages"]], ids[1:3])
+        self.assertEqual(popped["messages"][0]["body"], 1)
+        self.assertEqual(set(popped["messages"][0]), {"id", "href", "ttl", "age", "body", "checksum"}, "as everywhere else")
+        self.assertEqual(self.ok("DELETE", f"{PATH}?pop=20", project="other").json, {"messages": []})
+        self.assertEqual(len(self.ok("DELETE", f"{PATH}?pop=20").json["messages"]), 3)
+        self.assertEqual(self.ok("DELETE", f"{PATH}?pop=1").json, {"messages": []})
+
+    def test_delete_refused(self):
+        [message_id] = self.post("x")
+        many = ",".join(str(number) for number in range(21))
+        for query in (
+            "",
+            "ids=",
+            "pop=",
+            "ids=,",
+            f"ids={message_id}&pop=1",
+            "pop=0",
+            "pop=21",
+            "pop=-1",
+            "pop=x",
+            "pop=1.0",
+            "pop=%31%00",
+            "pop=1&claim_ids=x",
+            f"ids={many}",
+            f"ids={message_id}&claim_ids={many}",
+            "claim_ids=x",
+        ):
+            with self.subTest(query=query):
+                self.refused(400, "DELETE", f"{PATH}?{query}")
+        self.ok("GET", f"{PATH}/{message_id}")
+        self.assertEqual(
+            len(self.ok("DELETE", f"{PATH}?pop=5", client=self.make_client(max_messages_per_claim_or_pop=5)).json), 1
+        )
+        self.refused(400, "DELETE", f"{PATH}?pop=6", client=self.make_client(max_messages_per_claim_or_pop=5), text="1 to 5")
 
     def test_unknown_ids(self):
         for message_id in ("0" * 16, "x", "f" * 40, "%00", "%ff", "..%5c", "-1", "1;2"):

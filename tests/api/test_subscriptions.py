@@ -1,13 +1,15 @@
 import base64
 import dataclasses
+import json
 import pathlib
 import shutil
 import tempfile
 
-from tests.api.case import HOOK, ApiCase, OverMemory, OverSql
+from tests.api.case import HOOK, SIGNER, ApiCase, OverMemory, OverSql
 from zaqar_notify import signing, validation
 from zaqar_notify.encryption import Keyring
-from zaqar_notify.model import Disabled
+from zaqar_notify.model import Disabled, MessageKind
+from zaqar_notify.storage.base import Settlement
 from zaqar_notify.validation import MASK
 
 PATH = "/v2/queues/q/subscriptions"
@@ -274,6 +276,150 @@ class SubscriptionTests:
                 self.refused(404, "PATCH", one, {"ttl": 60})
                 self.refused(404, "POST", one + "/enable")
                 self.ok("DELETE", one, status=204)
+
+    def test_confirm_without_being_asked(self):
+        one = f"{PATH}/{self.subscribe()}"
+        for confirmed in (True, True, False, True):
+            answer = self.ok("PUT", f"{one}/confirm", {"confirmed": confirmed}, status=204)
+            self.assertEqual((answer.content, answer.headers["location"]), (b"", f"{one}/confirm"))
+            self.assertIs(self.ok("GET", one).json["confirmed"], confirmed)
+        self.assertEqual(self.deliveries(one), [], "nobody is told where no confirmation is required")
+        self.refused(409, "POST", PATH, {"subscriber": "http://endpoint.example/0"})
+
+    def deliveries(self, one):
+        return self.ok("GET", f"{one}/deliveries").json["deliveries"]
+
+    def test_confirm_refused(self):
+        one = f"{PATH}/{self.subscribe()}"
+        for document in ([], {}, "x", True, None, *({"confirmed": value} for value in (None, 1, 0, "true", [], {}))):
+            with self.subTest(document=document):
+                self.refused(400, "PUT", f"{one}/confirm", body=json.dumps(document))
+        self.refused(400, "PUT", f"{one}/confirm")
+        self.assertIs(self.ok("GET", one).json["confirmed"], False)
+
+    def test_confirm_unknown(self):
+        one = f"{PATH}/{self.subscribe()}"
+        for unknown in ("0" * 16, "x", "f" * 40, "%00", "%ff"):
+            self.refused(404, "PUT", f"{PATH}/{unknown}/confirm", {"confirmed": True})
+        self.refused(404, "PUT", f"{one}/confirm", {"confirmed": True}, project="other")
+        self.refused(404, "PUT", f"{one.replace('/q/', '/r/')}/confirm", {"confirmed": True})
+        self.assertIs(self.ok("GET", one).json["confirmed"], False)
+
+
+class ConfirmationTests:
+    """Where a subscriber has to confirm."""
+
+    require_confirmation = True
+    public_url = "https://notify.example.org/api/"
+    SIGNED = ("URL-Signature", "URL-Methods", "URL-Paths", "URL-Expires", "X-Project-ID")
+
+    def requested(self):
+        """What the subscribers are sent, for one worker that takes all of it."""
+        worker = self.storage.join()
+        taken = self.storage.take(worker, 30.0, entries=100, rows=100)
+        rows = [(row.message_id, row.subscription_id) for row in taken.rows]
+        loaded = self.storage.load([message for message, _ in rows], [])
+        self.storage.settle([Settlement(*row, taken.token, True) for row in rows])
+        return [(of, loaded.messages[message]) for message, of in rows]
+
+    def answer(self, request, body, **changed):
+        headers = {name: request[name] for name in self.SIGNED} | changed
+        return self.call("PUT", request["URL-Paths"], request[body], headers=headers, client_id=None, project=None)
+
+    def test_the_request_to_confirm(self):
+        subscription_id = self.subscribe()
+        self.assertEqual(len(self.wakes), 1)
+        [(of, message)] = self.requested()
+        self.assertEqual((of, message.kind, message.ttl, message.queue), (subscription_id, MessageKind.CONFIRMATION, 3600, "q"))
+        request = message.body
+        path = f"{PATH}/{subscription_id}/confirm"
+        signed = SIGNER.sign([path], ["PUT"], "p", self.clock.now + 3600)
+        self.assertIn(" q", request.pop("Message"))
+        self.assertEqual(
+            request,
+            {
+                "Message_Type": "SubscriptionConfirmation",
+                "queue_name": "q",
+                "URL-Signature": signed.signature,
+                "URL-Methods": "PUT",
+                "URL-Paths": path,
+                "URL-Expires": "2023-11-14T23:13:20",
+                "X-Project-ID": "p",
+                "SubscribeBody": {"confirmed": True},
+                "UnsubscribeBody": {"confirmed": False},
+                "WSGISubscribeURL": f"https://notify.example.org/api{path}",
+            },
+        )
+        self.assertEqual(message.body_json, json.dumps(message.body, separators=(",", ":")).encode(), "compact")
+        self.assertEqual(self.ok("GET", "/v2/queues/q/messages?echo=true&include_delayed=true").json["messages"], [])
+
+    def test_without_a_public_url_there_is_no_link(self):
+        self.public_url = None
+        self.client = self.make_client()
+        self.subscribe()
+        [(_, message)] = self.requested()
+        self.assertNotIn("WSGISubscribeURL", message.body)
+
+    def test_confirmed_and_left(self):
+        one = f"{PATH}/{self.subscribe()}"
+        [(_, asked)] = self.requested()
+        self.assertEqual(self.answer(asked.body, "SubscribeBody").status_code, 204)
+        self.assertIs(self.ok("GET", one).json["confirmed"], True)
+        self.assertEqual((self.requested(), len(self.wakes)), ([], 1))
+        self.assertEqual(self.answer(asked.body, "UnsubscribeBody").status_code, 204)
+        self.assertIs(self.ok("GET", one).json["confirmed"], False)
+        self.assertEqual(len(self.wakes), 2)
+        [(_, left)] = self.requested()
+        self.assertEqual((left.kind, left.body["Message_Type"]), (MessageKind.CONFIRMATION, "UnsubscribeConfirmation"))
+        self.assertNotEqual(left.body["Message"], asked.body["Message"])
+        self.assertEqual(self.answer(left.body, "SubscribeBody").status_code, 204)
+        self.assertIs(self.ok("GET", one).json["confirmed"], True)
+
+    def test_subscribing_again_asks_again(self):
+        first = self.subscribe()
+        self.clock.now += 5
+        self.assertEqual(self.subscribe(), first)
+        self.assertEqual([of for of, _ in self.requested()], [first, first])
+        self.ok("PUT", f"{PATH}/{first}/confirm", {"confirmed": True}, status=204)
+        self.refused(409, "POST", PATH, {"subscriber": "http://endpoint.example/0"})
+        self.assertEqual(self.requested(), [])
+
+    def test_what_is_refused_asks_nobody(self):
+        self.refused(400, "POST", PATH, {"subscriber": "nobody:x"})
+        self.assertEqual((self.wakes, self.requested()), ([], []))
+
+    def test_answers_that_do_not_count(self):
+        one, other = f"{PATH}/{self.subscribe(1)}", f"{PATH}/{self.subscribe(2)}"
+        first, second = (message.body for _, message in self.requested())
+        forged = [
+            (first, {"URL-Signature": second["URL-Signature"]}),
+            (first, {"URL-Signature": "0" * 64}),
+            (first, {"X-Project-ID": "other"}),
+            (first, {"URL-Expires": "2033-01-01T00:00:00"}),
+            (first, {"URL-Methods": "PUT,GET"}),
+            (first, {"URL-Paths": f"{PATH}"}),
+            ({**first, "URL-Paths": second["URL-Paths"]}, {}),
+        ]
+        for request, changed in forged:
+            with self.subTest(changed=changed):
+                self.assertIn(self.answer(request, "SubscribeBody", **changed).status_code, (400, 401, 403, 404))
+        self.clock.now += 3600
+        self.assertIn(self.answer(first, "SubscribeBody").status_code, (401, 403, 404))
+        for path in (one, other):
+            self.assertIs(self.ok("GET", path).json["confirmed"], False)
+
+    def test_a_project_that_cannot_be_signed(self):
+        self.refused(400, "POST", PATH, HOOK, project="a\\b", text="backslash")
+        self.assertEqual(self.ok("GET", PATH, project="a\\b").json["subscriptions"], [])
+        self.assertEqual(self.wakes, [])
+
+
+class ConfirmationMemoryTest(OverMemory, ConfirmationTests, ApiCase):
+    pass
+
+
+class ConfirmationSqlTest(OverSql, ConfirmationTests, ApiCase):
+    pass
 
 
 class LostKeyTest(OverSql, ApiCase):
