@@ -14,9 +14,9 @@ import falcon
 from zaqar_notify.api.claims import Claim, Claims
 from zaqar_notify.api.confirmation import Confirmations
 from zaqar_notify.api.deliveries import MessageDeliveries, SubscriptionDeliveries
-from zaqar_notify.api.identity import Anyone, Identity, SignedRequests
 from zaqar_notify.api.health import Health
 from zaqar_notify.api.home import Home, Versions
+from zaqar_notify.api.identity import Anyone, Identity, SignedRequests
 from zaqar_notify.api.messages import Message, Messages
 from zaqar_notify.api.middleware import REQUEST_ID_HEADER, Callers, HeaderRules, LoopbackOnly, RequestIds, request_id
 from zaqar_notify.api.openapi import OpenApi
@@ -54,10 +54,11 @@ def create_app(
     signer = signer or UrlSigner(secrets.token_hex(32))
     confirmations = confirmations or Confirmations(False, 259200, None, signer, clock)
     service = Service(storage, limits, check, wake, signer, confirmations, clock)
+    identity = identity or Anyone()
     app: App = falcon.App(middleware=_middleware(service, identity, rules, loopback_only))
     # As Zaqar does: "?limit=" is the same as no limit.
     app.req_options.keep_blank_qs_values = False
-    for template, resource in _routes(service):
+    for template, resource in _routes(service, identity):
         app.add_route(template, resource)
     app.add_error_handler(Exception, _answer_unexpected)
     app.add_error_handler(falcon.HTTPError, _answer_http_error)
@@ -65,11 +66,11 @@ def create_app(
     return app
 
 
-def _middleware(service: Service, identity: Identity | None, rules: Rules | None, loopback_only: bool) -> list[Any]:
+def _middleware(service: Service, identity: Identity, rules: Rules | None, loopback_only: bool) -> list[Any]:
     return [
         RequestIds(),
         *([LoopbackOnly()] if loopback_only else []),
-        Callers(identity or Anyone(), SignedRequests(service.signer, clock=service.clock), rules or Rules.defaults()),
+        Callers(identity, SignedRequests(service.signer, clock=service.clock), rules or Rules.defaults()),
         HeaderRules(strict_client_id=service.limits.client_id_uuid_safe == "strict"),
     ]
 
@@ -78,12 +79,12 @@ _Routes = list[tuple[str, object]]
 _QUEUE = "/v2/queues/{queue}"
 
 
-def _routes(service: Service) -> _Routes:
+def _routes(service: Service, identity: Identity) -> _Routes:
     settings = QueueSettings(service.storage)
     return [
         ("/", Versions()),
         ("/v2/", Home()),
-        ("/v2/openapi.json", OpenApi(service.limits)),
+        ("/v2/openapi.json", OpenApi(service.limits, identity)),
         ("/v2/ping", Ping(service)),
         ("/v2/health", Health(service)),
         ("/v2/queues", Queues(service)),

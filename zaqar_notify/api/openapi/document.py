@@ -61,7 +61,7 @@ def document(limits: Limits, strategy: str | None = None) -> Json:
         "components": {
             "schemas": schemas.schemas(limits),
             "parameters": _parameters(limits, strategies),
-            "headers": _headers(strategies),
+            "headers": _headers(),
             "responses": _errors(),
             "securitySchemes": _security_schemes(schemes),
         },
@@ -126,13 +126,13 @@ def _parameters(limits: Limits, strategies: list[str]) -> Json:
 _ID: Json = {"type": "string", "minLength": 1}
 
 
-def _headers(strategies: list[str]) -> Json:
+def _headers() -> Json:
     return {
         "RequestId": _header("The request's id, which the service's log has, too.", pattern="^req-[0-9a-f-]{36}$"),
         "Location": _header("The path of what was made or changed.", pattern="^/v2/queues/"),
         "AcceptPatch": _header("The type of the body that is accepted.", const=operations.PATCH_TYPE),
         "RetryAfter": _header("Seconds to wait before the next try.", pattern="^[0-9]+$"),
-        "Challenge": _header("How to authenticate.") | {"required": strategies == ["apikey"]},
+        "Challenge": _header("How to authenticate."),
     }
 
 
