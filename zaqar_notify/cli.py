@@ -104,6 +104,58 @@ example:
                           --config-file /etc/zaqar-notify/secrets.conf
 """
 
+KEY = """\
+Makes, lists and revokes API keys, which callers need where [auth] strategy is
+apikey. Works on the configured database while the service runs.
+
+A key belongs to one project and has roles:
+  read       look at queues, messages, claims, subscriptions and deliveries
+  publish    make queues and post messages; with read: claim, pop and delete
+             messages too
+  subscribe  make, change and delete subscriptions
+  admin      all of these, delete and purge queues, make pre-signed URLs, and
+             see the health of the service"""
+
+KEY_CREATE = f"""\
+{KEY}
+
+The key is printed once, and stored only as a hash: keep it."""
+
+KEY_LIST = """\
+Lists the keys, oldest first, with those that were revoked. The keys themselves
+cannot be shown again."""
+
+KEY_REVOKE = """\
+Revokes a key. The API's processes take notice within [auth] key_cache seconds
+(5). ID is what stands between zn_ and the next underscore in the key."""
+
+KEY_CREATE_EXAMPLES = """\
+examples:
+  zaqar-notify key create --project shop --roles read,publish --name backend
+  KEY=$(zaqar-notify key create --project shop --roles admin)
+  curl -H "Authorization: Bearer $KEY" -H "Client-ID: $(uuidgen)" \\
+       http://127.0.0.1:8888/v2/queues
+"""
+
+KEY_LIST_EXAMPLES = """\
+examples:
+  zaqar-notify key list
+  zaqar-notify key list --project shop --json
+"""
+
+KEY_REVOKE_EXAMPLES = """\
+example:
+  zaqar-notify key revoke 5f0c9d1e2a3b4c5d
+"""
+
+KEY_EXAMPLES = (
+    KEY_CREATE_EXAMPLES
+    + """\
+  zaqar-notify key list
+  zaqar-notify key revoke 5f0c9d1e2a3b4c5d
+"""
+)
+
 LISTEN = """\
 A small receiver for webhooks. Makes a secret, prints the curl line that
 subscribes it with that secret, and then prints each notification and whether
@@ -160,6 +212,7 @@ def build_parser() -> argparse.ArgumentParser:
     upgrade = _add(actions, "upgrade", "bring the database to this version's schema", (DB, DB_EXAMPLES), [configured])
     upgrade.set_defaults(run=run_upgrade)
 
+    _add_key(commands, configured)
     _add_listen(commands)
     return parser
 
@@ -194,6 +247,24 @@ def _listening_options() -> argparse.ArgumentParser:
     options.add_argument("--host", metavar="H", help="address to listen on ([api] host; default: 127.0.0.1)")
     options.add_argument("--port", metavar="P", type=port, help="port to listen on ([api] port; default: 8888)")
     return options
+
+
+def _add_key(commands: _Commands, configured: argparse.ArgumentParser) -> None:
+    key = _add(commands, "key", "make, list and revoke API keys", (KEY, KEY_EXAMPLES))
+    actions = key.add_subparsers(title="actions", metavar="ACTION", required=True)
+    create = _add(actions, "create", "make a key and print it", (KEY_CREATE, KEY_CREATE_EXAMPLES), [configured])
+    create.add_argument("--project", metavar="P", required=True, help="the project whose things the key opens")
+    create.add_argument("--roles", metavar="R,...", required=True, help="of read, publish, subscribe and admin")
+    create.add_argument("--name", metavar="TEXT", default="", help="what it is for, shown in the list")
+    create.add_argument("--json", action="store_true", help="print what else is known about it, too")
+    create.set_defaults(run=run_key_create)
+    listing = _add(actions, "list", "list the keys", (KEY_LIST, KEY_LIST_EXAMPLES), [configured])
+    listing.add_argument("--project", metavar="P", help="those of one project only")
+    listing.add_argument("--json", action="store_true", help="machine-readable output")
+    listing.set_defaults(run=run_key_list)
+    revoke = _add(actions, "revoke", "revoke a key", (KEY_REVOKE, KEY_REVOKE_EXAMPLES), [configured])
+    revoke.add_argument("id", metavar="ID", help="the key's id")
+    revoke.set_defaults(run=run_key_revoke)
 
 
 def _add_listen(commands: _Commands) -> None:
@@ -255,6 +326,24 @@ def run_upgrade(arguments: argparse.Namespace) -> int:
     from zaqar_notify.commands import database
 
     return database.upgrade(arguments)
+
+
+def run_key_create(arguments: argparse.Namespace) -> int:
+    from zaqar_notify.commands import key
+
+    return key.create(arguments)
+
+
+def run_key_list(arguments: argparse.Namespace) -> int:
+    from zaqar_notify.commands import key
+
+    return key.list_keys(arguments)
+
+
+def run_key_revoke(arguments: argparse.Namespace) -> int:
+    from zaqar_notify.commands import key
+
+    return key.revoke(arguments)
 
 
 def run_listen(arguments: argparse.Namespace) -> int:

@@ -31,6 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     bootstrap.require_keys(conf)
     bootstrap.set_up_logging(conf)
     limits = limits_of(conf)
+    bootstrap.check_access(conf)
     check_storage(conf)
     allow_descriptors()
     # Kept open for as long as this process lives; its own children bind the port beside it.

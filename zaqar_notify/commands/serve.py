@@ -33,6 +33,14 @@ AFTER_KILL = 10.0
 """Seconds that the processes of a killed predecessor may take to give the port free."""
 START_TIMEOUT = 60.0
 """Seconds in which API and worker have to be ready."""
+ACCESS = {
+    "none": [],
+    "apikey": ["Callers need an API key, in the header Authorization: Bearer; 'zaqar-notify key create' makes one."],
+    "keystone": ["Callers need a Keystone token, in the header X-Auth-Token."],
+}
+"""What `introduction` says about each [auth] strategy."""
+ANSWERS = (HTTPStatus.NO_CONTENT, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+"""To a ping: the API is ready."""
 TICK = 0.2
 """Seconds between two looks at the processes."""
 
@@ -64,7 +72,7 @@ def look_after(conf: cfg.ConfigOpts, port: socket.socket, directory: str, files:
     with children.running(max(conf.api.graceful_timeout, conf.worker.stop_timeout) + 5.0):
         wait_until_ready(port, children, signals)
         if not signals.stopping:
-            print(introduction(url, directory, development), flush=True)
+            print(introduction(url, directory, development, ACCESS[conf.auth.strategy]), flush=True)
         while not signals.wait(TICK):
             children.revive()
         print("Stopping ...", flush=True)
@@ -199,21 +207,23 @@ def wait_until_ready(port: socket.socket, children: Children, signals: StopSigna
 
 
 def answers(host: str, port: int) -> bool:
+    """Also when it asks who we are: nobody."""
     connection = http.client.HTTPConnection(host, port, timeout=5)
     try:
         connection.request("GET", "/v2/ping", headers={"Client-ID": str(uuid.uuid4()), "X-Project-ID": "ping"})
-        return connection.getresponse().status == HTTPStatus.NO_CONTENT
+        return connection.getresponse().status in ANSWERS
     except (OSError, http.client.HTTPException):
         return False
     finally:
         connection.close()
 
 
-def introduction(url: str, directory: str, development: bool) -> str:
+def introduction(url: str, directory: str, development: bool, access: Sequence[str] = ()) -> str:
     lines = [
         "",
         f"zaqar-notify {__version__} is ready on {url}, with its data in {directory}. Ctrl-C stops it.",
         *([f"This is the development form: no authentication, and webhooks to {LOOPBACK} are allowed."] if development else []),
+        *access,
         "",
         "In a second terminal, start a receiver, and paste the line that it prints into a third one:",
         "",

@@ -26,12 +26,12 @@ def notifiers(arguments: argparse.Namespace) -> int:
         rows = [dict(zip(("scheme", "class", "package", "version"), row, strict=True)) for row in loaded.describe()]
     finally:
         loaded.close()
-    _print(rows, ("scheme", "class", "package", "version"), arguments.json)
+    print_rows(rows, ("scheme", "class", "package", "version"), arguments.json)
     return 0
 
 
 def config(arguments: argparse.Namespace) -> int:
-    _print(list(effective(configure(arguments))), ("group", "name", "value", "source"), arguments.json)
+    print_rows(list(effective(configure(arguments))), ("group", "name", "value", "source"), arguments.json)
     return 0
 
 
@@ -72,7 +72,7 @@ def mask_url(text: str) -> str:
     return _CREDENTIALS.sub(lambda found: MASK + ("@" if found[0].endswith("@") else ""), text)
 
 
-def _print(rows: Sequence[Mapping[str, object]], columns: Sequence[str], as_json: bool) -> None:
+def print_rows(rows: Sequence[Mapping[str, object]], columns: Sequence[str], as_json: bool) -> None:
     if as_json:
         print(json.dumps(rows, indent=2))
         return
