@@ -33,6 +33,7 @@ _PAGE = "marker,limit"
 # The relations have Zaqar's names where Zaqar has them: clients look them up.
 _RESOURCES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "rel/home": ("/v2/", ("GET",)),
+    "rel/openapi": ("/v2/openapi.json", ("GET",)),
     "rel/ping": ("/v2/ping", ("GET", "HEAD")),
     "rel/health": ("/v2/health", ("GET",)),
     "rel/queues": (f"/v2/queues{{?{_PAGE},detailed,name,with_count}}", ("GET",)),
