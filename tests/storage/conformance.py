@@ -171,7 +171,7 @@ class MessageConformance(StorageCase):
         self.assertEqual(11, len(self.storage.list_messages("p", "q", None, 100)))
         self.assertEqual([], self.storage.list_messages("p", "q", without[0], 100))
 
-    def test_a_malformed_marker_is_refused_and_a_malformed_id_unknown(self) -> None:
+    def test_malformed_markers_and_ids_of_messages(self) -> None:
         self.publish()
         for bad in MALFORMED[1:]:
             self.assertRaises(InvalidRequest, self.storage.list_messages, "p", "q", bad, 10)
@@ -180,7 +180,7 @@ class MessageConformance(StorageCase):
             self.assertIsNone(self.storage.message_deliveries("p", "q", bad, None, 10))
             self.storage.delete_message("p", "q", bad)
 
-    def test_another_project_or_queue_cannot_touch_it(self) -> None:
+    def test_another_project_or_queue_cannot_touch_a_message(self) -> None:
         message_id = self.publish()[0]
         self.publish(queue="r")
         self.publish(project="o")
@@ -333,7 +333,7 @@ class SubscriptionConformance(StorageCase):
             self.assertEqual(expected, found, f"pruned: {pruned}")
             self.prune_all()
 
-    def test_a_malformed_marker_is_refused_and_a_malformed_id_unknown(self) -> None:
+    def test_malformed_markers_and_ids_of_subscriptions(self) -> None:
         self.subscribe()
         for bad in MALFORMED[1:]:
             self.assertRaises(InvalidRequest, self.storage.list_subscriptions, "p", "q", bad, 10)
@@ -343,7 +343,7 @@ class SubscriptionConformance(StorageCase):
             self.assertIsNone(self.storage.subscription_deliveries("p", "q", bad, None, 10))
             self.storage.delete_subscription("p", "q", bad)
 
-    def test_another_project_or_queue_cannot_touch_it(self) -> None:
+    def test_another_project_or_queue_cannot_touch_a_subscription(self) -> None:
         mine = self.subscribe()
         for project, queue in (("o", "q"), ("p", "r")):
             self.assertIsNone(self.storage.get_subscription(project, queue, mine.id))
@@ -1228,4 +1228,7 @@ class StorageConformance(
     QueuesConformance,
     HiddenConformance,
 ):
-    pass
+    def test_no_test_hides_another(self) -> None:
+        parts = [one for one in StorageConformance.__mro__ if issubclass(one, StorageCase)]
+        names = [name for one in parts for name in vars(one) if name.startswith("test_")]
+        self.assertEqual(sorted(set(names)), sorted(names))

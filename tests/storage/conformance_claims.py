@@ -323,7 +323,7 @@ class ClaimConformance(StorageCase):
             self.storage.release_claim("p", "q", bad)
         self.assertEqual((1, 0), self.counted())
 
-    def test_another_project_or_queue_cannot_touch_it(self) -> None:
+    def test_another_project_or_queue_cannot_touch_a_claim(self) -> None:
         given = self.publish()
         self.publish(queue="r")
         self.publish(project="o")
@@ -531,6 +531,9 @@ class DeadLetterConformance(StorageCase):
             {"_max_claim_count": None, "_dead_letter_queue": "dead"},
             {"_max_claim_count": 1, "_dead_letter_queue": None},
             {"_max_claim_count": "1", "_dead_letter_queue": "dead"},
+            {"_max_claim_count": 0, "_dead_letter_queue": "dead"},
+            {"_max_claim_count": -1, "_dead_letter_queue": "dead"},
+            {"_max_claim_count": 1, "_dead_letter_queue": ""},
             {"_max_claim_count": 1, "_dead_letter_queue": ["dead"]},
             {"_max_claim_count": True, "_dead_letter_queue": {}},
         ):
@@ -541,14 +544,14 @@ class DeadLetterConformance(StorageCase):
         self.assertEqual([], self.letters())
 
     def test_a_nonsensical_time_to_live_is_not_heeded(self) -> None:
-        for ttl in (None, "x", -1, 0, True, [], {}):
+        for number, ttl in enumerate((None, "x", -1, 0, True, [], {}), 1):
             self.storage.put_queue(
                 "p", "q", {"_max_claim_count": 1, "_dead_letter_queue": "dead", "_dead_letter_queue_messages_ttl": ttl}
             )
             self.publish(ttl=200)
             self.claim_and_release(1)
             self.assertIsNone(self.storage.claim("p", "q", 5, 60, 60))
-            self.assertEqual(200, self.letters()[-1].ttl, ttl)
+            self.assertEqual([200] * number, [letter.ttl for letter in self.letters()], ttl)
 
     def test_a_queue_that_is_its_own(self) -> None:
         self.storage.put_queue("p", "q", {"_max_claim_count": 1, "_dead_letter_queue": "q"})

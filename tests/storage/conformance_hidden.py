@@ -42,7 +42,7 @@ class HoldConformance(HiddenCase):
         drafts = [Draft(b'{"n": %d}' % number, ttl, {"k": number}) for number in range(count)]
         return self.storage.hold("p", queue, drafts, "me", seconds)
 
-    def test_the_envelope_comes_back(self) -> None:
+    def test_the_envelope_of_a_held_message_comes_back(self) -> None:
         first, second = self.hold(2)
         messages = self.storage.load([first, second], []).messages
         self.assertEqual([{"n": 0}, {"n": 1}], [messages[one].body for one in (first, second)])
@@ -242,7 +242,16 @@ class HoldConformance(HiddenCase):
         self.storage.drop("p", "q", held)
         self.assertEqual(State.DELIVERED, self.state(held[0], mine.id))
 
-    def test_another_project_or_queue_cannot_touch_it(self) -> None:
+    def test_dropping_what_a_worker_left_behind_does_nothing(self) -> None:
+        held = self.hold()
+        self.clock.now += HOLD
+        worker = self.storage.join()
+        self.take(worker)
+        self.storage.leave(worker)
+        self.storage.drop("p", "q", held)
+        self.assertEqual(held, [entry.message_id for entry in self.take(self.storage.join()).entries])
+
+    def test_another_project_or_queue_cannot_touch_a_held_message(self) -> None:
         held = self.hold()
         self.publish(queue="r")
         self.storage.publish("o", "q", [Draft(b"1", 300)])
@@ -257,6 +266,7 @@ class HoldConformance(HiddenCase):
         delayed = self.publish(delay=60)
         self.storage.release("p", "q", delayed, ["theirs"])
         self.assertEqual([], list(self.take(self.storage.join()).entries))
+        self.assertIsNone(self.storage.get_message("p", "q", delayed[0]).foreign_id)
         self.assertEqual(delayed, self.listed(delayed=True))
 
     def test_deleting_the_queue_cancels_it(self) -> None:

@@ -280,7 +280,7 @@ class KeyConformance(StorageCase):
         values = {"roles": ("read", "publish"), "name": "", "secret_hash": b"\0\xff" * 16, **fields}
         return ApiKey(key_id, project, created_at=self.clock.now, **values)
 
-    def test_it_comes_back(self) -> None:
+    def test_a_key_comes_back(self) -> None:
         key = self.key("k1", roles=("admin",), name="the billing's é")
         self.storage.add_key(key)
         self.assertEqual(key, self.storage.get_key("k1"))
