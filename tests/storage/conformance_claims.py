@@ -28,6 +28,11 @@ class DelayConformance(StorageCase):
         self.assertEqual((0, 1), self.counted())
         self.assertEqual([delayed], self.claim()[1])
 
+    def test_who_knows_its_id_can_read_it(self) -> None:
+        delayed = self.publish(delay=30)[0]
+        message = self.storage.get_message("p", "q", delayed)
+        self.assertEqual((delayed, None, {"n": 0}), (message.id, message.claim_id, message.body))
+
     def test_it_can_be_popped_when_its_delay_has_ended(self) -> None:
         delayed = self.publish(delay=30)
         self.clock.now += 30

@@ -95,6 +95,14 @@ class HoldConformance(HiddenCase):
         self.storage.release("p", "q", [second])
         self.assertEqual([second], [entry.message_id for entry in self.take(worker).entries])
 
+    def test_a_delay_is_kept(self) -> None:
+        released, waiting = self.storage.hold("p", "q", [Draft(b"1", 300, delay=60)] * 2, None, HOLD)
+        self.storage.release("p", "q", [released])
+        worker = self.storage.join()
+        for now, expected in ((NOW + 59.9, []), (NOW + 60, [released, waiting])):
+            self.clock.now = now
+            self.assertEqual(expected, [entry.message_id for entry in self.take(worker).entries])
+
     def test_foreign_ids_are_what_everyone_sees(self) -> None:
         mine = self.subscribe()
         foreign = ["Th/eir 1", "é" * 100, "ffffffffffffffff"]
@@ -405,6 +413,14 @@ class ConfirmationConformance(HiddenCase):
         message = self.storage.load([row.message_id], []).messages[row.message_id]
         self.assertEqual((MessageKind.CONFIRMATION, {"confirm": mine.id}), (message.kind, message.body))
         self.assert_hidden(row.message_id)
+
+    def test_its_queue_may_have_been_deleted(self) -> None:
+        mine = self.subscribe()
+        self.storage.delete_queue("p", "q")
+        self.assertTrue(self.storage.confirm("p", "q", mine.id, True).confirmed)
+        self.assertFalse(self.storage.confirm("p", "q", mine.id, False, self.ask).confirmed)
+        row = self.take(self.storage.join()).rows[0]
+        self.assertIn(row.message_id, self.storage.load([row.message_id], []).messages)
 
     def test_what_cannot_be_confirmed(self) -> None:
         mine = self.subscribe()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.storage.contract import NOW, RETENTION, StorageCase
+from zaqar_notify.errors import Conflict
 from zaqar_notify.model import ApiKey, State
 from zaqar_notify.storage.base import Closing, Settlement
 
@@ -292,6 +293,12 @@ class KeyConformance(StorageCase):
             self.assertIsNone(self.storage.get_key(unknown))
             self.assertFalse(self.storage.revoke_key(unknown))
         self.assertEqual([], self.storage.list_keys("none"))
+
+    def test_an_id_is_given_once(self) -> None:
+        first = self.key("k1")
+        self.storage.add_key(first)
+        self.assertRaises(Conflict, self.storage.add_key, self.key("k1", "o"))
+        self.assertEqual([first], self.storage.list_keys())
 
     def test_listing_oldest_first(self) -> None:
         keys = [self.key(key_id, project) for key_id, project in (("z", "p"), ("a", "o"), ("m", "p"))]
