@@ -124,7 +124,7 @@ class Service:
 
     def answers(self) -> bool:
         try:
-            return self.request("GET", "/v2/ping")[0] == 204
+            return self.request("GET", "/v2/ping")[0] in (204, 401)  # 401: it wants to know who asks
         except OSError:
             return False
 
