@@ -27,8 +27,10 @@ class Bodies:
         return self._keyring.seal(body, _context(ids.show(number)))
 
     def message(self, project: str, queue: str, row: Sequence[Any], now: float) -> Message:
-        number, body, ttl, created_at, expires_at, attributes, parent_id, client_id, version, *others = row
-        kind, foreign_id, encrypted, free_at, claim_id = others
+        (
+            number, body, ttl, created_at, expires_at, attributes, parent_id, client_id, version,
+            kind, foreign_id, encrypted, free_at, claim_id,
+        ) = row  # fmt: skip
         shown = ids.show(number)
         # An encrypted one that retention has emptied is empty, not sealed.
         plain = self._open(project, queue, shown, body) if encrypted and body else body

@@ -102,7 +102,7 @@ def keep_floor(connection: Connection, table: Table, gone: Sequence[int]) -> Non
 # -- claims and delays ---------------------------------------------------------------------------------------------------------
 
 _MESSAGES_OF_A_CLAIM = 20
-"""As many as a claim has by default, at most: some have fewer."""
+"""As many as a claim has at most, unless the operator allows more."""
 
 
 def _delay_is_over(now: float) -> tuple[ColumnElement[bool], ...]:
@@ -115,11 +115,14 @@ def end_claims(connection: Connection, now: float, limit: int) -> int:
     run = connection.exec_driver_sql
     query = select(claims.c.id).where(claims.c.expires_at <= now).order_by(claims.c.expires_at)
     ended = connection.execute(query.limit(max(1, limit // _MESSAGES_OF_A_CLAIM))).scalars().all()
-    changed = run(statements.END_DELAYS, (now, limit)).rowcount + len(ended)
+    changed = run(statements.END_DELAYS, (now, limit)).rowcount
     if ended:
-        changed += run(statements.END_CLAIMS, json_list(ended)).rowcount
-        keep_floor(connection, claims, ended)
-        _remove(connection, claims, ended)
+        freed = run(statements.END_CLAIMS, (*json_list(ended), limit)).rowcount
+        changed += freed
+        if freed < limit:
+            keep_floor(connection, claims, ended)
+            _remove(connection, claims, ended)
+            changed += len(ended)
     return changed
 
 

@@ -89,36 +89,39 @@ INSERT_ENTRIES = Rows("INSERT INTO outbox (message_id, queue_id, due_at, takes) 
 
 _LIVE = "queue_id = :queue AND deleted_at IS NULL AND expires_at > :now"
 
-_PAGE = "id > :behind AND (:not_from IS NULL OR client_id IS NOT :not_from) ORDER BY id LIMIT :limit"
-
 GET_MESSAGE = f"SELECT {_MESSAGE} FROM messages AS m WHERE m.id = :message AND {_LIVE}"  # noqa: S608 - only constants
 
 
-def _list_messages(waiting: str) -> str:
-    """``waiting``: which of the messages that are, or were, delayed or claimed.
-
-    Both ranges are read in the order of an index and no further than the page is long: without what is claimed or delayed now,
-    however much that is, except for what has to be passed over because only one of both is wanted.
-    """
-    return f"""
-SELECT {_MESSAGE} FROM messages AS m WHERE m.id IN (
-    SELECT id FROM (SELECT id FROM messages INDEXED BY ix_messages_queue WHERE {_LIVE} AND free_at = 0 AND {_PAGE})
-    UNION ALL
-    SELECT id FROM (SELECT id FROM messages {waiting} AND {_LIVE} AND {_PAGE})
-) ORDER BY m.id LIMIT :limit
-"""  # noqa: S608 - only constants
+# Ranges of a queue's live messages, each in the order of an index. That of ended claims and delays is sorted by id where
+# it has to; it is short, because housekeeping makes them plain. They are in the last two as well.
+_PLAIN = f"INDEXED BY ix_messages_queue WHERE {_LIVE} AND free_at = 0"
+_ENDED = f"INDEXED BY ix_messages_queue WHERE {_LIVE} AND free_at > 0 AND free_at <= :now"
+_DELAYED = f"INDEXED BY ix_messages_delayed WHERE {_LIVE} AND free_at > 0 AND claim_id IS NULL"
+_CLAIMED = f"INDEXED BY ix_messages_claimed WHERE {_LIVE} AND claim_id IS NOT NULL"
 
 
-# What has ended is sorted; it is not much, because housekeeping sets it to 0.
-LIST_FREE = _list_messages("INDEXED BY ix_messages_queue WHERE free_at > 0 AND free_at <= :now")
+def _merged(ranges: Sequence[str], page: str, order: str) -> str:
+    """Each range is read no further than the page is long, or sorted."""
+    parts = " UNION ALL ".join(f"SELECT id FROM (SELECT id FROM messages {one} {page})" for one in ranges)  # noqa: S608
+    return f"SELECT {_MESSAGE} FROM messages AS m WHERE m.id IN ({parts}) ORDER BY m.id {order}"  # noqa: S608
 
-_WAITING = "INDEXED BY ix_messages_waiting WHERE free_at > 0"
 
-LIST_ALL = _list_messages(_WAITING)
+def _list_messages(*ranges: str) -> str:
+    page = "AND id > :behind AND (:not_from IS NULL OR client_id IS NOT :not_from) ORDER BY id LIMIT :limit"
+    return _merged((_PLAIN, *ranges), page, "ASC LIMIT :limit")
 
-LIST_NOT_DELAYED = _list_messages(f"{_WAITING} AND (free_at <= :now OR claim_id IS NOT NULL)")
 
-LIST_NOT_CLAIMED = _list_messages(f"{_WAITING} AND (free_at <= :now OR claim_id IS NULL)")
+LIST_FREE = _list_messages(_ENDED)
+
+LIST_NOT_DELAYED = _list_messages(_ENDED, _CLAIMED)
+
+LIST_NOT_CLAIMED = _list_messages(_ENDED, _DELAYED)
+
+LIST_ALL = _list_messages(_CLAIMED, _DELAYED)
+
+OLDEST_MESSAGE, NEWEST_MESSAGE = (
+    _merged((_PLAIN, _CLAIMED, _DELAYED), f"ORDER BY id {order} LIMIT 1", f"{order} LIMIT 1") for order in ("ASC", "DESC")
+)
 
 COUNT_MESSAGES = f"""
 SELECT
@@ -134,34 +137,13 @@ WHERE q.deleted_at IS NULL
 """
 
 
-def _end_of_queue(order: str) -> str:
-    return f"""
-SELECT {_MESSAGE} FROM messages AS m WHERE m.id IN (
-    SELECT id FROM (
-        SELECT id FROM messages INDEXED BY ix_messages_queue WHERE {_LIVE} AND free_at = 0 ORDER BY id {order} LIMIT 1
-    )
-    UNION ALL
-    SELECT id FROM (SELECT id FROM messages {_WAITING} AND {_LIVE} ORDER BY id {order} LIMIT 1)
-) ORDER BY m.id {order} LIMIT 1
-"""  # noqa: S608 - only constants
-
-
-OLDEST_MESSAGE = _end_of_queue("ASC")
-
-NEWEST_MESSAGE = _end_of_queue("DESC")
-
 # -- consuming -----------------------------------------------------------------------------------------------------------------
 
 # Those whose delay or claim has ended before those that never had one: both ranges are read in the order of the index.
 CONSUMABLE = f"""
-SELECT id FROM (
-    SELECT id FROM messages INDEXED BY ix_messages_queue WHERE {_LIVE} AND free_at > 0 AND free_at <= :now
-    ORDER BY free_at, id LIMIT :limit
-)
+SELECT id FROM (SELECT id FROM messages {_ENDED} ORDER BY free_at, id LIMIT :limit)
 UNION ALL
-SELECT id FROM (
-    SELECT id FROM messages INDEXED BY ix_messages_queue WHERE {_LIVE} AND free_at = 0 ORDER BY id LIMIT :limit
-)
+SELECT id FROM (SELECT id FROM messages {_PLAIN} ORDER BY id LIMIT :limit)
 LIMIT :limit
 """  # noqa: S608 - only constants
 
@@ -203,13 +185,13 @@ WHERE id = :claim AND queue_id = :queue AND expires_at > :now
 
 END_CLAIM = "UPDATE claims SET expires_at = 0 WHERE id = :claim AND queue_id = :queue AND expires_at > :now"
 
-_CLAIMED = "claim_id = :claim AND deleted_at IS NULL"
+_OF_CLAIM = "claim_id = :claim AND deleted_at IS NULL"
 
-CLAIMED_MESSAGES = f"SELECT id FROM messages INDEXED BY ix_messages_claim WHERE {_CLAIMED} AND expires_at > :now"  # noqa: S608
+CLAIMED_MESSAGES = f"SELECT id FROM messages INDEXED BY ix_messages_claim WHERE {_OF_CLAIM} AND expires_at > :now"  # noqa: S608
 
-KEEP_MESSAGES = f"UPDATE messages INDEXED BY ix_messages_claim SET free_at = :end WHERE {_CLAIMED}"  # noqa: S608
+KEEP_MESSAGES = f"UPDATE messages INDEXED BY ix_messages_claim SET free_at = :end WHERE {_OF_CLAIM}"  # noqa: S608
 
-FREE_MESSAGES = f"UPDATE messages INDEXED BY ix_messages_claim SET free_at = 0, claim_id = NULL WHERE {_CLAIMED}"  # noqa: S608
+FREE_MESSAGES = f"UPDATE messages INDEXED BY ix_messages_claim SET free_at = 0, claim_id = NULL WHERE {_OF_CLAIM}"  # noqa: S608
 
 # -- holding -------------------------------------------------------------------------------------------------------------------
 
@@ -431,12 +413,15 @@ KEEP_ROW = "UPDATE deliveries SET expires_at = ? WHERE message_id = ? AND subscr
 # What has ended, so that readers and consumers need not look for it among the rest.
 END_DELAYS = """
 UPDATE messages SET free_at = 0 WHERE id IN (
-    SELECT id FROM messages INDEXED BY ix_messages_delayed
+    SELECT id FROM messages INDEXED BY ix_messages_delay
     WHERE free_at > 0 AND free_at <= ? AND claim_id IS NULL AND deleted_at IS NULL LIMIT ?
 )
 """
 
 END_CLAIMS = """
-UPDATE messages INDEXED BY ix_messages_claim SET free_at = 0, claim_id = NULL
-WHERE claim_id IN (SELECT value FROM json_each(?)) AND deleted_at IS NULL
+UPDATE messages SET free_at = 0, claim_id = NULL WHERE id IN (
+    SELECT m.id FROM json_each(?) AS asked
+    CROSS JOIN messages AS m INDEXED BY ix_messages_claim ON m.claim_id = asked.value AND m.deleted_at IS NULL
+    LIMIT ?
+)
 """

@@ -147,10 +147,12 @@ _index(
 _index("ix_messages_prune", messages.c.prune_at)
 # A plain message that is posted is in none of these.
 _live = messages.c.deleted_at.is_(None)
-_waits = messages.c.free_at > text("0")
-_index("ix_messages_waiting", messages.c.queue_id, messages.c.id, where=_waits & _live)
-_index("ix_messages_delayed", messages.c.free_at, where=_waits & messages.c.claim_id.is_(None) & _live)
-_index("ix_messages_claim", messages.c.claim_id, where=messages.c.claim_id.is_not(None) & _live)
+_delayed = (messages.c.free_at > text("0")) & messages.c.claim_id.is_(None) & _live
+_claimed = messages.c.claim_id.is_not(None) & _live
+_index("ix_messages_delayed", messages.c.queue_id, messages.c.id, where=_delayed)
+_index("ix_messages_delay", messages.c.free_at, where=_delayed)
+_index("ix_messages_claimed", messages.c.queue_id, messages.c.id, where=_claimed)
+_index("ix_messages_claim", messages.c.claim_id, where=_claimed)
 # Not unique: another service may use an id twice, and that is no reason to refuse a message.
 _index("ix_messages_foreign", messages.c.foreign_id, where=messages.c.foreign_id.is_not(None))
 

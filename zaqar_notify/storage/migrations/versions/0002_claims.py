@@ -56,8 +56,10 @@ def _messages() -> None:
         op.add_column("messages", column)
     op.drop_index("ix_messages_queue", "messages")
     _index("ix_messages_queue", "messages", ["queue_id", "deleted_at", "free_at", "id", "expires_at"])
-    waits, live = "free_at > 0", "deleted_at IS NULL"
-    _index("ix_messages_waiting", "messages", ["queue_id", "id"], f"{waits} AND {live}")
-    _index("ix_messages_delayed", "messages", ["free_at"], f"{waits} AND claim_id IS NULL AND {live}")
-    _index("ix_messages_claim", "messages", ["claim_id"], f"claim_id IS NOT NULL AND {live}")
+    delayed = "free_at > 0 AND claim_id IS NULL AND deleted_at IS NULL"
+    claimed = "claim_id IS NOT NULL AND deleted_at IS NULL"
+    _index("ix_messages_delayed", "messages", ["queue_id", "id"], delayed)
+    _index("ix_messages_delay", "messages", ["free_at"], delayed)
+    _index("ix_messages_claimed", "messages", ["queue_id", "id"], claimed)
+    _index("ix_messages_claim", "messages", ["claim_id"], claimed)
     _index("ix_messages_foreign", "messages", ["foreign_id"], "foreign_id IS NOT NULL")
