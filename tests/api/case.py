@@ -38,6 +38,19 @@ def check_scheme(subscription) -> None:
         raise InvalidRequest("The option refused is refused.")
 
 
+def routes(app):
+    """(template, resource) of every route."""
+
+    def below(nodes, above):
+        for node in nodes:
+            path = f"{above}/{node.raw_segment}"
+            if node.resource is not None:
+                yield path, node.resource
+            yield from below(node.children, path)
+
+    return list(below(app._router._roots, ""))
+
+
 class Clock:
     def __init__(self) -> None:
         self.now = 1_700_000_000.0

@@ -1,15 +1,6 @@
 import re
 
-from tests.api.case import ApiCase
-
-
-def routes(node, above=""):
-    """(template, resource) of every route."""
-    for child in node:
-        path = f"{above}/{child.raw_segment}"
-        if child.resource is not None:
-            yield path, child.resource
-        yield from routes(child.children, path)
+from tests.api.case import ApiCase, routes
 
 
 class HomeTest(ApiCase):
@@ -45,7 +36,7 @@ class HomeTest(ApiCase):
             self.assertEqual(sorted(resource.get("href-vars", {})), sorted(names), template)
         served = {
             (path, method.removeprefix("on_").upper())
-            for path, resource in routes(self.client.app._router._roots)
+            for path, resource in routes(self.client.app)
             if path.startswith("/v2/")
             for method in dir(resource)
             if method.startswith("on_")
