@@ -18,11 +18,13 @@ from zaqar_notify.api import mount
 from zaqar_notify.api.app import create_app
 from zaqar_notify.api.extension import IDS_HEADER, MOST_IDS_IN_HEADER, TEMPLATES, NotificationService
 from zaqar_notify.errors import StorageUnavailable
+from zaqar_notify.signing import UrlSigner
 from zaqar_notify.storage.base import Closing
 from zaqar_notify.validation import Limits
 
 HEADERS = {"X-Project-ID": "p", "Client-ID": CLIENT}
 MESSAGES = "/v2/queues/{queue_name}/messages"
+SIGNER = UrlSigner("key")
 
 
 class ForeignMessages:
@@ -94,6 +96,7 @@ class ExtensionCase(unittest.TestCase):
                 wake=self.wake,
                 loopback_only=self.loopback_only and identity is None,
                 identity=identity,
+                signer=SIGNER,
                 clock=self.clock,
             )
 
@@ -340,6 +343,15 @@ class RefusedTest(ExtensionCase):
             with self.subTest(text):
                 self.refused(text, body=body)
 
+    def test_lengths(self):
+        for length, expected in (("abc", 400), ("-1", 400), ("", 400), ("9" * 20, 400), ("27", 201)):
+            environ = testing.create_environ("/v2/queues/q/messages", method="POST", headers=HEADERS)
+            environ.update({"wsgi.input": io.BytesIO(b'{"messages": [{"body": 1}]} and more'), "CONTENT_LENGTH": length})
+            statuses = []
+            b"".join(self.client.app(environ, lambda status, headers: statuses.append(status)))  # noqa: B023
+            self.assertEqual(expected, int(statuses[0][:3]), length)
+        self.assertEqual(1, len(self.foreign.given))
+
     def test_bodies_that_end_too_early(self):
         self.refused("4 of 5", body="{}  ", headers={**HEADERS, "Content-Length": "5"})
 
@@ -426,7 +438,6 @@ class ForeignIdsTest(ExtensionCase):
         self.foreign.answer = answer
 
     def test_where_they_are_found(self):
-        hrefs = {"resources": ["/v2/queues/q/messages/{}?claim_id=1", "https://host.example/messages/{}-%C3%A4/#x"]}
         for number, make in enumerate(
             (
                 lambda document: {"media": document},
@@ -477,6 +488,14 @@ class ForeignIdsTest(ExtensionCase):
         self.assertEqual(404, self.deliveries("1").status_code)
         client = self.mounted(message_ids=lambda resp: None)
         self.assertIn(IDS_HEADER, self.post("one", "two", client=client).headers)
+
+    def test_a_callable_that_fails_loses_nothing(self):
+        with io.StringIO() as errors:
+            client = self.mounted(message_ids=lambda resp: resp.media["ids"])
+            self.assertEqual(500, self.post("x", client=client, wsgierrors=errors).status_code)
+            self.assertIn("KeyError", errors.getvalue())
+        self.clock.now += 31
+        self.assertEqual(["x"], self.due())
 
     def test_an_id_that_was_there_before(self):
         self.answering(media={"resources": ["/same"]})
@@ -650,6 +669,24 @@ class RoutesTest(ExtensionCase):
         self.assertEqual(403, self.mounted().simulate_post(path, json=HOOK, **public).status_code)
         del public["headers"]["Tenant"]
         self.assertEqual(401, client.simulate_get(path, **public).status_code)
+
+    def test_a_subscriber_confirms_by_its_signature_alone(self):
+        self.loopback_only = True
+        client = self.mounted(project=lambda req: req.get_header("Tenant"))
+        headers = {"Client-ID": CLIENT, "Tenant": "t"}
+        created = client.simulate_post("/v2/queues/q/subscriptions", json=HOOK, headers=headers, remote_addr="192.0.2.1")
+        path = created.headers["location"] + "/confirm"
+        signed = SIGNER.sign([path], ["PUT"], "t", self.clock.now + 60)
+        headers = {
+            "URL-Paths": ",".join(signed.paths),
+            "URL-Methods": ",".join(signed.methods),
+            "URL-Expires": signed.expires,
+            "URL-Signature": signed.signature,
+            "X-Project-ID": "t",
+        }
+        for wrong, status in ({"URL-Signature": "0" * 64}, 403), ({"X-Project-ID": "p"}, 403), ({}, 204):
+            answer = client.simulate_put(path, json={"confirmed": True}, headers=headers | wrong, remote_addr="192.0.2.1")
+            self.assertEqual(status, answer.status_code, answer.text)
 
     def test_projects_are_kept_apart(self):
         created = self.client.simulate_post("/v2/queues/q/subscriptions", headers=HEADERS, json=HOOK)

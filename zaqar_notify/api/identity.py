@@ -35,7 +35,8 @@ ROLES = ("read", "publish", "subscribe", "admin")
 class Caller:
     project: str
     auth: str
-    """How it was identified: ``none``, ``apikey``, ``keystone`` or ``signed``. Rules can ask for it."""
+    """How it was identified: ``none``, ``apikey``, ``keystone``, ``signed``, or ``application`` (by the app that this service
+    is mounted on). Rules can ask for it."""
     roles: tuple[str, ...] = ()
     user_id: str | None = None
 
