@@ -64,7 +64,8 @@ class Worker:
         confirmed_only: bool = False,
         closing: Callable[[], None] = lambda: None,
     ) -> None:
-        """``confirmed_only`` is ``[notification] require_confirmation``. ``closing`` is called at the very end of `run`, when everything is settled."""
+        """``confirmed_only`` is ``[notification] require_confirmation``. ``closing`` is called at the very end of `run`, when
+        everything is settled."""
         self._log = logging.getLogger(__name__)
         self._storage = storage
         self._listener = listener

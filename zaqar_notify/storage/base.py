@@ -157,6 +157,7 @@ class Storage(abc.ABC):
     @abc.abstractmethod
     def get_queue(self, project: str, name: str) -> Queue | None: ...
 
+    @abc.abstractmethod
     def update_queue(
         self, project: str, name: str, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     ) -> Mapping[str, Any] | None:
@@ -172,6 +173,7 @@ class Storage(abc.ABC):
         """At most ``limit`` queues by name, behind the name ``marker``: those whose name contains ``name`` and whose metadata
         has all of ``metadata``, where a value that is no string is compared by its JSON text."""
 
+    @abc.abstractmethod
     def count_queues(self, project: str, *, name: str = "", metadata: Mapping[str, str] | None = None) -> int:
         """How many queues `list_queues` has on all its pages."""
 
@@ -182,12 +184,14 @@ class Storage(abc.ABC):
         Costs the same for any number of messages: pruning removes them later.
         """
 
+    @abc.abstractmethod
     def purge_messages(self, project: str, queue: str) -> None:
         """Delete all messages of the queue; their deliveries that have not ended are cancelled. The queue stays as it is.
 
         Costs the same for any number of messages.
         """
 
+    @abc.abstractmethod
     def purge_subscriptions(self, project: str, queue: str, limit: int) -> int:
         """Delete at most ``limit`` subscriptions of the queue; returns how many. 0: there is none left."""
 
@@ -197,10 +201,10 @@ class Storage(abc.ABC):
     def publish(self, project: str, queue: str, drafts: Sequence[Draft], client_id: str | None = None) -> list[str]:
         """Store messages and their outbox entries, all or none, durably; make the queue if it is missing. Returns the ids.
 
-        The ids of a project's queue rise in the order in which messages become visible, so that a reader who pages behind a
-        marker misses none. A delayed one becomes visible, and its entry due, when its delay ends, and lives ``ttl`` seconds
-        from then on. Bodies are encrypted where the queue's metadata has a true ``_enable_encrypt_messages``; all methods
-        return them decrypted, or ``sealed``.
+        The ids of a project's queue rise in the order in which messages are stored, so that a reader who pages behind a marker
+        misses none but the delayed ones. A delayed one becomes visible, and its entry due, when its delay ends, and lives
+        ``ttl`` seconds from then on. Bodies are encrypted where the queue's metadata has a true ``_enable_encrypt_messages``;
+        all methods return them decrypted, or ``sealed``.
         """
 
     @abc.abstractmethod
@@ -232,26 +236,32 @@ class Storage(abc.ABC):
         and there is no such claim (any more), or the message is not claimed. Nothing happens when there is no such message.
         """
 
+    @abc.abstractmethod
     def delete_messages(
         self, project: str, queue: str, message_ids: Collection[str], claim_ids: Collection[str] | None = None
     ) -> None:
-        """Delete several, claimed or not. With ``claim_ids``: `InvalidRequest`, and none is deleted, unless each is the claim of
-        at least one of the messages."""
+        """Delete several, claimed or not. With ``claim_ids``: `InvalidRequest`, and none is deleted, unless each is the claim
+        of at least one of the messages."""
 
+    @abc.abstractmethod
     def pop_messages(self, project: str, queue: str, limit: int) -> list[Message]:
-        """Delete and return at most ``limit`` free messages (neither claimed nor delayed), the oldest first. Each is returned to
-        one caller only. Their deliveries go on."""
+        """Delete and return at most ``limit`` free messages (neither claimed nor delayed), in the order of `claim`. Each is
+        returned to one caller only. Their deliveries go on."""
 
+    @abc.abstractmethod
     def stats(self, project: str, queue: str) -> Stats:
         """Of a queue; zeros when there is none."""
 
+    @abc.abstractmethod
     def volume(self) -> Stats:
         """Of all projects together, without the oldest and the newest."""
 
     # -- claims -------------------------------------------------------------------------------------------------------------
 
+    @abc.abstractmethod
     def claim(self, project: str, queue: str, limit: int, ttl: int, grace: int) -> tuple[Claim, list[Message]] | None:
-        """Claim at most ``limit`` free messages for ``ttl`` seconds, the oldest first; None when there is none.
+        """Claim at most ``limit`` free messages for ``ttl`` seconds; None when there is none. The oldest come first, but those
+        whose claim or delay has ended may come before all others.
 
         Each free message goes to one claim only. It lives at least ``grace`` seconds longer than the claim. One that was
         claimed ``_max_claim_count`` times already (metadata of the queue) is not claimed: where the queue has a
@@ -259,23 +269,29 @@ class Storage(abc.ABC):
         with ``_dead_letter_queue_messages_ttl``, or its own ttl; without one it is claimed like others.
         """
 
+    @abc.abstractmethod
     def get_claim(self, project: str, queue: str, claim_id: str) -> tuple[Claim, list[Message]] | None:
         """With the messages that are still there; None also when it has expired or was released."""
 
+    @abc.abstractmethod
     def update_claim(self, project: str, queue: str, claim_id: str, ttl: int, grace: int) -> bool:
         """Let it run ``ttl`` seconds from now on; False when there is no such claim (any more)."""
 
+    @abc.abstractmethod
     def release_claim(self, project: str, queue: str, claim_id: str) -> None:
         """End it: its messages are free."""
 
-    # -- messages of a queue service that this one extends ------------------------------------------------------------------------
+    # -- messages of a queue service that this one extends ------------------------------------------------------------------
 
+    @abc.abstractmethod
     def hold(self, project: str, queue: str, drafts: Sequence[Draft], client_id: str | None, seconds: float) -> list[str]:
         """`publish`, but readers never see the messages, and their entries come due only after ``seconds``, or at `release`."""
 
+    @abc.abstractmethod
     def release(self, project: str, queue: str, message_ids: Sequence[str], foreign_ids: Sequence[str] | None = None) -> None:
         """Held messages are due at once. ``foreign_ids``, one for each, are their ids for everyone outside from now on."""
 
+    @abc.abstractmethod
     def drop(self, project: str, queue: str, message_ids: Sequence[str]) -> None:
         """Held messages were not accepted: they are removed, unless they have come due and been taken meanwhile."""
 
@@ -310,6 +326,7 @@ class Storage(abc.ABC):
         A ``ttl`` among the changes starts the age anew. `Conflict` when another live one has the subscriber.
         """
 
+    @abc.abstractmethod
     def confirm(
         self, project: str, queue: str, subscription_id: str, confirmed: bool, confirmation: Confirmation | None = None
     ) -> Subscription | None:
@@ -340,17 +357,21 @@ class Storage(abc.ABC):
     ) -> list[DeliveryRecord] | None:
         """The same for a subscription, by message id, newest first: ``marker`` is the last message id already seen."""
 
-    # -- keys of the API ----------------------------------------------------------------------------------------------------------
+    # -- keys of the API ----------------------------------------------------------------------------------------------------
 
+    @abc.abstractmethod
     def add_key(self, key: ApiKey) -> None:
-        raise NotImplementedError
+        """`Conflict` when there is one with this id."""
 
+    @abc.abstractmethod
     def get_key(self, key_id: str) -> ApiKey | None:
         """Also a revoked one."""
 
+    @abc.abstractmethod
     def list_keys(self, project: str | None = None) -> list[ApiKey]:
         """Of a project, or of all; the oldest first, with the revoked ones."""
 
+    @abc.abstractmethod
     def revoke_key(self, key_id: str) -> bool:
         """False when there is no such key, or it was revoked before."""
 
