@@ -103,21 +103,8 @@ project_domain_id = default
                 "is_domain": False,
                 "audit_ids": [secrets.token_urlsafe(16)],
                 "catalog": [
-                    {
-                        "id": "messaging-service",
-                        "type": "messaging",
-                        "name": "zaqar",
-                        "endpoints": [
-                            {
-                                "id": f"messaging-{interface}",
-                                "interface": interface,
-                                "region": "RegionOne",
-                                "region_id": "RegionOne",
-                                "url": self.messaging,
-                            }
-                            for interface in ("public", "internal", "admin")
-                        ],
-                    }
+                    _service("identity", "keystone", f"{self.url}/v3"),
+                    _service("messaging", "zaqar", self.messaging),
                 ],
             }
         }
@@ -130,6 +117,14 @@ project_domain_id = default
             "links": [{"rel": "self", "href": f"{self.url}/v3/"}],
             "media-types": [{"base": "application/json", "type": "application/vnd.openstack.identity-v3+json"}],
         }
+
+
+def _service(kind: str, name: str, url: str) -> dict[str, Any]:
+    endpoints = [
+        {"id": f"{kind}-{interface}", "interface": interface, "region": "RegionOne", "region_id": "RegionOne", "url": url}
+        for interface in ("public", "internal", "admin")
+    ]
+    return {"id": f"{kind}-service", "type": kind, "name": name, "endpoints": endpoints}
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
