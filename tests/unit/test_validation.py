@@ -3,7 +3,7 @@ import json
 import unittest
 
 from zaqar_notify import conf, signing, validation
-from zaqar_notify.errors import InvalidQueue, InvalidRequest, UnknownScheme
+from zaqar_notify.errors import Conflict, InvalidQueue, InvalidRequest, UnknownScheme
 from zaqar_notify.validation import Limits
 
 LIMITS = Limits()
@@ -196,6 +196,130 @@ class MessagesTest(unittest.TestCase):
         for value in (None, [], "x", 1):
             with self.subTest(attributes=value):
                 self.refused("messages[0].attributes has to be", {"body": 1, "attributes": value})
+
+    def test_delay(self):
+        posted = {"messages": [{"body": 1}, {"body": 1, "delay": 0}, {"body": 1, "delay": 900}]}
+        drafts = validation.messages(posted, default_ttl=60, default_delay=7, limits=LIMITS)
+        self.assertEqual([draft.delay for draft in drafts], [7, 0, 900])
+        for delay in (-1, 901, 1.0, "1", None, True):
+            with self.assertRaisesRegex(InvalidRequest, r"messages\[0\]\.delay .* 0 to 900"):
+                validation.messages({"messages": [{"body": 1, "delay": delay}]}, default_ttl=60, limits=LIMITS)
+
+
+class IdsTest(unittest.TestCase):
+    def test_each_once_in_order(self):
+        self.assertEqual(validation.ids(["b,a,b", "", ",c,,a"], 20, "ids"), ["b", "a", "c"])
+        self.assertEqual(validation.ids([",", ""], 20, "ids"), [])
+
+    def test_most(self):
+        self.assertEqual(len(validation.ids(["a,b", "c,a"], 3, "ids")), 3)
+        with self.assertRaisesRegex(InvalidRequest, "ids may hold at most 2"):
+            validation.ids(["a,b", "c"], 2, "ids")
+
+    def test_how_many(self):
+        self.assertEqual([validation.how_many(text, 20, "pop") for text in ("1", "20", "007")], [1, 20, 7])
+        for text in ("", "0", "21", "-1", "+1", "1.0", "x", " 1", "\u0661", "\xb2", "9" * 30, "1\n"):
+            with self.subTest(text=text), self.assertRaisesRegex(InvalidRequest, "pop has to be an integer from 1 to 20"):
+                validation.how_many(text, 20, "pop")
+
+
+class ClaimTest(unittest.TestCase):
+    def test_defaults(self):
+        for document in ({}, {"ttl": None}, {"grace": None, "more": 1}):
+            self.assertEqual(validation.claim_terms(document, LIMITS), (300, 60))
+
+    def test_bounds(self):
+        self.assertEqual(validation.claim_terms({"ttl": 60, "grace": 43200}, LIMITS), (60, 43200))
+        for name in ("ttl", "grace"):
+            for value in (59, 43201, "60", 60.0, False, []):
+                with self.assertRaisesRegex(InvalidRequest, f"{name} .* 60 to 43200"):
+                    validation.claim_terms({name: value}, LIMITS)
+
+
+class MetadataChangesTest(unittest.TestCase):
+    def change(self, metadata, *changes, limits=LIMITS):
+        return validation.changed_metadata(metadata, validation.metadata_changes(list(changes)), limits)
+
+    def test_in_order(self):
+        metadata = {"a": 1}
+        changed = self.change(
+            metadata,
+            {"op": "remove", "path": "/metadata/a"},
+            {"op": "add", "path": "/metadata/a", "value": 2},
+            {"op": "replace", "path": "/metadata/a", "value": {"b": 3}},
+        )
+        self.assertEqual((changed, metadata), ({"a": {"b": 3}}, {"a": 1}))
+
+    def test_pointers(self):
+        for path, name in (
+            ("/metadata/a", "a"),
+            ("/metadata/~0~1", "~/"),
+            ("/metadata/~01", "~1"),
+            ("/metadata/\u00e4 \n", "\u00e4 \n"),
+        ):
+            self.assertEqual(self.change({}, {"op": "add", "path": path, "value": 1}), {name: 1})
+
+    def test_what_is_not_there(self):
+        for operation in ("remove", "replace"):
+            with self.assertRaisesRegex(Conflict, f"'{'x' * 64}' to {operation}"):
+                self.change({"a": 1}, {"op": operation, "path": "/metadata/" + "x" * 1000, "value": 1})
+            self.change({"a": 1}, {"op": operation, "path": "/metadata/_max_claim_count", "value": 1})
+
+    def test_size(self):
+        limits = dataclasses.replace(LIMITS, max_queue_metadata=10)
+        self.assertEqual(self.change({}, {"op": "add", "path": "/metadata/a", "value": "12"}, limits=limits), {"a": "12"})
+        with self.assertRaisesRegex(InvalidRequest, "at most 10"):
+            self.change({}, {"op": "add", "path": "/metadata/a", "value": "123"}, limits=limits)
+
+    def test_reserved_names(self):
+        with self.assertRaisesRegex(InvalidRequest, "_max_claim_count"):
+            self.change({}, {"op": "add", "path": "/metadata/_max_claim_count", "value": 0})
+        self.change({"_max_claim_count": 0}, {"op": "add", "path": "/metadata/a", "value": 0})
+
+
+class PurgeTest(unittest.TestCase):
+    def test_resources(self):
+        self.assertEqual(validation.resources_to_purge({"resource_types": ["messages"]}), {"messages"})
+        for value in (None, "messages", ["claims"], [None], [["messages"]], {"messages": 1}):
+            with self.assertRaisesRegex(InvalidRequest, "resource_types"):
+                validation.resources_to_purge({"resource_types": value})
+
+
+class ShareTest(unittest.TestCase):
+    NOW = 1_700_000_000.0
+
+    def test_defaults(self):
+        self.assertEqual(validation.share({}, self.NOW), validation.Share(["messages"], ["GET"], self.NOW + 86400))
+
+    def test_instants(self):
+        for text, expires_at in (
+            ("2023-11-14T22:13:21", self.NOW + 1),
+            ("2023-11-15T00:13:21+02:00", self.NOW + 1),
+            ("2023-11-14T22:13:21.5Z", self.NOW + 1.5),
+            ("9999-12-31T23:59:59", validation.END_OF_TIME),
+        ):
+            self.assertEqual(validation.share({"expires": text}, self.NOW).expires_at, expires_at)
+        for text, why in (
+            ("2023-11-14T22:13:20", "past"),
+            ("0001-01-01T00:00:00+23:59", "past"),
+            ("9999-12-31T23:59:59-00:01", "9999"),
+            ("20301231", "ISO 8601"),
+            ("tomorrow", "ISO 8601"),
+        ):
+            with self.subTest(text=text), self.assertRaisesRegex(InvalidRequest, why):
+                validation.share({"expires": text}, self.NOW)
+
+    def test_unknown_key(self):
+        with self.assertRaisesRegex(InvalidRequest, "'project_id'"):
+            validation.share({"project_id": "p", "zzz": 1}, self.NOW)
+
+
+class ConfirmedTest(unittest.TestCase):
+    def test_only_booleans(self):
+        self.assertEqual([validation.confirmed({"confirmed": value}) for value in (True, False)], [True, False])
+        for document in ({}, {"confirmed": 1}, {"confirmed": "true"}, {"confirmed": None}, []):
+            with self.assertRaises(InvalidRequest):
+                validation.confirmed(document)
 
 
 class SubscriptionTest(unittest.TestCase):

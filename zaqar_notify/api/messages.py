@@ -95,16 +95,22 @@ class Messages:
         elif pop is not None:
             resp.media = self._pop(req, queue, pop)
 
-    def _delete(self, req: falcon.Request, queue: str, texts: list[str]) -> None:
-        most = self._limits.max_messages_per_claim_or_pop
-        ids = validation.ids(texts, most, "ids")
-        claims = req.get_param_as_list("claim_ids")
-        if not ids:
-            raise InvalidRequest("ids names no message.")
-        if claims is None and self._limits.message_delete_with_claim_id:
+    def _delete(self, req: falcon.Request, queue: str, ids: list[str]) -> None:
+        claim_ids = req.get_param_as_list("claim_ids")
+        if claim_ids is None and self._limits.message_delete_with_claim_id:
             raise InvalidRequest("Messages are deleted with the ids of their claims only: add claim_ids.")
-        claim_ids = None if claims is None else validation.ids(claims, most, "claim_ids")
-        self._storage.delete_messages(req.context.project, queue, ids, claim_ids)
+        self._storage.delete_messages(
+            req.context.project,
+            queue,
+            self._some(ids, "ids"),
+            None if claim_ids is None else self._some(claim_ids, "claim_ids"),
+        )
+
+    def _some(self, texts: list[str], what: str) -> list[str]:
+        found = validation.ids(texts, self._limits.max_messages_per_claim_or_pop, what)
+        if not found:
+            raise InvalidRequest(f"{what} names nothing.")
+        return found
 
     def _pop(self, req: falcon.Request, queue: str, text: str) -> dict[str, Any]:
         if req.get_param("claim_ids") is not None:
