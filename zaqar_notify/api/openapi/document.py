@@ -118,8 +118,13 @@ def _parameters(limits: Limits, strategies: list[str]) -> Json:
         "MessageId": parameter("path", "message_id", _ID, "The message's id.", schemas.MESSAGE_ID),
         "ClaimId": parameter("path", "claim_id", _ID, "The claim's id.", schemas.CLAIM_ID),
         "SubscriptionId": parameter("path", "subscription_id", _ID, "The subscription's id.", schemas.SUBSCRIPTION_ID),
-        "Marker": parameter("query", "marker", _ID, "What the page begins behind: from the link to it."),
-        "QueueMarker": parameter("query", "marker", schema("QueueName"), "The name that the page begins behind."),
+        "Marker": parameter("query", "marker", {"type": "string"}, "What the page begins behind: from the link to it."),
+        "QueueMarker": parameter(
+            "query",
+            "marker",
+            {"type": "string", "maxLength": validation.MAX_QUEUE_NAME, "pattern": r"^[a-zA-Z0-9_\-.]*$"},
+            "The name that the page begins behind.",
+        ),
     }
 
 

@@ -76,8 +76,10 @@ def answer(
     headers: Mapping[str, str] = MappingProxyType({}),
     *,
     media_type: str = "application/json",
+    links: Mapping[str, Json] = MappingProxyType({}),
 ) -> Json:
-    """An answer with a body, or none without ``described``. ``headers`` (name -> component) beside the request's id."""
+    """An answer with a body, or none without ``described``. ``headers`` (name -> component) beside the request's id;
+    ``links`` (operation -> parameters) to what the answer names."""
     everything = {"x-openstack-request-id": "RequestId", **headers}
     made: Json = {
         "description": description,
@@ -85,4 +87,6 @@ def answer(
     }
     if described is not None:
         made["content"] = json_content(described, example, media_type)
+    if links:
+        made["links"] = {name: {"operationId": name, "parameters": parameters} for name, parameters in links.items()}
     return made

@@ -106,7 +106,12 @@ def _flag(name: str, description: str) -> Json:
 
 
 def _text(name: str, description: str, example: str, *, required: bool = False) -> Json:
-    return parameter("query", name, {"type": "string", "minLength": 1}, description, example, required=required)
+    return parameter("query", name, {"type": "string"}, description, example, required=required)
+
+
+def _links(name: str, value: str, *operation_ids: str) -> dict[str, Json]:
+    """To operations on what ``value`` is the id of, in the same queue."""
+    return {operation_id: {"queue": "$request.path.queue", name: value} for operation_id in operation_ids}
 
 
 def _ids(name: str, most: int, description: str, example: str) -> Json:
@@ -418,6 +423,13 @@ def _messages(operation: _Operations, limits: Limits) -> Json:
                     "A page of messages, the oldest first; or, with ids, those of them that are there.",
                     schema("MessagePage"),
                     {"messages": [_MESSAGE], "links": []},
+                    links=_links(
+                        "message_id",
+                        "$response.body#/messages/0/id",
+                        "get_message",
+                        "delete_message",
+                        "list_message_deliveries",
+                    ),
                 )
             },
             action="messages:get_all",
@@ -578,6 +590,16 @@ def _subscriptions(operation: _Operations, limits: Limits) -> Json:
                     schema("Subscribed"),
                     {"subscription_id": SUBSCRIPTION_ID, "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"},
                     _LOCATED,
+                    links=_links(
+                        "subscription_id",
+                        "$response.body#/subscription_id",
+                        "get_subscription",
+                        "update_subscription",
+                        "unsubscribe",
+                        "confirm_subscription",
+                        "enable_subscription",
+                        "list_subscription_deliveries",
+                    ),
                 )
             },
             action="subscription:create",

@@ -15,9 +15,9 @@ INSTANT: Json = {"type": "number", "description": "Seconds since 1970-01-01, UTC
 TEXT: Json = {"type": "string"}
 FLAG: Json = {"type": "boolean"}
 
-MESSAGE_ID = "01995f6e2b7c0000a1"
-CLAIM_ID = "01995f6e2b7c0000b2"
-SUBSCRIPTION_ID = "01995f6e2b7c0000c3"
+MESSAGE_ID = "01995f6e2b7000a1"
+CLAIM_ID = "01995f6e2b7000b2"
+SUBSCRIPTION_ID = "01995f6e2b7000c3"
 
 
 def schemas(limits: Limits) -> Json:
@@ -357,47 +357,18 @@ def _claims(limits: Limits) -> Json:
 
 def _subscriptions(limits: Limits) -> Json:
     disabled = record({"reason": TEXT, "at": INSTANT, "enable_by": {"enum": ["owner", "operator"]}})
-    given: Json = {
-        "subscriber": {
-            "type": "string",
-            "maxLength": validation.MAX_SUBSCRIBER,
-            "pattern": r"^[a-zA-Z][a-zA-Z0-9+.\-]*:[^\x00-\x1f\x7f-\x9f]+$",
-            "description": "The URI that is notified. A notifier of this installation has to serve its scheme.",
-        },
-        "ttl": _subscription_ttl(limits),
-        "options": schema("NewOptions"),
-    }
     return {
-        "NewSubscription": {"type": "object", "properties": given, "required": ["subscriber"]},
+        "NewSubscription": {"type": "object", "properties": _given(limits, "NewOptions"), "required": ["subscriber"]},
         "SubscriptionChanges": {
             "type": "object",
-            "properties": given,
-            "anyOf": [{"required": [name]} for name in given],
-            "description": "Options are replaced as a whole, but for a secret that is left out or masked.",
+            "properties": _given(limits, "ChangedOptions"),
+            "anyOf": [{"required": ["subscriber"]}, {"required": ["ttl"]}, {"required": ["options"]}],
         },
-        "NewOptions": {
-            "type": "object",
-            "description": "What the notifier is told. Those of webhooks are described; others are kept and shown.",
-            "properties": {
-                "secret": {
-                    "type": "string",
-                    "pattern": f"^{signing.PREFIX}[A-Za-z0-9+/]+={{0,2}}$",
-                    "description": f"Signs the notifications: {signing.PREFIX} and the base64 of {signing.MIN_BYTES} to "
-                    f"{signing.MAX_BYTES} bytes. Without one a secret is made.",
-                },
-                "timeout": {"type": "number", "exclusiveMinimum": 0, "description": "Seconds that an attempt may take."},
-                "post_headers": {
-                    "type": "object",
-                    "additionalProperties": TEXT,
-                    "description": "Headers of the notification; not Host, Content-Length, webhook-*.",
-                },
-                "post_data": {
-                    "type": "string",
-                    "description": 'The body of the notification; "$zaqar_message$", with the quotes, stands for the message.',
-                },
-                "_retry_policy": schema("RetryPolicy"),
-            },
-        },
+        "NewOptions": _options(f"^{_SECRET}$", "Without one a secret is made."),
+        "ChangedOptions": _options(
+            rf"^({_SECRET}|\*{{{len(validation.MASK)}}})$", f'Without one, or with "{validation.MASK}", it stays as it is.'
+        )
+        | {"description": "They replace all options but the secret."},
         "Subscribed": record(
             {
                 "subscription_id": TEXT,
@@ -431,6 +402,51 @@ def _subscriptions(limits: Limits) -> Json:
             "type": "object",
             "properties": {"confirmed": {"type": "boolean", "description": "false ends it: nothing more is sent there."}},
             "required": ["confirmed"],
+        },
+    }
+
+
+_SECRET = (
+    signing.PREFIX + "([A-Za-z0-9+/]{4}){8,20}([A-Za-z0-9+/]{4}([A-Za-z0-9+/]{2}==)?|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)?"
+)
+"""The base64 of `signing.MIN_BYTES` to `signing.MAX_BYTES` bytes."""
+
+
+def _given(limits: Limits, options: str) -> Json:
+    return {
+        "subscriber": {
+            "type": "string",
+            "maxLength": validation.MAX_SUBSCRIBER,
+            "pattern": r"^[a-zA-Z][a-zA-Z0-9+.\-]*:[^\x00-\x1f\x7f-\x9f]+$",
+            "description": "The URI that is notified. One of the notifiers of this installation has to serve its scheme.",
+        },
+        "ttl": _subscription_ttl(limits),
+        "options": schema(options),
+    }
+
+
+def _options(secret: str, otherwise: str) -> Json:
+    return {
+        "type": "object",
+        "description": "What the notifier is told. Those of webhooks are described here; others are kept and shown.",
+        "properties": {
+            "secret": {
+                "type": "string",
+                "pattern": secret,
+                "description": f"Signs the notifications: {signing.PREFIX} and the base64 of {signing.MIN_BYTES} to "
+                f"{signing.MAX_BYTES} bytes. {otherwise}",
+            },
+            "timeout": {"type": "number", "exclusiveMinimum": 0, "description": "Seconds that an attempt may take."},
+            "post_headers": {
+                "type": "object",
+                "additionalProperties": TEXT,
+                "description": "Headers of the notification; not Host, Content-Length, webhook-*.",
+            },
+            "post_data": {
+                "type": "string",
+                "description": 'The body of the notification; "$zaqar_message$", with the quotes, stands for the message.',
+            },
+            "_retry_policy": schema("RetryPolicy"),
         },
     }
 
