@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
+from typing import Any
 
 import sqlalchemy
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from tests.storage import case
-from zaqar_notify.model import OutcomeKind, State
-from zaqar_notify.storage import tables
+from tests.storage.contract import NOW
+from zaqar_notify.errors import CannotStart
+from zaqar_notify.model import Message, MessageKind, OutcomeKind, State
+from zaqar_notify.storage import ids, tables
 from zaqar_notify.storage.migrations import configuration
 
 
@@ -40,7 +45,90 @@ class MigrationTest(case.SqlCase):
 
     def test_every_state_and_outcome_has_a_code_of_its_own(self) -> None:
         self.assertEqual((set(State), len(State)), (set(tables.STATE_CODES), len(tables.STATES)))
+        self.assertEqual((set(MessageKind), len(MessageKind)), (set(tables.KIND_CODES), len(tables.KINDS)))
         self.assertEqual((set(OutcomeKind), len(OutcomeKind)), (set(tables.OUTCOME_CODES), len(tables.OUTCOMES)))
+
+
+class FirstRevisionTest(case.SqlCase):
+    """A database that the first version made and used."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        os.unlink(self.path)
+        engine = sqlalchemy.create_engine(f"sqlite:///{self.path}", poolclass=sqlalchemy.NullPool)
+        self.addCleanup(engine.dispose)
+        with engine.begin() as connection:
+            config = configuration()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "0001")
+        with contextlib.closing(sqlite3.connect(self.path)) as outside, outside:
+            outside.execute(
+                "INSERT INTO queues (id, project, name, metadata, created_at) VALUES (1, 'p', 'q', '{\"a\": 1}', 5)"
+            )
+            outside.executemany(
+                "INSERT INTO messages (id, queue_id, body, ttl, created_at, expires_at, deleted_at, version, prune_at)"
+                " VALUES (?, 1, ?, 300, ?, ?, ?, 1, ?)",
+                [(number, b"%d" % number, NOW, NOW + 300, NOW if number == 4 else None, NOW + 300) for number in range(1, 6)],
+            )
+            outside.executemany("INSERT INTO outbox (message_id, queue_id, due_at, takes) VALUES (?, 1, 0, 0)", [(3,), (5,)])
+            outside.execute(
+                "INSERT INTO subscriptions (id, project, queue, subscriber, options, created_at, confirmed, secret_made)"
+                " VALUES (9, 'p', 'q', 'http://a/', '{}', 5, 0, 0)"
+            )
+            outside.execute(
+                "INSERT INTO deliveries (message_id, subscription_id, due_at, attempts, lines, expires_at)"
+                " VALUES (2, 9, 0, 1, 1, ?)",
+                (NOW + 300,),
+            )
+            outside.execute(
+                "INSERT INTO delivery_log (message_id, subscription_id, number, at, state, outcome) VALUES (1, 9, 1, ?, 4, 1)",
+                (int(NOW * 1000),),
+            )
+
+    def test_the_new_code_does_not_touch_it_before_it_is_upgraded(self) -> None:
+        self.assertIn("0001", str(self.assertRaises(CannotStart, self.storage.check)))
+
+    def test_everything_is_still_there(self) -> None:
+        storage = self.storage
+        self.assertTrue(storage.upgrade())
+        storage.check()
+        self.assertFalse(storage.upgrade())
+        shown = [ids.show(number) for number in range(1, 6)]
+        live = [shown[0], shown[1], shown[2], shown[4]]
+        self.assertEqual({"a": 1}, storage.get_queue("p", "q").metadata)
+        found = storage.list_messages("p", "q", None, 10)
+        self.assertEqual(live, [message.id for message in found])
+        self.assertEqual([1, 2, 3, 5], [message.body for message in found])
+        self.assertEqual({(MessageKind.NOTIFICATION, None, None, False)}, {_new_fields(message) for message in found})
+        self.assertEqual(4, storage.stats("p", "q").free)
+        self.assertEqual(State.DELIVERED, self.state(shown[0], ids.show(9)))
+        self.assertEqual(State.PENDING, self.state(shown[1], ids.show(9)))
+
+    def test_what_was_not_delivered_is_delivered(self) -> None:
+        self.storage.upgrade()
+        taken = self.take(self.storage.join())
+        self.assertEqual([ids.show(3), ids.show(5)], [entry.message_id for entry in taken.entries])
+        self.assertEqual([(ids.show(2), ids.show(9))], [(row.message_id, row.subscription_id) for row in taken.rows])
+        loaded = self.storage.load([ids.show(2), ids.show(3)], [ids.show(9)])
+        self.assertEqual({ids.show(2): b"2", ids.show(3): b"3"}, {one.id: one.body_json for one in loaded.messages.values()})
+        self.assertEqual(["http://a/"], [one.subscriber for one in loaded.subscriptions.values()])
+
+    def test_what_was_posted_can_be_consumed(self) -> None:
+        self.storage.upgrade()
+        self.assertEqual([ids.show(1)], [one.id for one in self.storage.pop_messages("p", "q", 1)])
+        claim, messages = self.storage.claim("p", "q", 2, 60, 60)
+        self.assertEqual([ids.show(2), ids.show(3)], [message.id for message in messages])
+        self.assertEqual([ids.show(5)], [message.id for message in self.storage.list_messages("p", "q", None, 10)])
+        self.storage.release_claim("p", "q", claim.id)
+        given = self.publish()
+        self.assertEqual(
+            [ids.show(2), ids.show(3), ids.show(5), *given],
+            [message.id for message in self.storage.list_messages("p", "q", None, 10)],
+        )
+
+
+def _new_fields(message: Message) -> tuple[Any, ...]:
+    return message.kind, message.foreign_id, message.claim_id, message.sealed
 
 
 _SCHEMA = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'"

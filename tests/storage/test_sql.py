@@ -19,8 +19,8 @@ from sqlalchemy import event
 
 from tests.storage import case, conformance
 from zaqar_notify.encryption import Keyring
-from zaqar_notify.errors import CannotStart, Conflict, StorageUnavailable
-from zaqar_notify.model import Disabled, Draft, LaneKey, OutcomeKind, State, Subscription
+from zaqar_notify.errors import CannotStart, Conflict, InvalidRequest, StorageUnavailable
+from zaqar_notify.model import ApiKey, Disabled, Draft, LaneKey, OutcomeKind, State, Subscription
 from zaqar_notify.storage import statements
 from zaqar_notify.storage.base import Closing, Settlement, Storage
 from zaqar_notify.storage.sql import SqlStorage
@@ -43,12 +43,15 @@ class DurabilityTest(case.SqlCase):
     def test_everything_is_there_after_a_restart(self) -> None:
         mine = self.subscribe(secret=conformance.SECRET, options={"a": 1})
         message_id, _ = self.entry_into_row(mine.id, log=self.failed(), due_at=conformance.NOW + 900, attempts=1, lines=1)
+        claim, _ = self.storage.claim("p", "q", 1, 60, 60)
         waiting = self.publish()[0]
         self.storage.close()
         again = self.open()
         again.check()
+        kept = again.get_claim("p", "q", claim.id)
         self.assertEqual([mine], again.list_subscriptions("p", "q", None, 10))
         self.assertEqual({"n": 0}, again.get_message("p", "q", message_id).body)
+        self.assertEqual((claim, [message_id]), (kept[0], [message.id for message in kept[1]]))
         taken = again.take(again.join(), 30, entries=10, rows=10)
         self.assertEqual([waiting], [entry.message_id for entry in taken.entries])
 
@@ -146,6 +149,60 @@ class BodyTest(case.SqlCase):
                 if "the-body-" in repr(inside.execute(f'SELECT * FROM "{name}"').fetchall())
             ]
         self.assertEqual(["messages"], holders)
+
+
+class EncryptedBodyTest(case.SqlCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.storage.put_queue("p", "q", {"_enable_encrypt_messages": True})
+
+    def stored(self, message_id: str) -> bytes:
+        with contextlib.closing(sqlite3.connect(self.path)) as outside:
+            found = outside.execute("SELECT body FROM messages WHERE id = ?", (int(message_id, 16),)).fetchone()
+        return bytes(found[0])
+
+    def test_no_file_has_it_in_plain_text(self) -> None:
+        body = b'"the-secret-body"'
+        mine = self.subscribe(secret=conformance.SECRET)
+        drafts = [Draft(body, 300), Draft(body, 300, delay=60)]
+        given = self.storage.publish("p", "q", drafts) + self.storage.hold("p", "q", drafts, "me", 30)
+        self.storage.confirm("p", "q", mine.id, False, lambda _: Draft(body, 300))
+        self.storage.claim("p", "q", 1, 60, 60)
+        loaded = self.storage.load(given, []).messages
+        self.assertEqual([body] * 4, [loaded[message_id].body_json for message_id in given])
+        self.storage.close()
+        raw = b"".join(path.read_bytes() for path in pathlib.Path(self.folder).iterdir() if path.is_file())
+        self.assertIn(mine.subscriber.encode(), raw)
+        self.assertNotIn(b"the-secret-body", raw)
+
+    def test_one_that_was_moved_to_another_message_does_not_open(self) -> None:
+        first, second = self.publish(2)
+        with contextlib.closing(sqlite3.connect(self.path)) as outside, outside:
+            outside.execute("UPDATE messages SET body = ? WHERE id = ?", (self.stored(first), int(second, 16)))
+        with self.assertLogs("zaqar_notify.storage", logging.WARNING) as logged:
+            found = self.storage.list_messages("p", "q", None, 10)
+            self.storage.get_message("p", "q", second)
+        self.assertEqual([(first, False, b'{"n": 0}'), (second, True, b"")], [(m.id, m.sealed, m.body_json) for m in found])
+        [line] = logged.output
+        self.assertIn(second, line)
+
+    def test_a_lost_key_is_said_once_for_each_queue(self) -> None:
+        self.storage.put_queue("p", "r", {"_enable_encrypt_messages": True})
+        self.publish(3)
+        self.publish(3, queue="r")
+        self.storage = self.open(keyring=Keyring([NEW_KEY]))
+        with self.assertLogs("zaqar_notify.storage", logging.WARNING) as logged:
+            for queue in ("q", "r", "q"):
+                self.assertTrue(all(one.sealed for one in self.storage.list_messages("p", queue, None, 10)))
+        self.assertEqual(2, len(logged.output), logged.output)
+        self.assertIn("[encryption] keys", logged.output[0])
+
+    def test_other_queues_are_stored_as_they_are(self) -> None:
+        for number, metadata in enumerate(({}, {"_enable_encrypt_messages": False}, {"x": '"_enable_encrypt_messages":true'})):
+            self.storage.put_queue("p", f"plain-{number}", metadata)
+            message_id = self.publish(queue=f"plain-{number}")[0]
+            self.assertEqual(b'{"n": 0}', self.stored(message_id))
+        self.assertNotEqual(b'{"n": 0}', self.stored(self.publish()[0]))
 
 
 class OutageTest(case.SqlCase):
@@ -285,6 +342,7 @@ class GroupCommitTest(case.SqlCase):
 
     def test_a_conflict_of_one_does_not_harm_the_others(self) -> None:
         self.subscribe("http://taken/", confirmed=True)
+        ready, kept = self.publish(2, queue="ready"), self.publish(queue="kept")[0]
         commits: list[Any] = []
         event.listen(self.storage._database._writer._engine, "commit", commits.append)
         results = self.run_together(
@@ -295,10 +353,16 @@ class GroupCommitTest(case.SqlCase):
                 "queue": lambda: self.storage.put_queue("p", "made", {"a": 1}),
                 "second": lambda: self.publish(1, queue="other"),
                 "subscribe": lambda: self.storage.subscribe(self.subscription("http://new/")),
+                "claim": lambda: self.storage.claim("p", "ready", 1, 60, 60),
+                "pop": lambda: self.storage.pop_messages("p", "ready", 1),
+                "no claim": lambda: self.storage.delete_message("p", "kept", kept, conformance.UNKNOWN),
             }
         )
         self.assertEqual(1, len(commits))
         self.assertIsInstance(results["conflict"], Conflict)
+        self.assertIsInstance(results["no claim"], InvalidRequest)
+        self.assertIsNotNone(self.storage.get_message("p", "kept", kept))
+        self.assertEqual(ready, sorted(message.id for message in results["claim"][1] + results["pop"]))
         self.assertNotIsInstance(results["bug"], StorageUnavailable)
         self.assertIsInstance(results["bug"], Exception)
         self.assertTrue(results["queue"])
@@ -598,9 +662,12 @@ class PlanTest(case.SqlCase):
     # All living workers, all keys, and the queues of all projects, where these are what is asked for.
     MEANT = re.compile(r"SCAN (workers$|api_keys$|q USING INDEX ix_queues_name$)")
 
-    def assert_searches(self, statement: str, parameters: Any) -> None:
+    def plan(self, statement: str, parameters: Any) -> list[str]:
         with contextlib.closing(sqlite3.connect(self.path)) as outside:
-            plan = [row[3] for row in outside.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+            return [row[3] for row in outside.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+
+    def assert_searches(self, statement: str, parameters: Any) -> None:
+        plan = self.plan(statement, parameters)
         scans = [step for step in plan if step.startswith("SCAN") and not self.HARMLESS.match(step)]
         self.assertEqual([], [scan for scan in scans if not self.MEANT.match(scan)], f"{statement}\n{plan}")
 
@@ -619,9 +686,23 @@ class PlanTest(case.SqlCase):
 
     def test_taking_sorts_nothing(self) -> None:
         for statement in (statements.TAKE_ENTRIES, statements.TAKE_ROWS, statements.TAKE_LANES, statements.TAKE_PARKED):
-            with contextlib.closing(sqlite3.connect(self.path)) as outside:
-                plan = [row[3] for row in outside.execute(f"EXPLAIN QUERY PLAN {statement}", [None] * statement.count("?"))]
-            self.assertEqual([], [step for step in plan if "TEMP B-TREE" in step], f"{statement}\n{plan}")
+            self.assert_sorts_nothing(statement, [None] * statement.count("?"))
+
+    def test_consuming_and_listing_everything_sort_nothing(self) -> None:
+        named = dict.fromkeys(("queue", "now", "limit", "behind", "not_from"))
+        for statement in (statements.CONSUMABLE, statements.LIST_ALL, statements.OLDEST_MESSAGE, statements.NEWEST_MESSAGE):
+            self.assert_sorts_nothing(statement, named)
+
+    def test_counting_reads_an_index_alone(self) -> None:
+        for statement in (statements.COUNT_MESSAGES, statements.COUNT_ALL_MESSAGES):
+            plan = self.plan(statement, dict.fromkeys(("queue", "now")))
+            of_messages = [step for step in plan if "ix_messages" in step]
+            self.assertTrue(of_messages)
+            self.assertEqual(of_messages, [step for step in of_messages if "USING COVERING INDEX ix_messages_queue" in step])
+
+    def assert_sorts_nothing(self, statement: str, parameters: Any) -> None:
+        plan = self.plan(statement, parameters)
+        self.assertEqual([], [step for step in plan if "TEMP B-TREE" in step], f"{statement}\n{plan}")
 
     def test_everything_that_is_run(self) -> None:
         seen: dict[str, Any] = {}
@@ -643,6 +724,11 @@ class PlanTest(case.SqlCase):
         storage.put_queue("p", "q", {})
         storage.put_queue("p", "q", {"a": 1})
         storage.list_queues("p", "a", 10)
+        storage.list_queues("p", "a", 10, name="q", metadata={"a": "1"})
+        storage.count_queues("p", name="q")
+        storage.count_queues("p", metadata={"a": "1"})
+        storage.update_queue("p", "q", lambda metadata: {**metadata, "b": 2})
+        self.consume_everything()
         first, second = self.subscribe(secret=conformance.SECRET, secret_made=True), self.subscribe("http://b/", ttl=60)
         storage.subscribe(self.subscription(secret=conformance.SECRET, secret_made=True))
         storage.update_subscription("p", "q", first.id, {"subscriber": "http://c/", "options": {}})
@@ -687,7 +773,109 @@ class PlanTest(case.SqlCase):
             taken = self.take(worker)
             storage.settle([], [Closing(entry.message_id, taken.token) for entry in taken.entries])
             self.clock.now += conformance.RETENTION
+        storage.purge_messages("p", "q")
+        storage.purge_subscriptions("p", "q", 10)
         storage.delete_queue("p", "q")
         storage.leave(worker)
         self.prune_all()
         storage.check()
+
+    def consume_everything(self) -> None:
+        storage = self.storage
+        metadata = {"_max_claim_count": 1, "_dead_letter_queue": "dead", "_enable_encrypt_messages": True}
+        storage.put_queue("p", "work", metadata)
+        given = self.publish(20, queue="work") + storage.publish("p", "work", [Draft(b"1", 300, delay=50)])
+        claim, messages = storage.claim("p", "work", 5, 60, 900)
+        for wanted in itertools.product((False, True), repeat=2):
+            storage.list_messages("p", "work", given[0], 5, "they", claimed=wanted[0], delayed=wanted[1])
+        storage.get_claim("p", "work", claim.id)
+        storage.update_claim("p", "work", claim.id, 90, 900)
+        storage.delete_message("p", "work", messages[0].id, claim.id)
+        storage.delete_messages("p", "work", [messages[1].id], [claim.id])
+        storage.release_claim("p", "work", claim.id)
+        storage.claim("p", "work", 5, 60, 60)
+        storage.pop_messages("p", "work", 5)
+        storage.stats("p", "work")
+        storage.volume()
+        held = storage.hold("p", "work", [Draft(b"1", 300)] * 3, "me", 30)
+        storage.release("p", "work", held[:1], ["foreign"])
+        storage.drop("p", "work", held[1:])
+        storage.message_deliveries("p", "work", "foreign", None, 5)
+        asked = self.subscription("http://asked/", queue="work")
+        made = storage.subscribe(asked, lambda _: Draft(b"1", 300)).subscription
+        storage.subscription_deliveries("p", "work", made.id, "foreign", 5)
+        storage.confirm("p", "work", made.id, True)
+        storage.add_key(ApiKey("k", "p", ("read",), "a key", b"hash", 1.0))
+        storage.get_key("k")
+        storage.list_keys("p")
+        storage.list_keys()
+        storage.revoke_key("k")
+
+
+class CostTest(case.SqlCase):
+    """Consuming and listing cost the same whatever is claimed or delayed, in steps of SQLite's machine."""
+
+    PACE = 20
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.counted = 0
+        self.storage = self.open()
+        for engine in (self.storage._database._reading, self.storage._database._writer._engine):
+            event.listen(engine, "connect", lambda connection, _: connection.set_progress_handler(self.count, self.PACE))
+
+    def count(self) -> int:
+        self.counted += 1
+        return 0
+
+    def steps(self, call: Any) -> int:
+        self.counted = 0
+        self.assertTrue(call())
+        return self.counted * self.PACE
+
+    def costs(self) -> dict[str, int]:
+        storage = self.storage
+        return {
+            "claim": self.steps(lambda: storage.claim("p", "q", 20, 60, 60)),
+            "pop": self.steps(lambda: storage.pop_messages("p", "q", 20)),
+            "free": self.steps(lambda: storage.list_messages("p", "q", None, 20)),
+            "claimed": self.steps(lambda: storage.list_messages("p", "q", None, 20, claimed=True)),
+            "delayed": self.steps(lambda: storage.list_messages("p", "q", None, 20, delayed=True)),
+            "all": self.steps(lambda: storage.list_messages("p", "q", None, 20, claimed=True, delayed=True)),
+            "purge": self.steps(lambda: storage.publish("p", "r", [Draft(b"1", 300)]) and not storage.purge_messages("p", "r")),
+        }
+
+    def test_it_does_not_depend_on_what_is_claimed_or_delayed(self) -> None:
+        def fill(count: int) -> None:
+            self.publish(count)
+            for _ in range(count // 100):
+                self.storage.claim("p", "q", 50, 600, 60)
+            self.storage.publish("p", "q", [Draft(b"1", 600, delay=500)] * count)
+            self.publish(count, queue="r")
+
+        fill(200)
+        few = self.costs()
+        fill(5000)
+        many = self.costs()
+        for name, steps in few.items():
+            self.assertTrue(many[name] < 1.5 * steps + 500, f"{name}: {steps} -> {many[name]}")
+
+    def test_a_plain_message_is_in_no_index_of_the_others(self) -> None:
+        self.publish(2)
+        self.storage.publish("p", "q", [Draft(b"1", 300, delay=60)])
+        self.storage.claim("p", "q", 1, 60, 60)
+        with contextlib.closing(sqlite3.connect(self.path)) as inside:
+            wheres = {
+                "ix_messages_delayed": "free_at > 0 AND claim_id IS NULL AND deleted_at IS NULL",
+                "ix_messages_delay": "free_at > 0 AND claim_id IS NULL AND deleted_at IS NULL",
+                "ix_messages_claimed": "claim_id IS NOT NULL AND deleted_at IS NULL",
+                "ix_messages_claim": "claim_id IS NOT NULL AND deleted_at IS NULL",
+                "ix_messages_foreign": "foreign_id IS NOT NULL",
+            }
+            counts = {
+                name: inside.execute(f"SELECT count(*) FROM messages INDEXED BY {name} WHERE {where}").fetchone()[0]
+                for name, where in wheres.items()
+            }
+            indexes = inside.execute("SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = 'messages'").fetchall()
+        self.assertEqual([1, 1, 1, 1, 0], list(counts.values()))
+        self.assertEqual({*wheres, "ix_messages_queue", "ix_messages_prune"}, {name for (name,) in indexes})
