@@ -155,6 +155,25 @@ class PostingTest(ExtensionCase):
             self.assertEqual(201, self.post(**options).status_code)
             self.assertEqual(document, self.foreign.given[-1])
 
+    def test_a_resource_may_read_it_in_any_way(self):
+        class Reading:
+            def __init__(self, read_from):
+                self.read_from = read_from
+
+            def on_post(self, req, resp, queue_name):
+                read.append(self.read_from(req))
+
+        read = []
+        for read_from in (
+            lambda req: req.stream.read(),
+            lambda req: req.bounded_stream.read(),
+            lambda req: req.env["wsgi.input"].read(int(req.env["CONTENT_LENGTH"])),
+        ):
+            app = falcon.App()
+            app.add_route(MESSAGES, Reading(read_from))
+            self.assertEqual(200, self.post("x", client=self.mounted(app=app)).status_code)
+        self.assertEqual([{"messages": [{"body": "x"}]}] * 3, [json.loads(raw) for raw in read])
+
     def test_nothing_is_due_while_the_resource_runs(self):
         seen = []
 

@@ -192,7 +192,7 @@ class _Forwarding:
             environ[_VOUCHED] = self._project(req)
         status, headers, body = _call(self._api, environ)
         resp.status = status
-        resp.set_headers([(name, value) for name, value in headers if name.lower() != "content-length"])
+        resp.set_headers(headers)
         resp.data = body
 
     # OPTIONS stays Falcon's and the app's own: browsers ask by it, without any of our headers, what the app allows them.
