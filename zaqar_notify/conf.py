@@ -54,7 +54,7 @@ API: list[cfg.Opt] = [
         "max_buffered",
         default=134217728,
         min=1048576,
-        help="Most bytes that each API process holds of requests which are not answered, and of answers which are not read, yet.",
+        help="Most bytes that each API process holds of requests that are not answered and of answers that are not read yet.",
     ),
     cfg.IntOpt(
         "connections_per_address",

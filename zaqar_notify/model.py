@@ -90,7 +90,7 @@ class Message:
     project: str
     queue: str
     body_json: bytes
-    """JSON text, UTF-8, as it was posted; empty once ``[delivery_log] body_retention`` has dropped it, and when it is sealed."""
+    """JSON text, UTF-8, as it was posted; empty once ``[delivery_log] body_retention`` has dropped it, and when sealed."""
     ttl: int
     created_at: float
     expires_at: float
