@@ -13,6 +13,7 @@ from falcon import testing
 
 from zaqar_notify.api.app import create_app
 from zaqar_notify.api.confirmation import Confirmations
+from zaqar_notify.api.identity import Anyone
 from zaqar_notify.encryption import Keyring
 from zaqar_notify.errors import InvalidRequest, UnknownScheme
 from zaqar_notify.signing import UrlSigner
@@ -94,6 +95,7 @@ class ApiCase(unittest.TestCase):
     loopback_only = False
     require_confirmation = False
     public_url: str | None = None
+    rules = None
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -106,6 +108,9 @@ class ApiCase(unittest.TestCase):
     def make_storage(self, clock):
         return OverMemory.make_storage(self, clock)
 
+    def make_identity(self, storage):
+        return Anyone()
+
     def make_client(self, storage=None, **limits):
         storage = storage or self.storage
         app = create_app(
@@ -114,6 +119,8 @@ class ApiCase(unittest.TestCase):
             check=check_scheme,
             wake=lambda: self.wakes.append(len(self.storage.list_messages("p", "q", None, 100))),
             loopback_only=self.loopback_only,
+            identity=self.make_identity(storage),
+            rules=self.rules,
             signer=SIGNER,
             confirmations=Confirmations(self.require_confirmation, 3600, self.public_url, SIGNER, self.clock),
             clock=self.clock,

@@ -47,7 +47,7 @@ def _action(name: str, check: str, description: str, *operations: tuple[str, str
 
 
 ACTIONS = [
-    _action("ping:get", "@", "Ask whether the service is there.", ("GET", "/v2/ping")),
+    _action("ping:get", "@", "Ask whether the service is there, and what it has.", ("GET", "/v2/ping"), ("GET", "/v2/")),
     _action("health:get", "role:admin", "See how the service is, all projects together.", ("GET", "/v2/health")),
     _action("queues:get_all", "rule:reader", "List the queues.", ("GET", _QUEUES)),
     _action("queues:create", "rule:publisher", "Make a queue, or replace its metadata.", ("PUT", _QUEUE)),
