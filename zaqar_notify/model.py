@@ -55,9 +55,7 @@ _OPEN_STATES = frozenset({State.PENDING, State.IN_FLIGHT, State.PARKED})
 
 class MessageKind(enum.Enum):
     NOTIFICATION = "notification"  # what clients posted
-    CONFIRMATION = (
-        "confirmation"  # asks one subscriber whether it wants to be subscribed; its body is what the subscriber receives
-    )
+    CONFIRMATION = "confirmation"  # asks one subscriber whether it wants to be; its body is what that one receives
 
 
 class Scope(enum.Enum):
