@@ -55,6 +55,7 @@ _OPEN_STATES = frozenset({State.PENDING, State.IN_FLIGHT, State.PARKED})
 
 class MessageKind(enum.Enum):
     NOTIFICATION = "notification"  # what clients posted
+    TEST = "test"  # made by a subscription's ping, for that subscriber alone
     CONFIRMATION = "confirmation"  # asks one subscriber whether it wants to be; its body is what that one receives
 
 
@@ -200,9 +201,27 @@ class Subscription:
     sealed: bool = False
     """Its secret cannot be opened: the key that encrypted it is not among [encryption] keys."""
     disabled: Disabled | None = None
+    strikes: int = 0
+    """Attempts in a row that found the target itself to be wrong."""
+    failing_since: float | None = None
+    """Since when no attempt has succeeded; None after a success, and before the first failure."""
 
     def live(self, now: float) -> bool:
         return self.expires_at is None or self.expires_at > now
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Exchange:
+    """What went over the wire in one attempt, as the log keeps it: bounded, and without secrets. The notifier sees to both.
+
+    All three are JSON objects of the transport's own. Of HTTP: ``request`` has method, url, headers and body_size (the body is
+    the message's), ``response`` status, headers and body (text, cut), ``phases`` seconds since the start of the attempt: name,
+    connect, tls, first_byte, end.
+    """
+
+    request: Mapping[str, Any]
+    response: Mapping[str, Any] | None = None
+    phases: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -227,6 +246,7 @@ class Outcome:
     """The provider's own id of what it took."""
     publish: tuple[tuple[str, Draft], ...] = ()
     """(queue, draft) pairs in the same project, stored in the transaction that settles this attempt."""
+    exchange: Exchange | None = None
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -270,6 +290,7 @@ class LogEntry:
     duration: float | None = None
     """Seconds."""
     detail: str = ""
+    exchange: Exchange | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -66,6 +67,63 @@ class Row:
     """Lines in its log so far."""
     lane: LaneKey | None = None
     """Set when it was parked there."""
+    expires_at: float = math.inf
+    """The message's expiry, or that of a redelivery: nothing is sent after it."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Breaker:
+    """An open circuit breaker. One lane has one, shared by all workers."""
+
+    lane: LaneKey
+    trips: int
+    """How often it has opened in a row."""
+    until: float
+    """When its endpoint may be probed; the worker that takes the lane then probes it."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Alert:
+    """A message for the project's alert queue, at most one in ``every`` seconds for the same project and cause."""
+
+    cause: str
+    queue: str
+    draft: Draft
+    every: float = 3600.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Failure:
+    """An attempt has failed by the fault of the other side: it may be the one too many for the subscription."""
+
+    at: float
+    strike: bool
+    """The target itself is wrong."""
+    most_strikes: int
+    """With so many strikes in a row the subscription is disabled."""
+    longest: float
+    """Seconds of nothing but failures after which it is disabled."""
+    reason_strikes: str
+    reason_longest: str
+    alert: Alert | None = None
+    """Published when this disables the subscription."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Depths:
+    """What waits, in all projects."""
+
+    outbox: int
+    """Messages that are not matched and settled yet."""
+    oldest_at: float | None
+    """When the oldest of them was posted, or its delay ended."""
+    pending: int
+    """Deliveries that wait for a retry."""
+    parked: int
+    in_flight: int
+    """Rows under a lease."""
+    breakers: int
+    """Open ones."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,6 +135,8 @@ class Taken:
     """Lanes that this worker may empty from now on, until its lease ends."""
     emptied: Sequence[LaneKey] = ()
     """Of the lanes asked for, those that hold no parked row any more."""
+    probes: Mapping[LaneKey, int] = dataclasses.field(default_factory=dict)
+    """Of ``lanes``, those whose breaker is open: its trips. This worker is the one to probe."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -111,6 +171,10 @@ class Settlement:
     """Disables the subscription."""
     publish: tuple[tuple[str, Draft], ...] = ()
     """(queue, draft) pairs that are posted in the project of the message."""
+    failure: Failure | None = None
+    recovered: bool = False
+    """An attempt has succeeded: strikes and failing_since of the subscription are forgotten."""
+    alerts: tuple[Alert, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -340,7 +404,7 @@ class Storage(abc.ABC):
 
     @abc.abstractmethod
     def message_deliveries(
-        self, project: str, queue: str, message_id: str, marker: str | None, limit: int
+        self, project: str, queue: str, message_id: str, marker: str | None, limit: int, *, exchanges: bool = False
     ) -> list[DeliveryRecord] | None:
         """At most ``limit`` deliveries of a message behind the subscription id ``marker``; None for an unknown message.
 
@@ -348,14 +412,34 @@ class Storage(abc.ABC):
 
         Answers from outbox, rows and log, also when the message is expired or deleted or a subscription is gone, until the
         retention of the log has passed. Each comes with the last `MOST_LINES` lines of its log; the number of the first one
-        says how many are left out.
+        says how many are left out. What went over the wire comes with them only where ``exchanges`` is true.
         """
 
     @abc.abstractmethod
     def subscription_deliveries(
-        self, project: str, queue: str, subscription_id: str, marker: str | None, limit: int
+        self, project: str, queue: str, subscription_id: str, marker: str | None, limit: int, *, exchanges: bool = False
     ) -> list[DeliveryRecord] | None:
         """The same for a subscription, by message id, newest first: ``marker`` is the last message id already seen."""
+
+    # -- again, or not at all -----------------------------------------------------------------------------------------------
+
+    def redeliver(self, project: str, queue: str, message_id: str, subscription_id: str, ttl: float) -> None:
+        """Start a delivery anew, whatever became of it: a row that is due at once, with no attempt used up, and that expires
+        ``ttl`` seconds from now. Its log goes on.
+
+        `NotFound` for a message or subscription that is unknown, deleted (the subscription) or over its retention; `Conflict`
+        while the delivery has not ended, or when the body of the message was dropped already.
+        """
+
+    def cancel(self, project: str, queue: str, message_id: str, subscription_id: str) -> None:
+        """End a delivery that has not ended: state CANCELLED, in the log. What is in flight may still arrive; its outcome is
+        not stored. Of a message that is not matched yet, this subscription is left out. `NotFound` as in `redeliver`;
+        `Conflict` when it has ended.
+        """
+
+    def ping(self, project: str, queue: str, subscription_id: str, draft: Draft) -> str | None:
+        """Store a message of kind TEST that readers never see, with a row, due at once, for this subscription alone. Returns
+        its id; None when there is no such subscription."""
 
     # -- keys of the API ----------------------------------------------------------------------------------------------------
 
@@ -403,8 +487,11 @@ class Storage(abc.ABC):
         """Lease due work for ``lease`` seconds: outbox entries, rows that are due, lanes, and parked rows of lanes held.
 
         ``entries``, ``rows`` and ``lanes`` are upper bounds; ``parked`` says how many rows of which lane. A lane that has
-        run empty is removed. Oldest first in each, but entries whose lease has ended before all others. What was posted, given
-        back or released is due also when the clock is set back. Costs nothing in the database when nothing is due.
+        run empty, and whose breaker is closed, is removed. A lane with an open breaker is due when that may be probed.
+        Every project with due work gets an equal share of each bound, and what others leave of it, in turns: one with a
+        million entries or rows delays no other. Within a project the oldest first, but entries whose lease has ended before
+        all others. What was posted, given back or released is due also when the clock is set back. Costs nothing in the
+        database when nothing is due.
         """
 
     @abc.abstractmethod
@@ -415,9 +502,21 @@ class Storage(abc.ABC):
         """Ids of the subscriptions behind ``after`` for which the log or a row already knows this message."""
 
     @abc.abstractmethod
-    def settle(self, settlements: Sequence[Settlement], closings: Sequence[Closing] = ()) -> int:
-        """Store what became of deliveries, then close entries; durable. Returns how many settlements had lost their lease:
-        of those nothing was stored."""
+    def settle(
+        self, settlements: Sequence[Settlement], closings: Sequence[Closing] = (), breakers: Sequence[Breaker] = ()
+    ) -> int:
+        """Store what became of deliveries, then close entries, then set breakers; durable. Returns how many settlements had
+        lost their lease: of those nothing was stored.
+
+        A breaker with ``trips`` 0 is closed: its lane stays with whoever holds it. Another one opens: nobody holds the lane any
+        more, and it comes due at ``until``.
+        """
+
+    def breakers(self) -> list[Breaker]:
+        """The open ones. Costs nothing to speak of, however many lanes and parked rows there are."""
+
+    def depths(self) -> Depths:
+        raise NotImplementedError
 
     @abc.abstractmethod
     def give_back(self, token: int, message_ids: Collection[str], rows: Collection[tuple[str, str]] = ()) -> None:
