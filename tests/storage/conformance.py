@@ -497,7 +497,7 @@ class LedgerConformance(StorageCase):
         lost = self.take(one)
         self.clock.now += LEASE
         won = self.take(self.storage.join())
-        self.assertEqual([Row(message_id, mine.id, 1, 1)], won.rows)
+        self.assertEqual([Row(message_id, mine.id, 1, 1)], self.rows(won))
         late = Settlement(message_id, mine.id, lost.token, from_row=True, log=self.delivered(2))
         self.assertEqual(1, self.storage.settle([late]))
         self.assertEqual(State.IN_FLIGHT, self.state(message_id, mine.id))
@@ -534,7 +534,7 @@ class LedgerConformance(StorageCase):
         )
         self.clock.now += 20
         taken = self.take(worker)
-        self.assertEqual([Row(message_id, mine.id, 1, 2)], taken.rows)
+        self.assertEqual([Row(message_id, mine.id, 1, 2)], self.rows(taken))
         third = self.delivered(3)
         self.storage.settle([Settlement(message_id, mine.id, taken.token, from_row=True, log=third)])
         record = self.delivery(message_id, mine.id)
@@ -589,7 +589,7 @@ class LedgerConformance(StorageCase):
         self.assertEqual([], list(self.take(worker).rows))
         self.clock.now = NOW + 60
         self.assertEqual([], list(self.take(worker, rows=0).rows))
-        self.assertEqual([Row(message_id, mine.id, 1, 1)], self.take(worker).rows)
+        self.assertEqual([Row(message_id, mine.id, 1, 1)], self.rows(self.take(worker)))
         self.assertEqual(
             (State.IN_FLIGHT, None), (self.state(message_id, mine.id), self.delivery(message_id, mine.id).next_attempt_at)
         )
@@ -675,7 +675,7 @@ class LedgerConformance(StorageCase):
         held = Settlement(message_id, mine.id, token, from_row=False, due_at=self.clock.now + 15, hold=True)
         self.storage.settle([held], [Closing(message_id, token)])
         self.clock.now += 15
-        self.assertEqual([Row(message_id, mine.id, 0, 0)], self.take(self.storage.join()).rows)
+        self.assertEqual([Row(message_id, mine.id, 0, 0)], self.rows(self.take(self.storage.join())))
         self.assertEqual(1, self.storage.settle([Settlement(message_id, mine.id, token, from_row=True, log=self.delivered())]))
 
     def test_a_row_changes_between_due_and_parked(self) -> None:
@@ -690,7 +690,7 @@ class LedgerConformance(StorageCase):
         self.assertEqual([], list(self.take(worker).rows))
         self.take(worker, lanes=1)
         taken = self.take(worker, parked={LANE: 5})
-        self.assertEqual([Row(message_id, mine.id, 2, 3, LANE)], taken.rows)
+        self.assertEqual([Row(message_id, mine.id, 2, 3, LANE)], self.rows(taken))
         again = Settlement(message_id, mine.id, taken.token, from_row=True, due_at=self.clock.now + 7, attempts=2, lines=3)
         self.storage.settle([again])
         self.assertEqual(
@@ -698,7 +698,7 @@ class LedgerConformance(StorageCase):
             (self.state(message_id, mine.id), self.delivery(message_id, mine.id).next_attempt_at),
         )
         self.clock.now += 7
-        self.assertEqual([Row(message_id, mine.id, 2, 3)], self.take(worker).rows)
+        self.assertEqual([Row(message_id, mine.id, 2, 3)], self.rows(self.take(worker)))
 
     def test_closing_a_page_frees_the_entry_for_the_next(self) -> None:
         first, second = self.subscribe(), self.subscribe("http://b/")
@@ -869,7 +869,7 @@ class LaneConformance(StorageCase):
         self.fill_lane()
         self.take(self.worker, lanes=5)
         first = self.take(self.worker, parked={LANE: 2})
-        self.assertEqual([Row(one, self.mine.id, 0, 0, LANE) for one in self.parked[:2]], first.rows)
+        self.assertEqual([Row(one, self.mine.id, 0, 0, LANE) for one in self.parked[:2]], self.rows(first))
         self.assertEqual([], list(first.emptied))
         self.assertEqual(State.IN_FLIGHT, self.state(self.parked[0], self.mine.id))
         self.assertEqual(State.PARKED, self.state(self.parked[2], self.mine.id))
@@ -901,7 +901,7 @@ class LaneConformance(StorageCase):
         back = Settlement(self.parked[0], self.mine.id, taken.token, from_row=True, park=LANE, attempts=1, lines=1)
         self.storage.settle([back])
         self.assertEqual([LANE], list(self.take(self.worker, lanes=5).lanes))
-        self.assertEqual([Row(self.parked[0], self.mine.id, 1, 1, LANE)], self.take(self.worker, parked={LANE: 5}).rows)
+        self.assertEqual([Row(self.parked[0], self.mine.id, 1, 1, LANE)], self.rows(self.take(self.worker, parked={LANE: 5})))
 
     def test_rows_of_a_lane_whose_lease_ended_come_due(self) -> None:
         self.fill_lane()

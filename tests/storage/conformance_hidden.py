@@ -318,7 +318,7 @@ class ConfirmationConformance(HiddenCase):
         taken = self.take(worker)
         self.assertEqual([], list(taken.entries))
         message_id = taken.rows[0].message_id
-        self.assertEqual([Row(message_id, mine.id, 0, 0)], taken.rows)
+        self.assertEqual([Row(message_id, mine.id, 0, 0)], self.rows(taken))
         loaded = self.storage.load([message_id], [mine.id])
         self.assertEqual({mine.id: mine}, loaded.subscriptions)
         message = loaded.messages[message_id]
@@ -459,7 +459,7 @@ class ConfirmationConformance(HiddenCase):
         )
         self.assertEqual(0, self.storage.settle([again]))
         self.clock.now = NOW + 10
-        self.assertEqual([Row(message_id, mine.id, 1, 1)], self.take(worker).rows)
+        self.assertEqual([Row(message_id, mine.id, 1, 1)], self.rows(self.take(worker)))
 
 
 class EncryptionConformance(StorageCase):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +12,7 @@ import testtools
 
 from zaqar_notify.encryption import Keyring
 from zaqar_notify.model import Draft, LaneKey, LogEntry, OutcomeKind, State, Subscription
-from zaqar_notify.storage.base import Closing, Settlement, Storage, Taken
+from zaqar_notify.storage.base import Closing, Row, Settlement, Storage, Taken
 
 NOW = 1_700_000_000.0
 RETENTION = 1000.0
@@ -98,6 +100,10 @@ class StorageCase(testtools.TestCase):
 
     def take(self, worker: int, *, entries: int = 100, rows: int = 100, **others: Any) -> Taken:
         return self.storage.take(worker, LEASE, entries=entries, rows=rows, **others)
+
+    def rows(self, taken: Taken) -> list[Row]:
+        """Without their expiry."""
+        return [dataclasses.replace(row, expires_at=math.inf) for row in taken.rows]
 
     def attempt(self, number: int, state: State, outcome: OutcomeKind | None = None, **fields: Any) -> LogEntry:
         return LogEntry(number, self.clock.now, state, outcome, **fields)

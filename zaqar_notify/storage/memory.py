@@ -15,11 +15,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from zaqar_notify.encryption import CannotDecrypt, Keyring
-from zaqar_notify.errors import Conflict, Forbidden, InvalidRequest
+from zaqar_notify.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from zaqar_notify.model import (
     ApiKey,
     Claim,
     DeliveryRecord,
+    Disabled,
     Draft,
     LaneKey,
     LogEntry,
@@ -33,9 +34,13 @@ from zaqar_notify.model import (
 from zaqar_notify.storage import ids, standing
 from zaqar_notify.storage.base import (
     MOST_LINES,
+    Alert,
+    Breaker,
     Closing,
     Confirmation,
+    Depths,
     Entry,
+    Failure,
     Loaded,
     Row,
     Settlement,
@@ -103,6 +108,8 @@ class _Leased:
 class _Entry(_Leased):
     takes: int = 0
     after: str | None = None
+    cancelled: bool = False
+    """Some of its deliveries were cancelled before it was matched."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -110,6 +117,16 @@ class _Row(_Leased):
     lane: LaneKey | None = None
     attempts: int = 0
     lines: int = 0
+    expires_at: float | None = None
+    """Of a redelivery; None: it expires with its message."""
+
+
+@dataclasses.dataclass(eq=False)
+class _Lane(_Leased):
+    trips: int = 0
+    """Of its breaker; 0: that is closed."""
+    until: float = _AT_ONCE
+    """When an open breaker may be probed."""
 
 
 class MemoryStorage(Storage):
@@ -119,13 +136,15 @@ class MemoryStorage(Storage):
         keyring: Keyring,
         retention: float,
         body_retention: float | None = None,
+        retention_delivered: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """``keyring`` is for the bodies of messages only: secrets do not leave the memory. ``retention`` and
-        ``body_retention`` are seconds."""
+        """``keyring`` is for the bodies of messages only: secrets do not leave the memory. ``retention``,
+        ``body_retention`` and ``retention_delivered`` are seconds; the last is for the logs of delivered deliveries."""
         self._keyring = keyring
         self._retention = retention
         self._body_retention = body_retention
+        self._retention_delivered = retention_delivered
         self._clock = clock
         self._lock = threading.RLock()
         self._queues: dict[tuple[str, str], _Queue] = {}
@@ -135,8 +154,10 @@ class MemoryStorage(Storage):
         self._subscriptions: dict[str, _Subscription] = {}
         self._outbox: dict[str, _Entry] = {}
         self._rows: dict[tuple[str, str], _Row] = {}
-        self._lanes: dict[LaneKey, _Leased] = {}
+        self._lanes: dict[LaneKey, _Lane] = {}
         self._log: dict[tuple[str, str], list[LogEntry]] = {}
+        self._alerted: dict[tuple[str, str], float] = {}
+        self._turns: dict[str, str] = {}
         self._last_id = 0
         self._workers = itertools.count(1)
         self._takes = itertools.count(1)
@@ -492,6 +513,8 @@ class MemoryStorage(Storage):
                 entry = self._outbox.get(message_id)
                 untouched = entry is not None and entry.lease is None and not entry.takes
                 if untouched and self._held(project, queue, message_id) is not None:
+                    for key in self._logs_of(message_id):
+                        del self._log[key]
                     del self._outbox[message_id], self._messages[message_id]
 
     # -- subscriptions ------------------------------------------------------------------------------------------------------
@@ -579,7 +602,9 @@ class MemoryStorage(Storage):
             if other is not None and other is not existing:
                 raise Conflict("Another subscription of the queue has this subscriber.")
             age = _age(changes["ttl"], self._clock()) if "ttl" in changes else {}
-            existing.record = dataclasses.replace(existing.record, **{**changes, **age})
+            enabled = existing.record.disabled is not None and "disabled" in changes and changes["disabled"] is None
+            fresh = {"strikes": 0, "failing_since": None} if enabled else {}
+            existing.record = dataclasses.replace(existing.record, **{**changes, **age, **fresh})
             return existing.record
 
     def delete_subscription(self, project: str, queue: str, subscription_id: str) -> None:
@@ -591,7 +616,7 @@ class MemoryStorage(Storage):
     # -- did it arrive? -----------------------------------------------------------------------------------------------------
 
     def message_deliveries(
-        self, project: str, queue: str, message_id: str, marker: str | None, limit: int
+        self, project: str, queue: str, message_id: str, marker: str | None, limit: int, *, exchanges: bool = False
     ) -> list[DeliveryRecord] | None:
         ids.parse_marker(marker)
         with self._lock:
@@ -605,10 +630,10 @@ class MemoryStorage(Storage):
                 live = (one.record.id for one in self._live_subscriptions(project, queue))
                 found |= {of for of in live if of > (entry.after or "")}
             page = sorted(of for of in found if of > (marker or ""))[:limit]
-            return [self._delivery(message_id, of) for of in page]
+            return [self._delivery(message_id, of, exchanges) for of in page]
 
     def subscription_deliveries(
-        self, project: str, queue: str, subscription_id: str, marker: str | None, limit: int
+        self, project: str, queue: str, subscription_id: str, marker: str | None, limit: int, *, exchanges: bool = False
     ) -> list[DeliveryRecord] | None:
         with self._lock:
             marker = self._internal_marker(project, queue, marker)
@@ -624,7 +649,7 @@ class MemoryStorage(Storage):
                     if self._messages[message].queue is live and (entry.after or "") < subscription_id
                 }
             page = sorted((message for message in found if marker is None or message < marker), reverse=True)[:limit]
-            return [self._delivery(message, subscription_id) for message in page]
+            return [self._delivery(message, subscription_id, exchanges) for message in page]
 
     def _public_message(self, project: str, queue: str, public_id: str) -> _Message | None:
         """By its foreign id where it has one, whatever became of it. The newest, when the other service used an id twice."""
@@ -640,22 +665,86 @@ class MemoryStorage(Storage):
         ids.parse_marker(marker)
         return marker
 
-    def _delivery(self, message_id: str, subscription_id: str) -> DeliveryRecord:
+    def _delivery(self, message_id: str, subscription_id: str, exchanges: bool = False) -> DeliveryRecord:
         now = self._clock()
         message = self._messages[message_id]
         subscription = self._subscriptions.get(subscription_id)
         key = (message_id, subscription_id)
-        still_open = self._rows.get(key) or self._outbox.get(message_id)
+        log = self._log.get(key, [])[-MOST_LINES:]
+        row, entry = self._rows.get(key), self._outbox.get(message_id)
+        still_open = row or entry
         deleted = subscription is None or (subscription.deleted_at is not None and not subscription.expired)
+        expires_at = message.record.expires_at if row is None else self._expires_at(message, row)
         return standing.record(
             message.record.public_id,
             subscription_id,
-            self._log.get(key, ())[-MOST_LINES:],
-            None if still_open is None else standing.Open(still_open.due_at, leased=still_open.lease is not None),
+            log if exchanges else [dataclasses.replace(line, exchange=None) for line in log],
+            None
+            if still_open is None
+            else standing.Open(still_open.due_at, leased=still_open.lease is not None, row=row is not None),
             cancelled=message.queue.deleted or deleted,
-            expired=message.record.expires_at <= now or (subscription is not None and not subscription.record.live(now)),
+            expired=expires_at <= now or (subscription is not None and not subscription.record.live(now)),
             now=now,
         )
+
+    def _expires_at(self, message: _Message, row: _Row) -> float:
+        return message.record.expires_at if row.expires_at is None else row.expires_at
+
+    def _logs_of(self, message_id: str) -> list[tuple[str, str]]:
+        return [key for key in self._log if key[0] == message_id]
+
+    # -- again, or not at all -----------------------------------------------------------------------------------------------
+
+    def redeliver(self, project: str, queue: str, message_id: str, subscription_id: str, ttl: float) -> None:
+        with self._lock:
+            message, key = self._asked_delivery(project, queue, message_id, subscription_id)
+            if not self._ended(key):
+                raise Conflict("The delivery has not ended: cancel it first, or wait.")
+            if not message.record.body_json:
+                raise Conflict("The body of the message is not kept any more.")
+            lines = self._log[key][-1].number
+            self._rows[key] = _Row(_AT_ONCE, lines=lines, expires_at=self._clock() + ttl)
+
+    def cancel(self, project: str, queue: str, message_id: str, subscription_id: str) -> None:
+        with self._lock:
+            _, key = self._asked_delivery(project, queue, message_id, subscription_id)
+            if self._ended(key):
+                raise Conflict("The delivery has ended.")
+            row = self._rows.pop(key, None)
+            if row is None:
+                self._outbox[key[0]].cancelled = True
+            number = 1 if row is None else row.lines + 1
+            self._log.setdefault(key, []).append(LogEntry(number, self._clock(), State.CANCELLED))
+
+    def _asked_delivery(
+        self, project: str, queue: str, message_id: str, subscription_id: str
+    ) -> tuple[_Message, tuple[str, str]]:
+        """Raises `NotFound` unless there is such a delivery."""
+        message = self._public_message(project, queue, message_id)
+        subscription = self._live_subscription(project, queue, subscription_id)
+        if message is not None and not message.queue.deleted and subscription is not None:
+            key = (message.record.id, subscription_id)
+            if key in self._rows or key in self._log or self._covered(key):
+                return message, key
+        raise NotFound("There is no such delivery (any more).")
+
+    def _ended(self, key: tuple[str, str]) -> bool:
+        if key in self._rows:
+            return False
+        return not self._covered(key) or (key in self._log and self._log[key][-1].state.ended)
+
+    def _covered(self, key: tuple[str, str]) -> bool:
+        """By an outbox entry, which is not matched with it yet or does not know what became of it."""
+        entry = self._outbox.get(key[0])
+        return entry is not None and key[1] > (entry.after or "")
+
+    def ping(self, project: str, queue: str, subscription_id: str, draft: Draft) -> str | None:
+        with self._lock:
+            if self._live_subscription(project, queue, subscription_id) is None:
+                return None
+            message = self._store(self._ensure_queue(project, queue), draft, kind=MessageKind.TEST, hidden=True)
+            self._rows[message.record.id, subscription_id] = _Row(_AT_ONCE)
+            return message.record.id
 
     # -- keys of the API ----------------------------------------------------------------------------------------------------
 
@@ -709,27 +798,62 @@ class MemoryStorage(Storage):
         parked: Mapping[LaneKey, int] | None = None,
     ) -> Taken:
         with self._lock:
-            now = self._clock()
             token = worker_id << _WORKER_SHIFT | next(self._takes)
-            until = now + lease
-            taken_entries = _take(self._outbox, token, now, until, entries, ended_leases_first=True)
+            until = self._clock() + lease
+            taken_entries = self._take_due("entries", self._outbox, token, until, entries, ended_leases_first=True)
             for message_id in taken_entries:
                 self._outbox[message_id].takes += 1
-            taken_rows = sorted(_take(self._rows, token, now, until, rows))
-            taken_lanes = _take(self._lanes, token, now, until, lanes)
+            taken_rows = sorted(self._take_due("rows", self._rows, token, until, rows))
+            taken_lanes = self._take_due("lanes", self._lanes, token, until, lanes)
             emptied = []
             for lane, most in (parked or {}).items():
                 taken_rows += self._take_parked(lane, token, until, most)
                 if not self._parked(lane) and (lane not in self._lanes or self._holds(token, lane)):
-                    self._lanes.pop(lane, None)
                     emptied.append(lane)
+                    if lane in self._lanes and not self._lanes[lane].trips:
+                        del self._lanes[lane]
             return Taken(
                 token,
-                [Entry(one, self._outbox[one].after, self._outbox[one].takes) for one in sorted(taken_entries)],
+                [self._entry(message_id) for message_id in sorted(taken_entries)],
                 [self._row(key) for key in taken_rows],
                 taken_lanes,
                 emptied,
+                {lane: self._lanes[lane].trips for lane in taken_lanes if lane in self._lanes and self._lanes[lane].trips},
             )
+
+    def _take_due(
+        self,
+        kind: str,
+        leased: Mapping[_Key, _Leased],
+        token: int,
+        until: float,
+        most: int,
+        *,
+        ended_leases_first: bool = False,
+    ) -> list[_Key]:
+        """Lease at most ``most`` of what is due: of each project in turn, what has been due for longest first."""
+        now = self._clock()
+        due = [(one.due_at, key) for key, one in leased.items() if one.due_at is not None and one.due_at <= now]
+        due.sort(key=lambda pair: (ended_leases_first and pair[0] == _AT_ONCE, pair[0], str(pair[1])))
+        of_projects: dict[str, list[_Key]] = {}
+        for _, key in due:
+            of_projects.setdefault(self._project(key), []).append(key)
+        last = self._turns.get(kind, "")
+        order = sorted(of_projects, key=lambda project: (project <= last, project))
+        rounds = itertools.zip_longest(*(of_projects[project] for project in order))
+        taken = list(itertools.islice((key for one in rounds for key in one if key is not None), max(most, 0)))
+        for key in taken:
+            leased[key].take(token, until)
+        if taken:
+            self._turns[kind] = self._project(taken[-1])
+        return taken
+
+    def _project(self, key: Any) -> str:
+        """Of an entry, a row or a lane."""
+        if isinstance(key, LaneKey):
+            return key.project
+        message_id = key[0] if isinstance(key, tuple) else key
+        return self._messages[message_id].record.project
 
     def _take_parked(self, lane: LaneKey, token: int, until: float, most: int) -> list[tuple[str, str]]:
         if lane not in self._lanes or not self._holds(token, lane):
@@ -748,7 +872,12 @@ class MemoryStorage(Storage):
 
     def _row(self, key: tuple[str, str]) -> Row:
         row = self._rows[key]
-        return Row(*key, row.attempts, row.lines, row.lane)
+        return Row(*key, row.attempts, row.lines, row.lane, self._expires_at(self._messages[key[0]], row))
+
+    def _entry(self, message_id: str) -> Entry:
+        entry = self._outbox[message_id]
+        # Whoever takes it has to ask what is known of it.
+        return Entry(message_id, entry.after, entry.takes + entry.cancelled)
 
     def load(self, message_ids: Collection[str], subscription_ids: Collection[str]) -> Loaded:
         with self._lock:
@@ -768,47 +897,119 @@ class MemoryStorage(Storage):
             keys = itertools.chain(self._log, self._rows)
             return {of for message, of in keys if message == message_id and of > (after or "")}
 
-    def settle(self, settlements: Sequence[Settlement], closings: Sequence[Closing] = ()) -> int:
+    def settle(
+        self, settlements: Sequence[Settlement], closings: Sequence[Closing] = (), breakers: Sequence[Breaker] = ()
+    ) -> int:
         with self._lock:
             kept = [one for one in settlements if self._has_lease(one)]
             for one in kept:
                 self._settle(one)
             for closing in closings:
-                entry = self._outbox.get(closing.message_id)
-                if entry is None or entry.lease != closing.token:
-                    continue
-                if closing.after is None:
-                    del self._outbox[closing.message_id]
-                else:
-                    entry.free()
-                    entry.after, entry.takes = closing.after, 0
+                self._close(closing)
+            for breaker in breakers:
+                self._set_breaker(breaker)
             return len(settlements) - len(kept)
 
-    def _has_lease(self, settlement: Settlement) -> bool:
-        found: _Leased | None
-        if settlement.from_row:
-            found = self._rows.get((settlement.message_id, settlement.subscription_id))
+    def _close(self, closing: Closing) -> None:
+        entry = self._outbox.get(closing.message_id)
+        if entry is None or entry.lease != closing.token:
+            return
+        if closing.after is None:
+            del self._outbox[closing.message_id]
         else:
-            found = self._outbox.get(settlement.message_id)
-        return found is not None and found.lease == settlement.token
+            entry.free()
+            entry.after, entry.takes = closing.after, 0
+
+    def _set_breaker(self, breaker: Breaker) -> None:
+        if breaker.trips:
+            lane = self._lanes.setdefault(breaker.lane, _Lane(_AT_ONCE))
+            lane.trips, lane.until = breaker.trips, breaker.until
+            lane.lease, lane.due_at = None, breaker.until
+        elif breaker.lane in self._lanes:
+            self._lanes[breaker.lane].trips = 0
+
+    def breakers(self) -> list[Breaker]:
+        with self._lock:
+            return [Breaker(key, lane.trips, lane.until) for key, lane in self._lanes.items() if lane.trips]
+
+    def depths(self) -> Depths:
+        with self._lock:
+            rows = self._rows.values()
+            since = (max(self._messages[one].record.created_at, self._messages[one].free_at) for one in self._outbox)
+            return Depths(
+                outbox=len(self._outbox),
+                oldest_at=min((at for at in since if at <= self._clock()), default=None),
+                pending=sum(row.lease is None and row.due_at is not None for row in rows),
+                parked=sum(row.due_at is None for row in rows),
+                in_flight=sum(row.lease is not None for row in rows),
+                breakers=len(self.breakers()),
+            )
+
+    def _has_lease(self, settlement: Settlement) -> bool:
+        key = (settlement.message_id, settlement.subscription_id)
+        if settlement.from_row:
+            row = self._rows.get(key)
+            return row is not None and row.lease == settlement.token
+        entry = self._outbox.get(settlement.message_id)
+        if entry is None or entry.lease != settlement.token:
+            return False
+        return not (entry.cancelled and any(line.state is State.CANCELLED for line in self._log.get(key, ())))
 
     def _settle(self, settlement: Settlement) -> None:
         key = (settlement.message_id, settlement.subscription_id)
         if settlement.log is not None:
             self._log.setdefault(key, []).append(settlement.log)
-        self._rows.pop(key, None)
+        replaced = self._rows.pop(key, None)
+        left = _Row(None, attempts=settlement.attempts, lines=settlement.lines)
+        left.expires_at = None if replaced is None else replaced.expires_at
         if settlement.park is not None:
-            self._lanes.setdefault(settlement.park, _Leased(_AT_ONCE))
-            self._rows[key] = _Row(None, None, settlement.park, settlement.attempts, settlement.lines)
+            self._lanes.setdefault(settlement.park, _Lane(_AT_ONCE))
+            left.lane = settlement.park
+            self._rows[key] = left
         elif settlement.due_at is not None:
-            lease = settlement.token if settlement.hold else None
-            self._rows[key] = _Row(settlement.due_at, lease, None, settlement.attempts, settlement.lines)
-        subscription = self._subscriptions.get(settlement.subscription_id)
-        if settlement.disable is not None and subscription is not None and subscription.record.disabled is None:
-            subscription.record = dataclasses.replace(subscription.record, disabled=settlement.disable)
+            left.due_at, left.lease = settlement.due_at, settlement.token if settlement.hold else None
+            self._rows[key] = left
         project = self._messages[settlement.message_id].record.project
+        self._judge(project, settlement)
         for queue, draft in settlement.publish:
             self._post(self._ensure_queue(project, queue), draft)
+        for alert in settlement.alerts:
+            self._alert(project, alert)
+
+    def _judge(self, project: str, settlement: Settlement) -> None:
+        """What it says about the subscription itself."""
+        subscription = self._subscriptions.get(settlement.subscription_id)
+        if subscription is None or subscription.deleted_at is not None:
+            return
+        if settlement.disable is not None and subscription.record.disabled is None:
+            subscription.record = dataclasses.replace(subscription.record, disabled=settlement.disable)
+        if settlement.recovered:
+            subscription.record = dataclasses.replace(subscription.record, strikes=0, failing_since=None)
+        if settlement.failure is not None:
+            self._fail(project, subscription, settlement.failure)
+
+    def _fail(self, project: str, subscription: _Subscription, failure: Failure) -> None:
+        record = subscription.record
+        strikes = record.strikes + 1 if failure.strike else 0
+        since = failure.at if record.failing_since is None else record.failing_since
+        subscription.record = record = dataclasses.replace(record, strikes=strikes, failing_since=since)
+        if record.disabled is not None:
+            return
+        if strikes >= failure.most_strikes:
+            reason = failure.reason_strikes
+        elif failure.at - since >= failure.longest:
+            reason = failure.reason_longest
+        else:
+            return
+        subscription.record = dataclasses.replace(record, disabled=Disabled(reason, failure.at))
+        if failure.alert is not None:
+            self._alert(project, failure.alert)
+
+    def _alert(self, project: str, alert: Alert) -> None:
+        now, key = self._clock(), (project, alert.cause)
+        if key not in self._alerted or not self._alerted[key] <= now < self._alerted[key] + alert.every:
+            self._alerted[key] = now
+            self._post(self._ensure_queue(project, alert.queue), alert.draft)
 
     def give_back(self, token: int, message_ids: Collection[str], rows: Collection[tuple[str, str]] = ()) -> None:
         with self._lock:
@@ -842,7 +1043,7 @@ class MemoryStorage(Storage):
     def _end_expired_rows(self, now: float) -> Iterable[int]:
         for (message_id, subscription_id), row in list(self._rows.items()):
             message = self._messages[message_id]
-            if message.record.expires_at > now or row.lease is not None:
+            if self._expires_at(message, row) > now or row.lease is not None:
                 continue
             subscription = self._subscriptions.get(subscription_id)
             deleted = subscription is None or (subscription.deleted_at is not None and not subscription.expired)
@@ -855,17 +1056,30 @@ class MemoryStorage(Storage):
         for message_id, message in list(self._messages.items()):
             if message.record.expires_at > now or message_id in self._outbox or any(of == message_id for of, _ in self._rows):
                 continue
-            log = {key: lines for key, lines in self._log.items() if key[0] == message_id}
-            ended_at = max((line.at for lines in log.values() for line in lines), default=None)
-            if ended_at is None or ended_at + self._retention <= now:
-                for key in log:
-                    del self._log[key]
-                    yield 1
+            log = self._logs_of(message_id)
+            ended_at = max((self._log[key][-1].at for key in log), default=None)
+            over = ended_at is None or ended_at + self._retention <= now
+            forgotten = [key for key in log if over or self._forgotten(key, now)]
+            for key in forgotten:
+                del self._log[key]
+                yield 1
+            if len(forgotten) == len(log):
                 del self._messages[message_id]
                 yield 1
-            elif self._body_retention is not None and message.record.body_json and ended_at + self._body_retention <= now:
+            elif self._may_drop_body(message, ended_at, now):
                 message.record = dataclasses.replace(message.record, body_json=b"")
                 yield 1
+
+    def _forgotten(self, key: tuple[str, str], now: float) -> bool:
+        last = self._log[key][-1]
+        if self._retention_delivered is None or last.state is not State.DELIVERED:
+            return False
+        return last.at + self._retention_delivered <= now
+
+    def _may_drop_body(self, message: _Message, ended_at: float | None, now: float) -> bool:
+        if self._body_retention is None or ended_at is None or not message.record.body_json:
+            return False
+        return ended_at + self._body_retention <= now
 
     def _prune_subscriptions(self, now: float) -> Iterable[int]:
         for subscription_id, one in list(self._subscriptions.items()):
@@ -905,15 +1119,3 @@ def _context(message_id: str) -> bytes:
 def _age(ttl: int | None, now: float) -> dict[str, Any]:
     """The fields of a subscription whose ttl begins now."""
     return {"ttl": ttl, "created_at": now, "expires_at": None if ttl is None else now + ttl}
-
-
-def _take(
-    leased: Mapping[_Key, _Leased], token: int, now: float, until: float, most: int, *, ended_leases_first: bool = False
-) -> list[_Key]:
-    """Lease at most ``most`` of what is due, what has been due for longest first."""
-    due = [(one.due_at, key) for key, one in leased.items() if one.due_at is not None and one.due_at <= now]
-    due.sort(key=lambda pair: (ended_leases_first and pair[0] == _AT_ONCE, pair[0], str(pair[1])))
-    taken = [key for _, key in due[: max(most, 0)]]
-    for key in taken:
-        leased[key].take(token, until)
-    return taken

@@ -15,6 +15,8 @@ class Open:
     due_at: float | None
     """None: parked; 0: at once."""
     leased: bool
+    row: bool = False
+    """A row, and so open whatever the log says: it is a redelivery when that has ended."""
 
 
 def record(
@@ -34,7 +36,7 @@ def record(
 
 
 def _state(log: Sequence[LogEntry], open: Open | None, *, cancelled: bool, expired: bool, now: float) -> State:
-    if log and log[-1].state.ended:
+    if log and log[-1].state.ended and not (open is not None and open.row):
         return log[-1].state
     if cancelled or open is None:
         return State.CANCELLED
