@@ -427,15 +427,12 @@ class Engine:
         request = transfer.request
         if request is None:
             return
-        curl = transfer.curl
-        response = Response(
-            curl.getinfo(pycurl.RESPONSE_CODE),
-            b"".join(transfer.head),
-            b"".join(transfer.body),
-            time.monotonic() - transfer.started_at,
-        )
+        status = transfer.curl.getinfo(pycurl.RESPONSE_CODE)
+        response = Response(status, b"".join(transfer.head), b"".join(transfer.body))
         if code and not (code == pycurl.E_WRITE_ERROR and transfer.size > request.max_response_bytes):
             response.fault, response.detail = self._judge_failure(transfer, code, text)
+        if request.timed or response.fault is not None or not 200 <= status < 300:
+            response.phases = _phases(transfer, request)
         self._release(transfer)
         _answer(request, response)
 
@@ -475,7 +472,7 @@ class Engine:
         return fault, text
 
     def _fail(self, request: Request, fault: Fault, detail: str) -> None:
-        _answer(request, Response(0, fault=fault, detail=detail))
+        _answer(request, Response(0, fault=fault, detail=detail, phases={"end": time.monotonic() - request.started_at}))
 
     # -- the end ------------------------------------------------------------------------------------------------------------
 
@@ -488,7 +485,7 @@ class Engine:
             transfer.curl.close()
             transfer.request = None
             if request is not None:
-                _answer(request, Response(0, elapsed=time.monotonic() - transfer.started_at, fault=Fault.CLOSED))
+                self._fail(request, Fault.CLOSED, "")
         self._active.clear()
         for requests in self._looking.values():
             self._inbox.extend(requests)
@@ -521,6 +518,22 @@ def _prepare(transfer: _Transfer, request: Request, left: float, resolve: list[s
         setopt(pycurl.CONNECTTIMEOUT_MS, int(request.connect_timeout * 1000) or 1)
     if resolve is not None:
         setopt(pycurl.RESOLVE, resolve)  # stays in libcurl's cache until it is replaced
+
+
+def _phases(transfer: _Transfer, request: Request) -> dict[str, float]:
+    getinfo = transfer.curl.getinfo
+    before = transfer.started_at - request.started_at
+    phases = {"name": before}
+    if transfer.dialled:  # libcurl names a time for a connection that was there before, too
+        for name, info in (("connect", pycurl.CONNECT_TIME), ("tls", pycurl.APPCONNECT_TIME)):
+            seconds = getinfo(info)
+            if seconds:
+                phases[name] = before + seconds
+    seconds = getinfo(pycurl.STARTTRANSFER_TIME)
+    if seconds:
+        phases["first_byte"] = before + seconds
+    phases["end"] = time.monotonic() - request.started_at
+    return phases
 
 
 def _answer(request: Request, response: Response) -> None:

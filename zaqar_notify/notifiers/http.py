@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,10 @@ class Request:
     """More of the answer is not read; its status stands."""
     keep_bytes: int = 1024
     """How much of the answer's body `Response.body` holds."""
+    started_at: float = dataclasses.field(default_factory=time.monotonic)
+    """``time.monotonic()`` seconds: what `Response.phases` counts from."""
+    timed: bool = False
+    """`Response.phases` is wanted of a success too."""
     tag: Any = None
     """The caller's own."""
 
@@ -71,11 +76,22 @@ class Response:
     head: bytes = b""
     """Status line and headers as they came, also of interim (1xx) answers."""
     body: bytes = b""
-    elapsed: float = 0.0
-    """Seconds since the transfer began (without the look-up of the name)."""
     fault: Fault | None = None
     detail: str = ""
     """More about the fault, for people; may hold what the other side said."""
+    phases: dict[str, float] | None = None
+    """Seconds from `Request.started_at` until each was over: ``name`` (the look-up; its addresses may have been known),
+    ``connect`` and ``tls`` (of a new connection), ``first_byte`` of the answer, ``end``. What did not happen is missing. None for
+    a complete answer of 2xx, unless `Request.timed`."""
+
+    def headers(self) -> list[tuple[str, str]]:
+        """Those of the final answer, in order, the names in lower case."""
+        found = []
+        for line in self.head[self.head.rfind(b"\nHTTP/") + 1 :].splitlines()[1:]:
+            name, colon, value = line.partition(b":")
+            if colon and not line[:1].isspace():
+                found.append((name.strip().lower().decode("latin-1"), value.strip().decode("latin-1")))
+        return found
 
     def header(self, name: str) -> str | None:
         """The last value of a header in the final answer; None: absent."""
@@ -95,7 +111,8 @@ class HttpClients:
     """Makes each client when it is first asked for. ``max_timeout``: seconds that one attempt may take at most.
 
     ``proxy`` is the URL of an egress proxy; the environment's proxy settings are ignored. ``look_up`` finds the addresses of
-    a name; None: the system's resolver.
+    a name; None: the system's resolver. ``record_successes``: the log wants the exchange of a successful attempt as well
+    (``[delivery_log] record``).
     """
 
     def __init__(
@@ -111,9 +128,11 @@ class HttpClients:
         dns_cache: float = 60.0,
         http2: bool = True,
         look_up: Callable[[str], list[str]] | None = None,
+        record_successes: bool = False,
     ) -> None:
         self.guard = guard
         self.max_timeout = max_timeout
+        self.record_successes = record_successes
         self.timeout = timeout
         self.connect_timeout = connect_timeout
         self._ca_file = ca_file
@@ -128,7 +147,7 @@ class HttpClients:
         self._closed = False
 
     @classmethod
-    def from_options(cls, conf: Any, guard: Guard, max_timeout: float) -> HttpClients:
+    def from_options(cls, conf: Any, guard: Guard, max_timeout: float, *, record_successes: bool = False) -> HttpClients:
         """``conf`` is the group of the section ``webhook``. Raises `CannotStart` when its timeout is above ``max_timeout``."""
         if conf.timeout > max_timeout:
             raise CannotStart(
@@ -145,6 +164,7 @@ class HttpClients:
             connections=conf.connections,
             dns_cache=conf.dns_cache,
             http2=conf.http2,
+            record_successes=record_successes,
         )
 
     def engine(self) -> Engine:

@@ -7,16 +7,18 @@ import email.utils
 import functools
 import http
 import logging
+import random
 import time
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from oslo_config import cfg, types
 
-from zaqar_notify import __version__, payload, signing
+from zaqar_notify import __version__, payload, signing, trace
 from zaqar_notify.errors import InvalidRequest
-from zaqar_notify.model import Delivery, Outcome, OutcomeKind, Scope, Subscription
+from zaqar_notify.model import Delivery, MessageKind, Outcome, OutcomeKind, Scope, Subscription
+from zaqar_notify.notifiers import exchanges
 from zaqar_notify.notifiers.base import BatchNotifier, Report
 from zaqar_notify.notifiers.http import Fault, HttpClients, Request, Response
 
@@ -25,6 +27,7 @@ _DETAIL = 200  # characters of what the other side said
 
 _USER_AGENT = f"User-Agent: zaqar-notify/{__version__}"
 _CONTENT_TYPE = "Content-Type: application/json"
+_TEST = "zaqar-notify-test: true"
 
 _HEADER_SAFE = "!#$&'()*+,/:;=?@[]^`{|}~"
 
@@ -49,6 +52,7 @@ _FAULTS = {
     Fault.LATE: OutcomeKind.OURS,
     Fault.CLOSED: OutcomeKind.OURS,
 }
+_PROXY_FAULTS = frozenset({Fault.PROXY, Fault.PROXY_REFUSED, Fault.PROXY_GATEWAY})
 
 
 def _seconds(name: str, default: float, help: str) -> cfg.Opt:
@@ -92,6 +96,13 @@ class WebhookNotifier(BatchNotifier):
             "used for as long again.",
         ),
         cfg.BoolOpt("http2", default=True, help="Use HTTP/2 where an https endpoint offers it."),
+        cfg.IntOpt(
+            "log_body_bytes",
+            default=exchanges.BODY_BYTES,
+            min=0,
+            max=exchanges.MOST_BODY_BYTES,
+            help="How much of an answer's body the log of a delivery keeps. 0 keeps none.",
+        ),
     ]
 
     def __init__(self, conf: Any, http: HttpClients, log: logging.Logger) -> None:
@@ -100,6 +111,9 @@ class WebhookNotifier(BatchNotifier):
         self._timeout = min(float(conf.timeout), http.max_timeout)
         self._connect_timeout = float(conf.connect_timeout)
         self._max_response_bytes = int(conf.max_response_bytes)
+        self._log_body_bytes = int(conf.log_body_bytes)
+        self._keep_bytes = max(4 * _DETAIL, self._log_body_bytes)
+        self._record_successes = http.record_successes
 
     def check(self, subscription: Subscription) -> None:
         if len(subscription.subscriber) > MAX_URL:
@@ -127,18 +141,18 @@ class WebhookNotifier(BatchNotifier):
         return self._timeout if chosen is None else min(float(chosen), self.http.max_timeout)
 
     def send_many(self, deliveries: Sequence[Delivery], report: Report) -> None:
-        now = int(time.time())
+        now, started_at = int(time.time()), time.monotonic()
         documents: dict[str, bytes] = {}
         requests = []
         for delivery in deliveries:
             try:
-                requests.append(self._request(delivery, now, documents, report))
+                requests.append(self._request(delivery, now, started_at, documents, report))
             except Exception as error:  # bad data in one delivery must not stop the others of its batch
                 self.log.exception("Delivery %s could not be made into a request", delivery.id)
                 report(delivery, Outcome(OutcomeKind.OURS, f"no request could be made: {type(error).__name__}"))
         self.http.engine().send_many(requests)
 
-    def _request(self, delivery: Delivery, now: int, documents: dict[str, bytes], report: Report) -> Request:
+    def _request(self, delivery: Delivery, now: int, started_at: float, documents: dict[str, bytes], report: Report) -> Request:
         message, subscription = delivery.message, delivery.subscription
         body = documents.get(message.id)
         if body is None:
@@ -161,6 +175,11 @@ class WebhookNotifier(BatchNotifier):
             headers += _chosen_headers(chosen)
         else:
             headers += (_CONTENT_TYPE, _USER_AGENT)
+        if message.kind is MessageKind.TEST:
+            headers.append(_TEST)
+        parent = message.attributes.get(trace.ATTRIBUTE)
+        if parent is not None:
+            headers += _traced(parent, chosen)
         return Request(
             subscription.subscriber,
             headers,
@@ -169,12 +188,31 @@ class WebhookNotifier(BatchNotifier):
             self._done,
             self._connect_timeout,
             self._max_response_bytes,
+            self._keep_bytes,
+            started_at,
+            self._record_successes,
             tag=(delivery, report),
         )
 
     def _done(self, request: Request, response: Response) -> None:
         delivery, report = request.tag
-        report(delivery, classify(response, time.time()))
+        if response.phases is None:  # a success, and the log wants no more of it
+            report(delivery, classify(response, time.time()))
+            return
+        hidden = exchanges.secrets_in(request.url, _pairs(request.headers))
+        response.body = exchanges.without(hidden, response.body)
+        answered = response.status and response.fault not in _PROXY_FAULTS
+        exchange = exchanges.http_exchange(
+            request.url,
+            _pairs(request.headers),
+            len(request.body),
+            status=response.status if answered else 0,
+            answered=response.headers() if answered else (),
+            body=response.body,
+            body_bytes=self._log_body_bytes,
+            phases=response.phases,
+        )
+        report(delivery, dataclasses.replace(classify(response, time.time()), exchange=exchange))
 
 
 def _visible(message_id: str) -> str:
@@ -191,6 +229,20 @@ def _chosen_headers(chosen: dict[str, str]) -> list[str]:
     if "user-agent" not in names:
         lines.append(_USER_AGENT)
     return lines
+
+
+def _traced(parent: Any, chosen: dict[str, str] | None) -> list[str]:
+    """The header that makes this attempt a span of the trace in which the message was posted."""
+    if chosen and any(name.lower() == "traceparent" for name in chosen):
+        return []
+    child = trace.child(parent, random.getrandbits(64) or 1)  # noqa: S311 - an id, not a secret
+    return [] if child is None else [f"traceparent: {child}"]
+
+
+def _pairs(lines: list[str]) -> Iterator[tuple[str, str]]:
+    for line in lines:
+        name, colon, value = line.partition(":")
+        yield (name, value.strip()) if colon else (name.rstrip(";"), "")
 
 
 @functools.lru_cache(maxsize=16384)
