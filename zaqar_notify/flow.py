@@ -23,10 +23,13 @@ from taskflow.patterns import linear_flow
 from taskflow.utils import persistence_utils
 
 from zaqar_notify import errors
-from zaqar_notify.lanes import Lane, Lanes, OpenEntry, Send
+from zaqar_notify.alerts import Alerts, dead_letter
+from zaqar_notify.lanes import Chosen, Lane, Lanes, OpenEntry, Send, Turn
 from zaqar_notify.matching import wanted
 from zaqar_notify.model import (
+    Alert,
     Disabled,
+    Draft,
     LaneKey,
     LogEntry,
     Message,
@@ -37,8 +40,8 @@ from zaqar_notify.model import (
     delivery_id,
 )
 from zaqar_notify.notifiers.sending import Route
-from zaqar_notify.retry import Policy, next_state, policy_of
-from zaqar_notify.storage.base import Closing, Entry, Loaded, Row, Settlement, Storage, Taken
+from zaqar_notify.retry import Next, Policy, next_state, policy_of
+from zaqar_notify.storage.base import Breaker, Closing, Entry, Failure, Loaded, Row, Settlement, Storage, Taken
 
 BREATH = 100
 """Pairs of message and subscription between two breaths."""
@@ -204,7 +207,9 @@ class _Match:
         if entry is not None:
             entry.unsettled += 1
         send = self._make(message, subscription, entry, row)
-        end = wanted(message, subscription, self._wall, self._dispatch.confirmed_only)
+        end = wanted(
+            message, subscription, self._wall, confirmed_only=self._dispatch.confirmed_only, expires_at=send.expires_at
+        )
         if end is not None:
             self._settling.end(send, end, self._wall)
         elif isinstance(route := self._route(subscription) if not message.sealed else _SEALED, Outcome):
@@ -226,6 +231,8 @@ class _Match:
             attempts=row.attempts if row else 0,
             lines=row.lines if row else 0,
             from_parking=row is not None and row.lane is not None,
+            # A redelivery may outlive its message, and a message that is claimed its row.
+            expires_at=message.expires_at if row is None else max(message.expires_at, row.expires_at),
         )
 
     def _route(self, subscription: Subscription) -> tuple[Route, Lane] | Outcome:
@@ -241,30 +248,62 @@ class _Match:
             route = self._dispatch.routes(subscription)
         except errors.NotifyError as error:
             return Outcome(OutcomeKind.OURS, detail=str(error))
-        return route, self._dispatch.lanes.lane(LaneKey(subscription.project, route.lane), self._now)
+        chosen = _chosen(subscription)
+        # What has limits of its own has a lane of its own.
+        name = route.lane if chosen is None else f"{route.lane}#{subscription.id}"
+        return route, self._dispatch.lanes.lane(LaneKey(subscription.project, name), self._now, chosen)
+
+
+def _chosen(subscription: Subscription) -> Chosen | None:
+    """The limits that a subscription asks for. An older version took these options without looking."""
+    in_flight, rate = subscription.options.get("max_in_flight"), subscription.options.get("rate")
+    in_flight = in_flight if type(in_flight) is int and in_flight > 0 else None
+    rate = float(rate) if isinstance(rate, int | float) and not isinstance(rate, bool) and rate > 0 else None
+    return Chosen(in_flight, rate) if in_flight or rate else None
 
 
 # -- settle --------------------------------------------------------------------------------------------------------------------
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Endurance:
+    """When a subscription that fails is disabled."""
+
+    strikes: int = 3
+    """Attempts in a row that found the target itself to be wrong."""
+    failing: float = 432000.0
+    """Seconds of nothing but failures."""
+
+
+_UNDELIVERED = frozenset({State.DEAD, State.GONE})
+"""What has ended without success, and its owner wants to know."""
+
+
 class Settling:
     """What has become of deliveries and is not stored yet, in order; and the flow that stores it a micro-batch at a time."""
 
-    def __init__(self, storage: Storage, policy: Policy, micro_batch: int, log: logging.Logger) -> None:
+    def __init__(
+        self, storage: Storage, policy: Policy, alerts: Alerts, endurance: Endurance, *, micro_batch: int, log: logging.Logger
+    ) -> None:
         self._storage = storage
+        self._alerts = alerts
+        self._endurance = endurance
+        self._failing: set[str] = set()
+        """Subscriptions that have failed since they last succeeded, as far as is known here."""
+        self._turns: dict[LaneKey, Breaker] = {}
         self._policy = policy
         self._policies = _Policies(storage, policy)
         self._micro_batch = micro_batch
         self._log = log
         self._queue: collections.deque[tuple[Settlement | None, OpenEntry | None]] = collections.deque()
-        self._batch: tuple[list[Settlement], list[Closing]] | None = None
+        self._batch: tuple[list[Settlement], list[Closing], list[Breaker]] | None = None
         self.since: float | None = None
         """Since when (``time.monotonic()``) the oldest has been waiting to be stored."""
         self._flow = _Flow(
             linear_flow.Flow("settle", retry=_Patience(name="patience")).add(
                 task.FunctorTask(self.store, name="store", provides="lost"),
             ),
-            inputs=("settlements", "closings"),
+            inputs=("settlements", "closings", "breakers"),
             retry_name="patience",
         )
 
@@ -281,7 +320,7 @@ class Settling:
             attempts=send.attempts,
             faults=send.lines - send.attempts,
             now=wall,
-            expires_at=send.message.expires_at,
+            expires_at=send.expires_at,
             policy=self._policy if outcome.kind is OutcomeKind.DELIVERED else self._policies.of(send.subscription),
             chance=random.random(),  # noqa: S311 - jitter
         )
@@ -294,6 +333,7 @@ class Settling:
             status=outcome.status,
             duration=duration,
             detail=outcome.detail,
+            exchange=outcome.exchange,
         )
         if self._log.isEnabledFor(logging.DEBUG):
             self._log.debug("delivery %s, attempt %d: %s (%s)", send.id, send.attempt, outcome.kind.value, line.detail)
@@ -308,15 +348,86 @@ class Settling:
                 attempts=following.attempts,
                 lines=line.number,
                 disable=Disabled(disable, wall) if disable else None,
-                publish=outcome.publish,
+                publish=(*outcome.publish, *self._letters(send, following, outcome.detail)),
+                failure=self._failure(send, outcome, wall),
+                recovered=self._recovered(send, outcome),
+                alerts=self._alerts_about(send, outcome, following, disable, wall),
             ),
             send.entry,
         )
 
+    def _failure(self, send: Send, outcome: Outcome, wall: float) -> Failure | None:
+        strike = outcome.kind is OutcomeKind.REJECTED and outcome.target
+        if not (strike or outcome.kind is OutcomeKind.RETRY):
+            return None
+        self._failing.add(send.subscription.id)
+        limits = self._endurance
+        reasons = (f"{limits.strikes} attempts in a row found the target to be wrong", "nothing but failures for too long")
+        about = self._alerts.disabled(send.message, send.subscription, reasons[0 if strike else 1], outcome.detail, wall)
+        return Failure(wall, strike, limits.strikes, limits.failing, *reasons, alert=about[0] if about else None)
+
+    def _recovered(self, send: Send, outcome: Outcome) -> bool:
+        if outcome.kind is not OutcomeKind.DELIVERED:
+            return False
+        subscription = send.subscription
+        if subscription.failing_since is None and not subscription.strikes and subscription.id not in self._failing:
+            return False
+        self._failing.discard(subscription.id)
+        return True
+
+    def _letters(self, send: Send, end: Next, detail: str) -> list[tuple[str, Draft]]:
+        if end.state not in _UNDELIVERED:
+            return []
+        return dead_letter(send.message, send.subscription, end.state, detail, end.attempts)
+
+    def _alerts_about(
+        self, send: Send, outcome: Outcome, following: Next, disable: str | None, wall: float
+    ) -> tuple[Alert, ...]:
+        if outcome.kind is OutcomeKind.DELIVERED and not disable:
+            return ()
+        about: list[Alert] = []
+        if following.state in _UNDELIVERED:
+            about += self._alerts.dead(send.message, send.subscription, following.state, outcome.detail, wall)
+        if disable:
+            about += self._alerts.disabled(send.message, send.subscription, disable, outcome.detail, wall)
+        if outcome.kind is OutcomeKind.AUTH:
+            credential = outcome.credential or send.lane.key.name
+            about += self._alerts.credential(send.message, send.subscription, credential, outcome.detail, wall)
+        return tuple(about)
+
+    def turn(self, turn: Turn, wall: float) -> None:
+        """A breaker has opened or closed: all workers are to know, and those that come after."""
+        self._turns[turn.key] = Breaker(turn.key, turn.trips, wall + turn.wait)
+        if self.since is None:
+            self.since = time.monotonic()
+
+    def unsaved(self) -> dict[LaneKey, int]:
+        """Breakers that have turned and are not stored yet: their trips."""
+        saving = self._batch[2] if self._batch else ()
+        return {breaker.lane: breaker.trips for breaker in (*saving, *self._turns.values())}
+
     def end(self, send: Send, state: State, wall: float) -> None:
         """It ends without an attempt: expired, suppressed, cancelled ..."""
         line = LogEntry(send.lines + 1, wall, state)
-        self.add(Settlement(send.message.id, send.subscription.id, send.token, send.entry is None, line), send.entry)
+        letters: Sequence[tuple[str, Draft]] = ()
+        about: Sequence[Alert] = ()
+        # What was tried or parked, and ran out of time, has failed like any other.
+        if state is State.EXPIRED and (send.entry is None or send.lines):
+            detail = "expired before it could be delivered"
+            letters = dead_letter(send.message, send.subscription, state, detail, send.attempts)
+            about = self._alerts.dead(send.message, send.subscription, state, detail, wall)
+        self.add(
+            Settlement(
+                send.message.id,
+                send.subscription.id,
+                send.token,
+                send.entry is None,
+                line,
+                publish=tuple(letters),
+                alerts=tuple(about),
+            ),
+            send.entry,
+        )
 
     def park(self, send: Send) -> None:
         """It has to wait for its lane."""
@@ -362,8 +473,8 @@ class Settling:
         that nothing is sent again while the leases last."""
         if self._batch is None:
             self._batch = self._next_batch()
-        settlements, closings = self._batch
-        lost = self._flow.run("lost", settlements=settlements, closings=closings)
+        settlements, closings, breakers = self._batch
+        lost = self._flow.run("lost", settlements=settlements, closings=closings, breakers=breakers)
         self._batch = None
         self.since = time.monotonic() if self._queue else None
         if lost:
@@ -371,10 +482,10 @@ class Settling:
                 "%d of %d deliveries were settled by another worker: the lease had run out", lost, len(settlements)
             )
 
-    def store(self, settlements: list[Settlement], closings: list[Closing]) -> int:
-        return self._storage.settle(settlements, closings)
+    def store(self, settlements: list[Settlement], closings: list[Closing], breakers: list[Breaker]) -> int:
+        return self._storage.settle(settlements, closings, breakers)
 
-    def _next_batch(self) -> tuple[list[Settlement], list[Closing]]:
+    def _next_batch(self) -> tuple[list[Settlement], list[Closing], list[Breaker]]:
         settlements: list[Settlement] = []
         closings: list[Closing] = []
         seen: set[tuple[str, str]] = set()
@@ -392,7 +503,9 @@ class Settling:
                 entry.unsettled -= settlement is not None
                 if not entry.unsettled:
                     closings.append(Closing(entry.message_id, entry.token, entry.after))
-        return settlements, closings
+        breakers = list(self._turns.values())
+        self._turns.clear()
+        return settlements, closings, breakers
 
 
 class _Policies:

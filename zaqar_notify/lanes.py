@@ -4,6 +4,9 @@ A lane is what shares a limit: a project and an endpoint. Its limit adapts: a su
 the lane halves it. A send that is under way for ``slow_after`` makes its lane a slow one; all slow lanes together may use only
 a share of what may be in flight, so that endpoints that hang cannot take the places of those that answer.
 
+A lane that does little but fail is shut by its circuit breaker: what goes there is parked. The worker that holds the lane when
+its time has come sends one delivery as a probe; an answer opens the lane again, slowly. All workers know of it by the storage.
+
 Everything here runs on the worker's main thread; ``now`` is always ``time.monotonic()`` seconds.
 """
 
@@ -11,6 +14,9 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import heapq
+import itertools
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -32,9 +38,45 @@ class Limits:
     """How long a lane is taken to have parked rows since that was last seen."""
     idle_after: float = 300.0
     """How long an unused lane is remembered."""
+    breaker_failures: float = 0.7
+    """The share of failures that shuts a lane, among at least ``breaker_attempts`` in ``breaker_window``."""
+    breaker_attempts: int = 10
+    breaker_window: float = 300.0
+    breaker_wait: float = 30.0
+    """Until the first probe; doubles with each that fails, up to ``breaker_wait_max``."""
+    breaker_wait_max: float = 3600.0
+    release_rate: float = 10.0
+    """Sends per second of a lane that was opened again, at first; doubles every ``_RELEASE_DOUBLING`` seconds."""
 
 
 MOST_STRIDE = 500
+_BUCKETS = 10
+_RELEASE_DOUBLING = 10.0
+_RELEASE_TIME = 60.0
+"""Seconds until a lane that was opened again is free to send as it likes."""
+_CATCH_UP = 0.1
+"""Seconds that a paced lane may be behind and make up for: the loop does not come by at each moment."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Chosen:
+    """What a subscription asks for its own endpoint: a lane of its own, which only the worker that holds it may send to."""
+
+    in_flight: int | None = None
+    rate: float | None = None
+    """Sends per second."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Turn:
+    """A breaker has opened (``trips`` > 0, for ``wait`` seconds) or closed (0)."""
+
+    key: LaneKey
+    trips: int
+    wait: float = 0.0
+
+
+_ANSWERS = frozenset({OutcomeKind.DELIVERED, OutcomeKind.RETRY, OutcomeKind.REJECTED, OutcomeKind.GONE, OutcomeKind.THROTTLED})
 
 
 class Sender(Protocol):
@@ -83,6 +125,10 @@ class Send(Delivery):
     overdue: bool = False
     """Under way for longer than ``slow_after``."""
     ended: bool = False
+    withdrawn: bool = False
+    """It waits no longer, although it was not started."""
+    expires_at: float = math.inf
+    """Epoch seconds: nothing is sent after it."""
     # Where it goes, once that has been looked up:
     lane: Lane = dataclasses.field(init=False)
     sender: Sender = dataclasses.field(init=False)
@@ -91,18 +137,23 @@ class Send(Delivery):
 
 class Lane:
     __slots__ = (
+        "bare_until",
+        "chosen",
         "held_until",
         "in_flight",
         "key",
         "limit",
+        "next_at",
+        "opened_at",
         "parked_until",
-        "paused_until",
         "queued",
         "sender",
         "slow",
         "stride",
+        "trips",
         "used_at",
         "waiting",
+        "window",
     )
 
     def __init__(self, key: LaneKey, limit: int, now: float) -> None:
@@ -114,14 +165,39 @@ class Lane:
         self.slow = False
         self.parked_until = 0.0
         self.held_until = 0.0
-        self.paused_until = 0.0  # its endpoint asked for it
         self.stride = 0  # parked rows to take at once, while they end without being sent
         self.used_at = now
         self.sender: Sender | None = None
+        self.chosen: Chosen | None = None
+        self.trips = 0  # how often its breaker has opened in a row; 0: it is closed
+        self.opened_at = -math.inf  # when it was closed last, and the lane opened again
+        self.next_at = 0.0  # a paced lane sends nothing before
+        self.bare_until = 0.0  # it was found without parked rows, and is not asked for them before
+        self.window: collections.deque[list[int]] = collections.deque(maxlen=_BUCKETS)
 
     @property
     def ready(self) -> bool:
         return bool(self.waiting) and self.in_flight < self.limit
+
+    def count(self, failed: bool, bucket: int) -> None:
+        if not self.window or self.window[-1][0] != bucket:
+            self.window.append([bucket, 0, 0])
+        self.window[-1][1] += 1
+        self.window[-1][2] += failed
+
+    def failing(self, limits: Limits, bucket: int) -> bool:
+        recent = [entry for entry in self.window if entry[0] > bucket - _BUCKETS]
+        attempts, failures = sum(entry[1] for entry in recent), sum(entry[2] for entry in recent)
+        return attempts >= limits.breaker_attempts and failures >= limits.breaker_failures * attempts
+
+    def rate(self, limits: Limits, now: float) -> float:
+        """Sends per second that it may start now."""
+        chosen = self.chosen.rate if self.chosen and self.chosen.rate else math.inf
+        since = now - self.opened_at
+        return min(chosen, limits.release_rate * 2.0 ** (since / _RELEASE_DOUBLING)) if since < _RELEASE_TIME else chosen
+
+    def ceiling(self, limits: Limits) -> int:
+        return self.chosen.in_flight if self.chosen and self.chosen.in_flight else limits.lane_max
 
 
 class _Ring:
@@ -152,7 +228,10 @@ class Lanes:
         self.in_flight = 0
         self.waiting = 0
         self._lanes: dict[LaneKey, Lane] = {}
-        self._held: dict[LaneKey, Lane] = {}
+        self._held: collections.OrderedDict[LaneKey, Lane] = collections.OrderedDict()
+        self._shut: dict[LaneKey, Lane] = {}
+        self._paced: list[tuple[float, int, Lane]] = []  # a heap of when they may send again
+        self._numbers = itertools.count()
         self._fast, self._slow = _Ring(), _Ring()
         self._blocked: dict[Sender, list[Lane]] = {}  # lanes that wait for their sender rather than for their endpoint
         self._slow_in_flight = 0
@@ -162,20 +241,30 @@ class Lanes:
         self._started: collections.deque[Send] = collections.deque()
         self._overdue: set[Send] = set()
 
-    def lane(self, key: LaneKey, now: float) -> Lane:
+    def lane(self, key: LaneKey, now: float, chosen: Chosen | None = None) -> Lane:
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = Lane(key, self.limits.lane_min, now)
         lane.used_at = now
+        if chosen is not None:
+            lane.chosen = chosen
+            lane.limit = min(lane.limit, lane.ceiling(self.limits))
         return lane
 
     # -- waiting ------------------------------------------------------------------------------------------------------------
 
     def submit(self, send: Send, now: float) -> bool:
-        """Let it wait for its lane; False when it is to be parked instead: its lane has parked rows, which come first."""
+        """Let it wait for its lane; False when it is to be parked instead: its lane has parked rows, which come first, or is
+        shut, or is another worker's to send to."""
         lane = send.lane
         lane.sender = send.sender
-        if send.sender.stopped or lane.paused_until > now or (lane.parked_until > now and not send.from_parking):
+        if send.sender.stopped:
+            return False
+        if lane.trips:
+            # A probe, if this worker has the lane and nothing is under way there.
+            if lane.held_until <= now or lane.in_flight or lane.waiting:
+                return False
+        elif not send.from_parking and (lane.chosen is not None or lane.parked_until > now):
             return False
         send.waiting_since = now
         lane.waiting.append(send)
@@ -186,6 +275,10 @@ class Lanes:
 
     def start(self, places: int, now: float) -> Iterator[Send]:
         """The sends that may start now, at most ``places``, with their start recorded."""
+        while self._paced and self._paced[0][0] <= now:
+            lane = heapq.heappop(self._paced)[2]
+            lane.queued = False
+            self._enqueue(lane)
         while places > 0 and self.in_flight < self.limits.max_in_flight:
             slow = self._slow_in_flight < self._slow_places
             if not (self._fast or (slow and self._slow)):
@@ -201,9 +294,22 @@ class Lanes:
                 lane.queued = True
                 self._blocked.setdefault(sender, []).append(lane)
                 continue
+            if not self._keeps_pace(lane, now):
+                lane.queued = True
+                heapq.heappush(self._paced, (lane.next_at, next(self._numbers), lane))
+                continue
             yield self._start(lane, now)
             places -= 1
             self._enqueue(lane)
+
+    def _keeps_pace(self, lane: Lane, now: float) -> bool:
+        rate = lane.rate(self.limits, now)
+        if rate == math.inf:
+            return True
+        if lane.next_at > now:
+            return False
+        lane.next_at = max(lane.next_at, now - _CATCH_UP) + 1.0 / rate
+        return True
 
     def _start(self, lane: Lane, now: float) -> Send:
         send = lane.waiting.popleft()
@@ -226,9 +332,9 @@ class Lanes:
         """Takes out what has waited for ``park_after``: it is to be parked, and its lane counts as parked from now on."""
         before = now - self.limits.park_after
         late = []
-        while self._arrived and (self._arrived[0].started_at or self._arrived[0].waiting_since <= before):
+        while self._arrived and (self._gone(self._arrived[0]) or self._arrived[0].waiting_since <= before):
             send = self._arrived.popleft()
-            if not send.started_at:
+            if not self._gone(send):
                 send.lane.waiting.popleft()
                 late.append(send)
         self.waiting -= len(late)
@@ -236,9 +342,13 @@ class Lanes:
             send.lane.parked_until = now + self.limits.parked_for
         return late
 
+    @staticmethod
+    def _gone(send: Send) -> bool:
+        return bool(send.started_at) or send.withdrawn
+
     def withdraw(self) -> list[Send]:
         """Takes out everything that waits, for a worker that stops."""
-        waiting = [send for send in self._arrived if not send.started_at]
+        waiting = [send for send in self._arrived if not self._gone(send)]
         self._arrived.clear()
         self.waiting = 0
         for send in waiting:
@@ -247,17 +357,76 @@ class Lanes:
 
     # -- under way ----------------------------------------------------------------------------------------------------------
 
-    def finish(self, send: Send, outcome: Outcome, duration: float, now: float) -> None:
-        """Give back its place, and adapt the limit of its lane to what came of it (``duration`` in seconds)."""
+    def finish(self, send: Send, outcome: Outcome, duration: float, now: float) -> Turn | None:
+        """Give back its place, and adapt the limit of its lane to what came of it (``duration`` in seconds). Returns what its
+        breaker does about it, if anything."""
         lane = send.lane
         lane.used_at = now
+        failed = outcome.kind is OutcomeKind.RETRY and outcome.scope is Scope.LANE
         if outcome.kind is OutcomeKind.DELIVERED:
             lane.slow = duration >= self.limits.slow_after
             # A slow success undoes the halving that its slowness brought.
-            lane.limit = min(lane.limit * 2 + 1 if send.overdue else lane.limit + 1, self.limits.lane_max)
-        elif outcome.kind is OutcomeKind.RETRY and outcome.scope is Scope.LANE:
+            lane.limit = min(lane.limit * 2 + 1 if send.overdue else lane.limit + 1, lane.ceiling(self.limits))
+        elif failed:
             self._halve(lane)
+        turn = None
+        # Whatever it says, who answers is there: only our own faults, and wishes to be left in peace, say nothing.
+        if failed or outcome.kind in _ANSWERS:
+            turn = self._judge(lane, failed, now)
         self.release(send)
+        return turn
+
+    # -- circuit breakers -----------------------------------------------------------------------------------------------------
+
+    def _judge(self, lane: Lane, failed: bool, now: float) -> Turn | None:
+        bucket = int(now / self.limits.breaker_window * _BUCKETS)
+        if not lane.trips:
+            lane.count(failed, bucket)
+            return self._trip(lane) if failed and lane.failing(self.limits, bucket) else None
+        if lane.held_until <= now:
+            return None  # under way since before it was shut, or shut by another worker
+        if failed:
+            return self._trip(lane)
+        self._open(lane, now)
+        return Turn(lane.key, 0)
+
+    def _trip(self, lane: Lane) -> Turn:
+        wait = min(self.limits.breaker_wait * 2.0 ** min(lane.trips, 30), self.limits.breaker_wait_max)
+        return self.pause(lane, wait, lane.trips + 1)
+
+    def pause(self, lane: Lane, wait: float, trips: int = 1) -> Turn:
+        """Shut it for ``wait`` seconds: its endpoint has asked for it, or its breaker does. All workers are to know."""
+        lane.trips = trips
+        lane.window.clear()
+        self._shut[lane.key] = lane
+        self._held.pop(lane.key, None)
+        lane.held_until = 0.0
+        return Turn(lane.key, lane.trips, wait)
+
+    def _open(self, lane: Lane, now: float) -> None:
+        lane.trips = 0
+        lane.limit = min(self.limits.lane_min, lane.ceiling(self.limits))
+        lane.opened_at = now
+        self._shut.pop(lane.key, None)
+
+    def shut(self, open_breakers: Mapping[LaneKey, int], now: float) -> None:
+        """What the storage says of all breakers: of those that are open, their trips."""
+        for key in [key for key, lane in self._shut.items() if key not in open_breakers and lane.held_until <= now]:
+            self._open(self._shut[key], now)
+        for key, trips in open_breakers.items():
+            lane = self.lane(key, now)
+            if lane.held_until <= now:
+                lane.trips = trips
+                self._shut[key] = lane
+
+    def evict(self, key: LaneKey) -> list[Send]:
+        """Takes out what waits for a lane that was shut: it is to be parked."""
+        waiting = list(self._lanes[key].waiting)
+        self._lanes[key].waiting.clear()
+        for send in waiting:
+            send.withdrawn = True
+        self.waiting -= len(waiting)
+        return waiting
 
     def release(self, send: Send) -> None:
         """Give back its place. By itself that says nothing about the lane: it was not sent after all."""
@@ -299,7 +468,7 @@ class Lanes:
             self._slow_in_flight += 1
 
     def _halve(self, lane: Lane) -> None:
-        lane.limit = max(lane.limit // 2, self.limits.lane_min)
+        lane.limit = min(max(lane.limit // 2, self.limits.lane_min), lane.ceiling(self.limits))
 
     def hung(self, now: float, grace: float) -> list[Send]:
         """What is under way ``grace`` seconds after its deadline: nobody will report it any more."""
@@ -307,11 +476,17 @@ class Lanes:
 
     # -- parked rows --------------------------------------------------------------------------------------------------------
 
-    def hold(self, keys: Sequence[LaneKey], until: float, now: float) -> None:
-        """These lanes have parked rows, which this worker may take until then."""
+    def hold(self, keys: Sequence[LaneKey], until: float, now: float, probes: Mapping[LaneKey, int] | None = None) -> None:
+        """These lanes have parked rows, which this worker may take until then. Those in ``probes`` are shut, and this worker is
+        the one to probe them."""
         for key in keys:
             lane = self.lane(key, now)
             lane.held_until = until
+            lane.bare_until = 0.0
+            if probes and key in probes:
+                lane.trips = probes[key]
+                lane.limit = 1
+                self._shut[key] = lane
             lane.parked_until = max(lane.parked_until, now + self.limits.parked_for)
             self._held[key] = lane
 
@@ -320,6 +495,12 @@ class Lanes:
             self._held.pop(key, None)
             if key in self._lanes:
                 self._lanes[key].parked_until = self._lanes[key].held_until = 0.0
+
+    def bare(self, keys: Collection[LaneKey], until: float) -> None:
+        """These were asked for parked rows and had none, although they are held."""
+        for key in keys:
+            if key in self._held:
+                self._held[key].bare_until = until
 
     def pulled(self, taken: Collection[LaneKey], sent: Collection[LaneKey]) -> None:
         """Parked rows were taken from the lanes ``taken``, and those in ``sent`` had some to send. What only ends (its
@@ -340,15 +521,26 @@ class Lanes:
                 del self._held[key]
                 continue
             busy = lane.in_flight + len(lane.waiting)
-            blocked = (lane.slow and full) or (lane.sender is not None and lane.sender.full) or lane.paused_until > now
+            blocked = (lane.slow and full) or (lane.sender is not None and lane.sender.full)
+            blocked = blocked or lane.bare_until > now
             if busy < lane.limit and not blocked and most > 0:
-                rooms[key] = min(max(2 * lane.limit - busy, lane.stride), most)
+                rooms[key] = min(self._soon(lane, busy, now), most)
                 most -= rooms[key]
+        # Next time it is the turn of the others first.
+        for key in rooms:
+            self._held.move_to_end(key)
         return rooms
+
+    def _soon(self, lane: Lane, busy: int, now: float) -> int:
+        if lane.trips:
+            return 1
+        soon = max(2 * lane.limit - busy, lane.stride)
+        rate = lane.rate(self.limits, now)
+        return soon if rate == math.inf else max(1, min(soon, int(rate * self.limits.park_after / 2) - len(lane.waiting)))
 
     def forget_idle(self, now: float) -> None:
         before = now - self.limits.idle_after
         for key, lane in list(self._lanes.items()):
             idle = not lane.in_flight and not lane.waiting and key not in self._held
-            if idle and lane.used_at < before and lane.paused_until <= now:
+            if idle and lane.used_at < before and not lane.trips:
                 del self._lanes[key]

@@ -5,12 +5,15 @@ from __future__ import annotations
 from zaqar_notify.model import Message, MessageKind, State, Subscription
 
 
-def wanted(message: Message, subscription: Subscription, now: float, confirmed_only: bool = False) -> State | None:
+def wanted(
+    message: Message, subscription: Subscription, now: float, *, confirmed_only: bool = False, expires_at: float | None = None
+) -> State | None:
     """None: send it. Else the state in which the delivery ends without an attempt.
 
-    ``confirmed_only``: who has not confirmed its subscription gets nothing but the request to do so.
+    ``expires_at``: of a delivery that has an expiry of its own. ``confirmed_only``: who has not confirmed its subscription
+    gets nothing but the request to do so.
     """
-    if message.expires_at <= now:
+    if (message.expires_at if expires_at is None else expires_at) <= now:
         return State.EXPIRED
     ends = subscription.expires_at
     if ends is not None and ends <= now:

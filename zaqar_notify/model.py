@@ -155,6 +155,16 @@ class Stats:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Alert:
+    """A message for the project's alert queue, at most one in ``every`` seconds for the same project and cause."""
+
+    cause: str
+    queue: str
+    draft: Draft
+    every: float = 3600.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ApiKey:
     """``zn_<id>_<secret>`` without the secret."""
 

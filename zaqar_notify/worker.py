@@ -16,8 +16,9 @@ import time
 from collections.abc import Callable, Mapping
 
 from zaqar_notify import errors
-from zaqar_notify.flow import Dispatch, Leased, Routes, Settling
-from zaqar_notify.lanes import Lanes, Limits, Send, Sender
+from zaqar_notify.alerts import Alerts
+from zaqar_notify.flow import Dispatch, Endurance, Leased, Routes, Settling
+from zaqar_notify.lanes import Lanes, Limits, Send, Sender, Turn
 from zaqar_notify.model import Delivery, LaneKey, Outcome, OutcomeKind, Scope, State
 from zaqar_notify.notifiers.sending import sound
 from zaqar_notify.retry import Policy
@@ -61,6 +62,8 @@ class Worker:
         settings: Settings,
         limits: Limits,
         policy: Policy,
+        alerts: Alerts | None = None,
+        endurance: Endurance | None = None,
         confirmed_only: bool = False,
         closing: Callable[[], None] = lambda: None,
     ) -> None:
@@ -72,7 +75,14 @@ class Worker:
         self._closing = closing
         self._settings = settings
         self._lanes = Lanes(limits)
-        self._settling = Settling(storage, policy, settings.micro_batch, self._log)
+        self._settling = Settling(
+            storage,
+            policy,
+            alerts or Alerts(None),
+            endurance or Endurance(),
+            micro_batch=settings.micro_batch,
+            log=self._log,
+        )
         self._dispatch = Dispatch(
             storage,
             routes,
@@ -106,6 +116,7 @@ class Worker:
     def start(self) -> None:
         """Register with the storage, and warm up: the first flow of a process takes about 0.1 s."""
         self._id = self._storage.join()
+        self._learn_of_breakers(time.monotonic())
         nothing = Taken(0, (), ())
         self._dispatch.run(Leased(nothing, 0.0, 0))
         self._settling.run()
@@ -175,16 +186,33 @@ class Worker:
     def _finish(self, send: Send, outcome: Outcome, at: float, wall: float) -> None:
         duration = at - send.started_at
         self._finished += 1
-        self._lanes.finish(send, outcome, duration, at)
+        turn = self._lanes.finish(send, outcome, duration, at)
         self._settling.settle(send, outcome, wall, duration)
+        if turn is not None:
+            self._turn(turn, wall)
         if outcome.disable or outcome.kind is OutcomeKind.GONE:
             self._disabled[send.subscription.id] = at
         if outcome.kind is OutcomeKind.THROTTLED and outcome.after:
-            until = at + min(outcome.after, self._policy.after_max)
+            wait = min(outcome.after, self._policy.after_max)
             if outcome.scope is Scope.SUBSCRIPTION:
-                self._paused[send.subscription.id] = until
+                self._paused[send.subscription.id] = at + wait
             else:
-                send.lane.paused_until = until
+                self._turn(self._lanes.pause(send.lane, wait), wall)
+
+    def _turn(self, turn: Turn, wall: float) -> None:
+        self._settling.turn(turn, wall)
+        lane = f"lane {turn.key.name} of project {turn.key.project}"
+        if turn.trips:
+            self._log.info("%s is shut for %.1f s (%d in a row)", lane, turn.wait, turn.trips)
+            for send in self._lanes.evict(turn.key):
+                self._settling.park(send)
+        else:
+            self._log.info("%s is open again", lane)
+
+    def _learn_of_breakers(self, now: float) -> None:
+        """What other workers have found out, and this one before it was started again."""
+        known = {breaker.lane: breaker.trips for breaker in self._storage.breakers()} | self._settling.unsaved()
+        self._lanes.shut({lane: trips for lane, trips in known.items() if trips}, now)
 
     def _watch(self) -> None:
         """What takes too long leaves its outbox entry for a row: parked, or in flight under a lease of its own."""
@@ -230,6 +258,7 @@ class Worker:
             if now >= self._recovered_at + self._settings.poll_interval:
                 self._recovered_at = now
                 self._storage.recover()
+                self._learn_of_breakers(now)
             self._take_and_dispatch(room, parked, now)
         except errors.StorageUnavailable as error:
             self._trouble("taking", error)
@@ -247,7 +276,10 @@ class Worker:
         self._more = len(taken.entries) == entries or len(taken.rows) >= room or bool(taken.lanes)
         self._polled_at = now
         self._lanes.emptied(taken.emptied)
-        self._lanes.hold(taken.lanes, now + self._settings.lease, now)
+        self._lanes.hold(taken.lanes, now + self._settings.lease, now, taken.probes)
+        if parked:
+            found = {row.lane for row in taken.rows}
+            self._lanes.bare([lane for lane in parked if lane not in found], now + self._settings.poll_interval)
         if taken.entries or taken.rows:
             dispatched = self._dispatch.run(Leased(taken, now + self._settings.lease, room))
             self._dispatched_at = time.monotonic()
@@ -274,17 +306,13 @@ class Worker:
 
     def _may_start(self, send: Send, now: float, wall: float) -> bool:
         """The checks that stand before every attempt."""
-        if send.message.expires_at <= wall or not send.subscription.live(wall):
+        if send.expires_at <= wall or not send.subscription.live(wall):
             state = State.EXPIRED
         elif self._disabled.get(send.subscription.id, 0.0) > send.waiting_since:
             state = State.SUPPRESSED
         elif (pause := self._paused.get(send.subscription.id, 0.0) - now) > 0:
             self._lanes.release(send)
             self._settling.later(send, wall + pause)
-            return False
-        elif send.lane.paused_until > now:
-            self._lanes.release(send)
-            self._settling.park(send)
             return False
         elif now + send.timeout > send.lease_until:
             self._lanes.release(send)

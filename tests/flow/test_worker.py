@@ -443,9 +443,9 @@ class Failing(MemoryStorage):
 
     down: frozenset[str] = frozenset()
 
-    def settle(self, settlements: Sequence[Settlement], closings: Sequence[Closing] = ()) -> int:
+    def settle(self, settlements: Sequence[Settlement], closings: Sequence[Closing] = (), breakers: Any = ()) -> int:
         self._check("settle")
-        return super().settle(settlements, closings)
+        return super().settle(settlements, closings, breakers)
 
     def take(self, *args, **kwargs):
         self._check("take")

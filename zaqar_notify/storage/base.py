@@ -24,6 +24,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from zaqar_notify.model import (
+    Alert,
     ApiKey,
     Claim,
     DeliveryRecord,
@@ -80,16 +81,6 @@ class Breaker:
     """How often it has opened in a row."""
     until: float
     """When its endpoint may be probed; the worker that takes the lane then probes it."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Alert:
-    """A message for the project's alert queue, at most one in ``every`` seconds for the same project and cause."""
-
-    cause: str
-    queue: str
-    draft: Draft
-    every: float = 3600.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

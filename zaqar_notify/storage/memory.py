@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from zaqar_notify.encryption import CannotDecrypt, Keyring
 from zaqar_notify.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from zaqar_notify.model import (
+    Alert,
     ApiKey,
     Claim,
     DeliveryRecord,
@@ -34,7 +35,6 @@ from zaqar_notify.model import (
 from zaqar_notify.storage import ids, standing
 from zaqar_notify.storage.base import (
     MOST_LINES,
-    Alert,
     Breaker,
     Closing,
     Confirmation,

@@ -1,0 +1,93 @@
+"""What owners are told when something of theirs goes wrong: alerts, and dead letters. Both are messages in ordinary queues."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import urllib.parse
+from typing import Any
+
+from zaqar_notify.model import Alert, Draft, Message, State, Subscription
+
+SAMPLE = 1024
+"""Characters of a message's body that an alert shows."""
+MOST_HOPS = 5
+"""So often at most is a message moved from one dead-letter queue to the next: they may form a circle."""
+HOPS = "dead_letter_hops"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Alerts:
+    queue: str | None
+    """Of the project concerned; None: nobody is told."""
+    every: float = 3600.0
+    ttl: int = 345600
+
+    def dead(self, message: Message, subscription: Subscription, state: State, detail: str, at: float) -> list[Alert]:
+        event = {"state": state.value, "message_id": message.public_id, "error": detail, "at": at}
+        return self._about("delivery.dead", message, subscription, event)
+
+    def disabled(self, message: Message, subscription: Subscription, reason: str, detail: str, at: float) -> list[Alert]:
+        event = {"reason": reason, "message_id": message.public_id, "error": detail, "at": at}
+        return self._about("subscription.disabled", message, subscription, event)
+
+    def credential(self, message: Message, subscription: Subscription, credential: str, detail: str, at: float) -> list[Alert]:
+        event = {"credential": credential, "error": detail, "at": at}
+        return self._about("credential.paused", message, subscription, event, of=credential)
+
+    def _about(
+        self, name: str, message: Message, subscription: Subscription, event: dict[str, Any], of: str | None = None
+    ) -> list[Alert]:
+        """Never about the alert queue itself: an alert that cannot be delivered would raise the next one."""
+        if self.queue is None or message.queue == self.queue:
+            return []
+        document = {
+            "event": name,
+            "queue": message.queue,
+            "subscription_id": subscription.id,
+            "subscriber": masked(subscription.subscriber),
+            **event,
+            "sample": _sample(message),
+        }
+        return [Alert(f"{name}:{of or subscription.id}", self.queue, Draft(_json(document), self.ttl), self.every)]
+
+
+def dead_letter(
+    message: Message, subscription: Subscription, state: State, detail: str, attempts: int
+) -> list[tuple[str, Draft]]:
+    """The message for the subscription's ``dead_letter_queue``, if it has one: as it was, and why it died as attributes."""
+    queue = subscription.options.get("dead_letter_queue")
+    hops = message.attributes.get(HOPS, 0)
+    if not isinstance(queue, str) or not isinstance(hops, int) or hops >= MOST_HOPS or message.sealed:
+        return []
+    attributes = {
+        **message.attributes,
+        "dead_letter_state": state.value,
+        "dead_letter_error": detail,
+        "dead_letter_attempts": attempts,
+        "dead_letter_source": message.queue,
+        "dead_letter_message_id": message.public_id,
+        "dead_letter_subscription_id": subscription.id,
+        HOPS: hops + 1,
+    }
+    return [(queue, Draft(message.body_json, message.ttl, attributes, parent_id=message.id))]
+
+
+def masked(subscriber: str) -> str:
+    """The URI without what may be a secret: user, password and query."""
+    try:
+        parts = urllib.parse.urlsplit(subscriber)
+        host = parts.netloc.rpartition("@")[2]
+    except ValueError:
+        return subscriber.partition(":")[0] + ":"
+    query = "..." if parts.query else ""
+    return urllib.parse.urlunsplit((parts.scheme, host, parts.path, query, ""))
+
+
+def _sample(message: Message) -> str:
+    text = message.body_json.decode("utf-8", "replace")
+    return text if len(text) <= SAMPLE else text[: SAMPLE - 3] + "..."
+
+
+def _json(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
