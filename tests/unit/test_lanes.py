@@ -2,7 +2,7 @@
 
 import unittest
 
-from zaqar_notify.lanes import Lanes, Limits, OpenEntry, Send
+from zaqar_notify.lanes import Chosen, Lanes, Limits, OpenEntry, Send
 from zaqar_notify.model import LaneKey, Message, Outcome, OutcomeKind, Scope, Subscription
 
 DELIVERED = Outcome(OutcomeKind.DELIVERED)
@@ -298,3 +298,189 @@ class Senders(LanesCase):
         self.lanes.forget_idle(400.0)
         self.assertEqual(self.limit("idle"), 2)
         self.assertEqual(self.lanes.lane(LaneKey("p", "busy"), 400.0).in_flight, 1)
+
+
+class BreakerTest(LanesCase):
+    limits = Limits(max_in_flight=100, lane_min=2, lane_max=20, breaker_wait=30.0, breaker_wait_max=100.0)
+    key = LaneKey("p", "a")
+
+    def attempt(self, outcome=FAILED, now: float = 1.0, **kwargs):
+        (send,) = self.submit(1, now=now, **kwargs)
+        self.assertEqual(self.start(now), [send])
+        return self.lanes.finish(send, outcome, 0.1, now)
+
+    def trip(self, now: float = 1.0):
+        for _ in range(9):
+            self.assertIsNone(self.attempt(now=now))
+        turn = self.attempt(now=now)
+        self.assertEqual((turn.key, turn.trips, turn.wait), (self.key, 1, 30.0))
+
+    def hold(self, now: float, trips: int = 1) -> None:
+        self.lanes.hold([self.key], now + 30, now, {self.key: trips})
+
+    def test_ten_failures_shut_it_and_nothing_is_sent_there_any_more(self) -> None:
+        self.trip()
+        self.assertFalse(self.lanes.submit(self.send(), 1.0))
+        self.assertFalse(self.lanes.submit(self.send(from_parking=True), 1.0))
+        self.assertTrue(self.lanes.submit(self.send("b"), 1.0), "others go on")
+
+    def test_seven_of_ten_shut_it_and_six_do_not(self) -> None:
+        for outcomes, shut in (([DELIVERED] * 3 + [FAILED] * 7, True), ([DELIVERED] * 4 + [FAILED] * 6, False)):
+            with self.subTest(shut=shut):
+                self.setUp()
+                turns = [self.attempt(outcome) for outcome in outcomes]
+                self.assertEqual(turns[-1] is not None, shut)
+
+    def test_only_the_last_five_minutes_count(self) -> None:
+        for _ in range(9):
+            self.attempt(now=1.0)
+        self.assertIsNone(self.attempt(now=400.0))
+        for _ in range(90):
+            self.attempt(DELIVERED, now=800.0)
+        for _ in range(9):
+            self.assertIsNone(self.attempt(now=1200.0))
+        self.assertIsNotNone(self.attempt(now=1200.0))
+
+    def test_what_is_about_the_subscription_alone_does_not_count(self) -> None:
+        for outcome in (
+            Outcome(OutcomeKind.RETRY, scope=Scope.SUBSCRIPTION),
+            Outcome(OutcomeKind.THROTTLED, after=1.0),
+            Outcome(OutcomeKind.OURS),
+            Outcome(OutcomeKind.AUTH),
+            Outcome(OutcomeKind.REFUSED),
+            Outcome(OutcomeKind.REJECTED),
+            Outcome(OutcomeKind.GONE),
+        ):
+            with self.subTest(outcome.kind):
+                self.setUp()
+                self.assertEqual([self.attempt(outcome) for _ in range(30)], [None] * 30)
+
+    def test_the_holder_sends_one_probe_and_an_answer_opens_it(self) -> None:
+        self.trip()
+        self.hold(31.0)
+        self.assertEqual(self.lanes.room(31.0, 100), {self.key: 1})
+        (probe,) = self.submit(1, now=31.0, from_parking=True)
+        self.assertFalse(self.lanes.submit(self.send(from_parking=True), 31.0), "one at a time")
+        self.assertEqual(self.start(31.0), [probe])
+        self.assertFalse(self.lanes.submit(self.send(from_parking=True), 31.0), "one at a time")
+        turn = self.lanes.finish(probe, Outcome(OutcomeKind.RETRY, scope=Scope.SUBSCRIPTION), 0.1, 31.1)
+        self.assertEqual((turn.trips, turn.key), (0, self.key), "who says 404 is there")
+        self.assertEqual(len(self.submit(2, now=31.2, from_parking=True)), 2)
+
+    def test_what_says_nothing_about_the_endpoint_leaves_it_shut_for_the_next_probe(self) -> None:
+        self.trip()
+        self.hold(31.0)
+        self.assertIsNone(self.attempt(Outcome(OutcomeKind.OURS), now=31.0, from_parking=True))
+        self.assertEqual(self.attempt(DELIVERED, now=32.0, from_parking=True).trips, 0)
+
+    def test_each_probe_that_fails_doubles_the_wait_up_to_the_longest(self) -> None:
+        self.trip()
+        waits, now = [], 31.0
+        for trips in (1, 2, 3, 4):
+            self.hold(now, trips)
+            turn = self.attempt(now=now, from_parking=True)
+            self.assertEqual(turn.trips, trips + 1)
+            waits.append(turn.wait)
+            now += 200.0
+        self.assertEqual(waits, [60.0, 100.0, 100.0, 100.0])
+
+    def test_sends_of_before_the_trip_change_nothing(self) -> None:
+        late = self.submit(2)
+        self.start()
+        for _ in range(8):
+            self.lanes._lanes[self.key].count(True, 0)
+        turns = [self.lanes.finish(send, FAILED, 0.1, 1.0) for send in late]
+        self.assertEqual([turn and turn.trips for turn in turns], [None, 1])
+        more = self.send()
+        self.lanes._lanes[self.key].in_flight += 1
+        self.lanes.in_flight += 1
+        self.assertIsNone(self.lanes.finish(more, FAILED, 0.1, 1.1))
+        self.assertFalse(self.lanes.submit(self.send(), 2.0))
+
+    def test_what_waits_when_it_is_shut_is_taken_out(self) -> None:
+        waiting = self.submit(5)
+        self.lanes.pause(self.lanes._lanes[self.key], 10.0)
+        self.assertEqual(self.lanes.evict(self.key), waiting)
+        self.assertEqual((self.lanes.waiting, self.start(2.0), self.lanes.waited_too_long(100.0)), (0, [], []))
+        self.assertEqual(self.lanes.withdraw(), [])
+
+    def test_the_other_workers_breakers(self) -> None:
+        self.lanes.shut({self.key: 2}, 1.0)
+        self.assertFalse(self.lanes.submit(self.send(), 1.0))
+        self.lanes.forget_idle(1e6)
+        self.assertFalse(self.lanes.submit(self.send(), 1e6), "it stays shut, however long nothing goes there")
+        self.lanes.shut({}, 1e6)
+        self.assertTrue(self.lanes.submit(self.send(), 1e6))
+
+    def test_an_old_list_does_not_shut_what_this_worker_probes(self) -> None:
+        self.lanes.shut({self.key: 1}, 1.0)
+        self.hold(31.0)
+        self.assertEqual(self.attempt(DELIVERED, now=31.0, from_parking=True).trips, 0)
+        self.lanes.shut({self.key: 1}, 31.5)
+        self.assertTrue(self.lanes.submit(self.send(from_parking=True), 31.5))
+
+    def test_it_is_opened_slowly(self) -> None:
+        """10 sends in the first second, doubling every 10 s, and as it likes after a minute."""
+        self.trip()
+        self.hold(31.0)
+        self.attempt(DELIVERED, now=31.0, from_parking=True)
+        lane = self.lanes._lanes[self.key]
+        for since, least, most in ((0.0, 9, 12), (10.0, 19, 24), (30.0, 75, 95), (61.0, 1000, 1000)):
+            started = 0
+            lane.limit = 20
+            for step in range(1000):
+                now = 31.1 + since + step / 1000
+                if not lane.waiting:
+                    self.submit(1, now=now, from_parking=True)
+                for send in self.start(now):
+                    started += 1
+                    self.lanes.finish(send, DELIVERED, 0.0, now)
+            self.assertTrue(least <= started <= most, (since, started))
+
+
+class ChosenTest(LanesCase):
+    def choose(self, **limits) -> Send:
+        send = self.send(from_parking=True)
+        send.lane = self.lanes.lane(LaneKey("p", "a#1"), 1.0, Chosen(**limits))
+        return send
+
+    def test_only_who_holds_the_lane_sends(self) -> None:
+        send = self.choose(in_flight=1)
+        send.from_parking = False
+        self.assertFalse(self.lanes.submit(send, 1.0))
+
+    def test_in_flight(self) -> None:
+        sends = [self.choose(in_flight=1) for _ in range(3)]
+        for send in sends:
+            self.assertTrue(self.lanes.submit(send, 1.0))
+        for send in sends:
+            self.assertEqual(self.start(), [send])
+            self.finish([send], FAILED if send is sends[0] else DELIVERED)
+
+    def test_rate(self) -> None:
+        started = 0
+        for step in range(2000):
+            now = 100.0 + step / 1000
+            send = self.choose(rate=50.0)
+            if not send.lane.waiting:
+                self.lanes.submit(send, now)
+            for one in self.start(now):
+                started += 1
+                self.lanes.finish(one, DELIVERED, 0.0, now)
+        self.assertTrue(98 <= started <= 106, started)
+
+    def test_no_more_is_taken_than_can_be_sent_soon(self) -> None:
+        send = self.choose(rate=4.0)
+        self.lanes.hold([send.lane.key], 100.0, 1.0)
+        self.assertEqual(self.lanes.room(1.0, 100), {send.lane.key: 2})
+
+    def test_lanes_without_rows_are_not_asked_all_the_time(self) -> None:
+        self.lanes.hold([LaneKey("p", "a")], 100.0, 1.0)
+        self.lanes.bare([LaneKey("p", "a")], 2.0)
+        self.assertEqual(self.lanes.room(1.5, 100), {})
+        self.assertEqual(set(self.lanes.room(2.5, 100)), {LaneKey("p", "a")})
+
+    def test_who_was_served_stands_behind(self) -> None:
+        keys = [LaneKey("p", name) for name in "abc"]
+        self.lanes.hold(keys, 100.0, 1.0)
+        self.assertEqual([next(iter(self.lanes.room(1.0, 1))) for _ in range(4)], [keys[0], keys[1], keys[2], keys[0]])
