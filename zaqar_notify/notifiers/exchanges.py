@@ -9,13 +9,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from zaqar_notify.model import Exchange
+from zaqar_notify.notifiers.http import Fault
 
 if TYPE_CHECKING:
     import requests
 
+    from zaqar_notify.notifiers.http import Request, Response
+
 MASK = "***"
 BODY_BYTES = 1024
-MOST_BODY_BYTES = 8192
+MOST_BODY_BYTES = 4096
 """With this much of a body an exchange stays below 64 KiB of JSON, whatever the other side sends."""
 MOST_HEADERS = 50
 MOST_HEADER_CHARACTERS = 4096
@@ -29,6 +32,9 @@ _SECRET_NAME = re.compile(
 )
 _SECRET_VALUE = re.compile(r"\s*(basic|bearer|digest)\s+\S|wh(sec|sk)_", re.IGNORECASE)
 _SIGNATURE = "webhook-signature"
+_OWN = ("webhook-", "zaqar-notify-")  # without secrets; nobody else may set them
+_PROXY_FAULTS = frozenset({Fault.PROXY, Fault.PROXY_REFUSED, Fault.PROXY_GATEWAY})
+_CACHED_LINE = 256
 _ADDRESSES = frozenset({"location", "content-location", "referer", "origin"})
 _LEAST_SECRET = 6  # shorter ones are not looked for in answers: they would be found everywhere
 _CONTROL = {code: "\ufffd" for code in range(32) if chr(code) not in "\t\n\r"}
@@ -42,49 +48,86 @@ class HttpExchange(Exchange):
     __slots__ = ()
 
 
-def http_exchange(
-    url: str,
-    headers: Pairs,
-    body_size: int,
-    *,
-    method: str = "POST",
-    status: int = 0,
-    answered: Pairs = (),
-    body: bytes = b"",
-    body_bytes: int = BODY_BYTES,
-    phases: Mapping[str, float],
-) -> HttpExchange:
-    """``status`` 0: there was no answer. ``answered``: the headers of the answer; ``body_bytes``: how much is kept of its
-    ``body``, 0 for none. ``phases``: seconds since the start of the attempt."""
-    request: dict[str, Any] = {"method": method, "url": redacted_url(url)}
-    _put_headers(request, headers)
-    request["body_size"] = body_size
-    response: dict[str, Any] | None = None
-    if status:
-        response = {"status": status}
-        _put_headers(response, answered)
-        if body_bytes:
-            response["body"] = _text(body, body_bytes)
-    return HttpExchange(request, response, {name: round(seconds, 6) for name, seconds in phases.items()})
+def of_request(request: Request, response: Response, phases: Mapping[str, float], body_bytes: int) -> HttpExchange:
+    """That of a request which the engine has made. What the request has that is secret is taken out of the answer's body, too.
+
+    This is done for each delivery where the log wants all of them, which is why lines are looked up and not read again.
+    """
+    headers = {}
+    size = 0
+    for line in request.headers:
+        size += len(line)
+        if line.startswith(_SIGNATURE):
+            headers[_SIGNATURE] = redacted_value(_SIGNATURE, line.partition(": ")[2])
+        elif line.startswith(_OWN):
+            name, _, value = line.partition(": ")
+            headers[name] = value
+        else:
+            name, value = _sent(line)
+            headers[name] = value
+    sent = {"method": "POST", "url": redacted_url(request.url), "headers": headers, "body_size": len(request.body)}
+    if size > MOST_HEADER_CHARACTERS or len(headers) > MOST_HEADERS:
+        _bound(sent)
+    return HttpExchange(sent, _received(response, body_bytes), _rounded(phases))
 
 
 def of_response(response: requests.Response, body_bytes: int = BODY_BYTES) -> HttpExchange:
-    """That of an answer which ``HttpClients.session()`` got."""
+    """That of an answer which ``HttpClients.session()`` got; ``body_bytes``: how much of its body is kept, 0 for none."""
     request = response.request
-    body = request.body or b""
-    headers = [(name, _latin(value)) for name, value in request.headers.items()]
-    hidden = secrets_in(request.url or "", headers)
-    return http_exchange(
-        request.url or "",
-        headers,
-        len(body.encode() if isinstance(body, str) else body) if isinstance(body, str | bytes) else 0,
-        method=request.method or "",
-        status=response.status_code,
-        answered=response.headers.items(),
-        body=without(hidden, response.content),
-        body_bytes=body_bytes,
-        phases={"first_byte": response.elapsed.total_seconds()},
-    )
+    url, body = request.url or "", request.body or b""
+    pairs = [(name, value if isinstance(value, str) else value.decode("latin-1")) for name, value in request.headers.items()]
+    sent: dict[str, Any] = {"method": request.method, "url": redacted_url(url), "headers": redacted_headers(pairs)}
+    if isinstance(body, str | bytes):
+        sent["body_size"] = len(body.encode() if isinstance(body, str) else body)
+    received: dict[str, Any] = {"status": response.status_code, "headers": redacted_headers(response.headers.items())}
+    if body_bytes:
+        received["body"] = _text(without(secrets_in(url, pairs), response.content), body_bytes)
+    _bound(sent)
+    _bound(received)
+    return HttpExchange(sent, received, _rounded({"first_byte": response.elapsed.total_seconds()}))
+
+
+def _received(response: Response, body_bytes: int) -> dict[str, Any] | None:
+    """None: there was no answer, or it was that of the egress proxy."""
+    if not response.status or response.fault in _PROXY_FAULTS:
+        return None
+    headers: dict[str, str] = {}
+    for line in response.lines():
+        name, value = _answered(line) if len(line) <= _CACHED_LINE else _read(line)
+        if name in headers:
+            value = f"{headers[name]}, {value}"
+        if name:
+            headers[name] = value
+    received: dict[str, Any] = {"status": response.status, "headers": headers}
+    if body_bytes:
+        received["body"] = _text(response.body, body_bytes)
+    if len(response.head) > MOST_HEADER_CHARACTERS or len(headers) > MOST_HEADERS:
+        _bound(received)
+    return received
+
+
+@functools.lru_cache(maxsize=4096)
+def _sent(line: str) -> tuple[str, str]:
+    name, value = parted(line)
+    return name.lower(), redacted_value(name.lower(), value)
+
+
+def _read(line: bytes) -> tuple[str, str]:
+    """Without a name: it is no header."""
+    name, colon, value = line.partition(b":")
+    if not colon or name[:1] in (b" ", b"\t"):
+        return "", ""
+    named = name.strip().lower().decode("latin-1")
+    return named, redacted_value(named, value.strip().decode("latin-1"))
+
+
+_answered = functools.lru_cache(maxsize=8192)(_read)
+
+
+def parted(line: str) -> tuple[str, str]:
+    """Name and value in a line as libcurl takes it: ``Name;`` is one without a value."""
+    name, colon, value = line.partition(":")
+    return (name, value.strip()) if colon else (name.rstrip(";"), "")
 
 
 # -- secrets ------------------------------------------------------------------------------------------------------------------
@@ -167,29 +210,29 @@ def without(secrets: Iterable[bytes], data: bytes) -> bytes:
 # -- bounds -------------------------------------------------------------------------------------------------------------------
 
 
-def _put_headers(part: dict[str, Any], headers: Pairs) -> None:
-    """``truncated`` says that there were more."""
-    shown: dict[str, str] = {}
-    part["headers"] = shown
+def _bound(part: dict[str, Any]) -> None:
+    """Cut the headers of a request or of an answer; ``truncated`` says that it was done."""
+    kept: dict[str, str] = {}
     left = MOST_HEADER_CHARACTERS
-    for number, (given, value) in enumerate(headers):
-        name = given.lower()
-        text = redacted_value(name, value)
-        left -= len(name) + len(text)
-        if number >= MOST_HEADERS or left < 0:
-            part["truncated"] = True
-            text = text[: min(_VALUE_CHARACTERS, left + len(text))] if number < MOST_HEADERS else ""
-            if text:
-                shown[name] = text
-            return
-        shown[name] = f"{shown[name]}, {text}" if name in shown else text
+    for name, value in part["headers"].items():
+        shown = value[:_VALUE_CHARACTERS]
+        left -= len(name) + len(shown)
+        if left < 0 or len(kept) == MOST_HEADERS:
+            break
+        kept[name] = shown
+    if kept != part["headers"]:
+        part["headers"] = kept
+        part["truncated"] = True
+
+
+def _rounded(phases: Mapping[str, float]) -> dict[str, float]:
+    """To microseconds."""
+    return {name: int(seconds * 1e6) / 1e6 for name, seconds in phases.items()}
 
 
 def _text(body: bytes, most: int) -> str:
     """At most so many bytes of UTF-8. What is no text, or would not be printed, is replaced."""
-    text = body[:most].decode("utf-8", "replace").translate(_CONTROL)
-    return text.encode()[:most].decode("utf-8", "ignore")
-
-
-def _latin(value: str | bytes) -> str:
-    return value.decode("latin-1") if isinstance(value, bytes) else value
+    text = body[:most].decode("utf-8", "replace")
+    if not text.isprintable():
+        text = text.translate(_CONTROL).encode()[:most].decode("utf-8", "ignore")
+    return text

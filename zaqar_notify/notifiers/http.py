@@ -81,17 +81,12 @@ class Response:
     """More about the fault, for people; may hold what the other side said."""
     phases: dict[str, float] | None = None
     """Seconds from `Request.started_at` until each was over: ``name`` (the look-up; its addresses may have been known),
-    ``connect`` and ``tls`` (of a new connection), ``first_byte`` of the answer, ``end``. What did not happen is missing. None for
-    a complete answer of 2xx, unless `Request.timed`."""
+    ``connect`` and ``tls`` (of a new connection), ``first_byte`` of the answer, ``end``. What did not happen is missing.
+    None for a complete answer of 2xx, unless `Request.timed`."""
 
-    def headers(self) -> list[tuple[str, str]]:
-        """Those of the final answer, in order, the names in lower case."""
-        found = []
-        for line in self.head[self.head.rfind(b"\nHTTP/") + 1 :].splitlines()[1:]:
-            name, colon, value = line.partition(b":")
-            if colon and not line[:1].isspace():
-                found.append((name.strip().lower().decode("latin-1"), value.strip().decode("latin-1")))
-        return found
+    def lines(self) -> list[bytes]:
+        """What follows the status line of the final answer: its headers, ``Name: value``, and empty lines."""
+        return self.head[self.head.rfind(b"\nHTTP/") + 1 :].splitlines()[1:]
 
     def header(self, name: str) -> str | None:
         """The last value of a header in the final answer; None: absent."""
