@@ -1,6 +1,7 @@
 """openstacksdk's message proxy, by way of a Keystone, against a service that runs with the strategy keystone."""
 
 import contextlib
+import functools
 import itertools
 import unittest
 import warnings
@@ -16,16 +17,24 @@ MOST = 50
 """Of a listing that ought to end: on Zaqar, one of a single queue does not."""
 
 
+@functools.cache
+def running():
+    """A Keystone and a service for all classes of this module."""
+    unittest.addModuleCleanup(running.cache_clear)
+    keystone = Keystone(unittest.addModuleCleanup)
+    service = Service(options=keystone.options)
+    unittest.addModuleCleanup(service.close)
+    keystone.messaging = service.url
+    service.start_api()
+    return keystone, service
+
+
 class SdkCase(unittest.TestCase):
     numbers = itertools.count()
 
     @classmethod
     def setUpClass(cls):
-        cls.keystone = Keystone(cls)
-        cls.service = Service(options=cls.keystone.options)
-        cls.addClassCleanup(cls.service.close)
-        cls.keystone.messaging = cls.service.url
-        cls.service.start_api()
+        cls.keystone, cls.service = running()
 
     def setUp(self):
         self.enterContext(warnings.catch_warnings())
