@@ -8,6 +8,9 @@ import re
 import unittest
 import urllib.parse
 
+import requests
+from keystoneauth1 import session as keystone_session
+from keystoneauth1.identity import v3
 from zaqarclient.queues import client as zaqarclient
 from zaqarclient.queues.v2 import core, iterator
 from zaqarclient.transport import errors
@@ -671,6 +674,16 @@ class KeystoneTest(ZaqarClientCase):
         }
         client = zaqarclient.Client(version=2, conf={"auth_opts": {"backend": "keystone", "options": options}})
         client.queue("orders").post({"body": "mine"})
+        self.assertEqual(["mine"], [message.body for message in self.client.queue("orders").messages()])
+
+    def test_with_a_session(self):
+        """As Mistral comes."""
+        auth = v3.Token(f"{self.keystone.url}/v3", token=self.keystone.issue(self.project), project_id=self.project)
+        with contextlib.closing(requests.Session()) as connections:
+            session = keystone_session.Session(auth=auth, session=connections)
+            # It sends no project: the token says which.
+            client = zaqarclient.Client(version=2, url=self.service.url, session=session)
+            client.queue("orders").post({"body": "mine"})
         self.assertEqual(["mine"], [message.body for message in self.client.queue("orders").messages()])
 
     def test_another_projects_token(self):
