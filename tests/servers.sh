@@ -6,7 +6,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-APT_PACKAGES=""
+APT_PACKAGES="curl"
 NPM_PACKAGES=""
 PIP_PACKAGES=""
 
