@@ -6,7 +6,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-APT_PACKAGES="curl"
+APT_PACKAGES=""
 NPM_PACKAGES=""
 PIP_PACKAGES=""
 
