@@ -248,6 +248,9 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         self._epoll.register(self.PIPE[0], select.EPOLLIN)
         for listener in self.sockets:
             listener.setblocking(False)
+            # What the kernel has taken, and the client does not, is the kernel's to give up. Connections inherit it.
+            timeout = max(1, int(self._limits.write_timeout * 1000))
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout)
             self._listeners[listener.fileno()] = listener
         for number in range(self.cfg.threads):
             threading.Thread(target=self._work, name=f"request-{number}", daemon=True).start()
