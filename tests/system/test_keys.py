@@ -1,11 +1,17 @@
 """API keys against a running service: made, used and revoked."""
 
+import os
+import pathlib
+import re
+import subprocess
+import sys
 import tempfile
 import unittest
 
 from tests.system.service import HEADERS, Service, free_port, wait_for
 from tests.system.serving import Program
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 OPTIONS = """\
 [api]
 host = 0.0.0.0
@@ -39,6 +45,19 @@ class KeyTest(unittest.TestCase):
         log = self.service.log("api")
         self.assertNotIn(key[20:], log)
         self.assertNotIn("Traceback", log)
+
+    def test_what_the_docs_show(self):
+        self.service.start_api()
+        text = (ROOT / "docs" / "security.md").read_text()
+        [session] = [block for block in re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL) if "curl" in block]
+        path = os.pathsep.join((os.path.dirname(sys.executable), os.environ["PATH"]))
+        environment = {**os.environ, "PATH": path, "URL": self.service.url, "CONFIG": str(self.service.config)}
+        done = subprocess.run(
+            ["sh", "-e", "-c", session], env=environment, capture_output=True, text=True, timeout=60, check=True
+        )
+        self.assertIn("HTTP/1.1 200 OK", done.stdout)
+        self.assertRegex(done.stdout, r"shop +read,publish +20\S+ +- +the shop's back end")
+        self.assertRegex(self.service.run("key", "list"), r"shop +read,publish +20\S+ +20\S+ +the shop's back end")
 
     def test_a_broken_policy_stops_the_start_with_one_line(self):
         (self.service.data_dir / "policy.yaml").write_text('"queues:get": "nonsense"\n')
