@@ -104,6 +104,9 @@ class Echo:
     def on_get(self, req, resp):
         resp.media = {"project": req.context.get("project")}
 
+    def on_put(self, req, resp):
+        raise AssertionError("somebody got here")
+
 
 class AccessTest(unittest.TestCase):
     """The rules are a property of the resource, whatever its path."""
@@ -119,6 +122,12 @@ class AccessTest(unittest.TestCase):
         self.assertEqual(client.simulate_get("/v2/queues").status_code, 400)
         headers = {"Client-ID": CLIENT, "X-Project-ID": "p"}
         self.assertEqual(client.simulate_get("/v2/queues", headers=headers).json, {"project": "p"})
+
+    def test_what_has_no_action_is_nobodys(self):
+        client = self.client(Access.ZAQAR)
+        headers = {"Client-ID": CLIENT, "X-Project-ID": "p", "X-Roles": "admin"}
+        self.assertEqual(client.simulate_put("/v2/queues", headers=headers).status_code, 403)
+        self.assertEqual(client.simulate_patch("/v2/queues", headers=headers).status_code, 405)
 
     def test_signed_and_public(self):
         for access in (Access.SIGNED, Access.PUBLIC):
