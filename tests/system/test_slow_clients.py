@@ -331,7 +331,6 @@ class RefusedTest(Case):
             (b"GET / HTTP/1.1\r\nX: " + b"x" * 70_000, 431),
             (b"GET / HTTP/1.1\r\n" + b"X: x\r\n" * 200 + b"\r\n", 431),
             (b"GET /" + b"x" * 10_000 + b" HTTP/1.1\r\n\r\n", 414),
-            (b"GET / HTTP/1.1\r\nHost: x\r\nExpect: miracles\r\n\r\n", 417),
             (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: magic\r\n\r\n", 501),
             (b"GET /\r\n\r\n", 400),
             (b"GET / HTTP/1.1\n\n", 400),
