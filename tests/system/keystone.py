@@ -12,7 +12,7 @@ import json
 import secrets
 import threading
 import time
-import unittest
+from collections.abc import Callable
 from typing import Any
 
 SERVICE_USER = "zaqar-notify"
@@ -32,9 +32,9 @@ class Token:
 
 class Keystone:
     """``messaging`` is the URL that the catalogue has for the service type of that name; ``roles`` are those of users that have
-    others than ``member``. It ends with ``test``, a test or a class of tests; None: with the module's tests."""
+    others than ``member``. ``add_cleanup`` is a test's, a class's or a module's."""
 
-    def __init__(self, test: unittest.TestCase | type[unittest.TestCase] | None) -> None:
+    def __init__(self, add_cleanup: Callable[[Callable[[], None]], object]) -> None:
         self.messaging = ""
         self.roles: dict[str, tuple[str, ...]] = {SERVICE_USER: ("service",)}
         self.tokens: dict[str, Token] = {}
@@ -45,12 +45,7 @@ class Keystone:
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        if test is None:
-            unittest.addModuleCleanup(self.close)
-        elif isinstance(test, type):
-            test.addClassCleanup(self.close)
-        else:
-            test.addCleanup(self.close)
+        add_cleanup(self.close)
 
     def close(self) -> None:
         self._server.shutdown()

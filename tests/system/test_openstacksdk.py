@@ -21,7 +21,7 @@ MOST = 50
 def running():
     """A Keystone and a service for all classes of this module."""
     unittest.addModuleCleanup(running.cache_clear)
-    keystone = Keystone(None)
+    keystone = Keystone(unittest.addModuleCleanup)
     service = Service(options=keystone.options)
     unittest.addModuleCleanup(service.close)
     keystone.messaging = service.url

@@ -640,7 +640,7 @@ class KeystoneTest(ZaqarClientCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.keystone = Keystone(cls)
+        cls.keystone = Keystone(cls.addClassCleanup)
         cls.service = Service(options=cls.keystone.options)
         cls.addClassCleanup(cls.service.close)
         cls.keystone.messaging = cls.service.url
