@@ -178,11 +178,6 @@ def build_service(conf: cfg.ConfigOpts) -> NotificationService:
         signer=signer,
     )
 
-    rules = build_rules(conf)
-    confirmations = Confirmations(
-        conf.notification.require_confirmation, conf.notification.confirmation_ttl, conf.api.public_url, signer
-    )
-
     def make_api(identity: Identity | None) -> WSGIApplication:
         """``identity`` takes the place of ``[auth] strategy``."""
         api = create_app(
