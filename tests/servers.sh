@@ -6,7 +6,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-APT_PACKAGES=""
+APT_PACKAGES="nginx-light"
 NPM_PACKAGES=""
 PIP_PACKAGES=""
 

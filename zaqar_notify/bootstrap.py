@@ -76,8 +76,11 @@ def _look_at_all(conf: cfg.ConfigOpts) -> None:
 
 
 def list_opts(*, own: bool = True) -> Sequence[tuple[str, list[cfg.Opt]]]:
-    """For oslo-config-generator: all options of this package, with those of the notifiers that it ships (or of all)."""
-    return options.list_opts(Notifiers.load(own=own).options())
+    """For oslo-config-generator: all options of this package, with those of the notifiers that it ships.
+
+    Without ``own`` also those of other notifiers and of oslo.policy.
+    """
+    return options.list_opts([*Notifiers.load(own=own).options(), *(() if own else policy_opts.list_opts())])
 
 
 def set_up_logging(conf: cfg.ConfigOpts) -> None:
@@ -175,11 +178,6 @@ def build_service(conf: cfg.ConfigOpts) -> NotificationService:
         signer=signer,
     )
 
-    rules = build_rules(conf)
-    confirmations = Confirmations(
-        conf.notification.require_confirmation, conf.notification.confirmation_ttl, conf.api.public_url, signer
-    )
-
     def make_api(identity: Identity | None) -> WSGIApplication:
         """``identity`` takes the place of ``[auth] strategy``."""
         api = create_app(
@@ -244,7 +242,7 @@ def build_rules(conf: cfg.ConfigOpts) -> Rules:
 
 
 def _bad(enforcer: policy.Enforcer) -> str:
-    return f"Bad policy file {enforcer.policy_path}:"
+    return f"Bad policy file {enforcer.policy_path or ' or '.join(enforcer.conf.oslo_policy.policy_dirs)}:"
 
 
 def _is_understood(text: object, check: str) -> bool:

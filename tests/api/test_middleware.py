@@ -1,3 +1,4 @@
+import contextlib
 import unittest
 
 import falcon
@@ -8,6 +9,7 @@ from zaqar_notify.api.app import create_app
 from zaqar_notify.api.identity import Anyone, SignedRequests
 from zaqar_notify.api.middleware import Access, Callers, HeaderRules
 from zaqar_notify.api.policy import Rules
+from zaqar_notify.errors import Forbidden
 from zaqar_notify.signing import UrlSigner
 from zaqar_notify.validation import Limits
 
@@ -104,6 +106,9 @@ class Echo:
     def on_get(self, req, resp):
         resp.media = {"project": req.context.get("project")}
 
+    def on_put(self, req, resp):
+        raise AssertionError("somebody got here")
+
 
 class AccessTest(unittest.TestCase):
     """The rules are a property of the resource, whatever its path."""
@@ -119,6 +124,14 @@ class AccessTest(unittest.TestCase):
         self.assertEqual(client.simulate_get("/v2/queues").status_code, 400)
         headers = {"Client-ID": CLIENT, "X-Project-ID": "p"}
         self.assertEqual(client.simulate_get("/v2/queues", headers=headers).json, {"project": "p"})
+
+    def test_what_has_no_action_is_nobodys(self):
+        callers = Callers(Anyone(), SignedRequests(UrlSigner("k")), Rules.defaults())
+        headers = {"X-Project-ID": "p", "X-Roles": "admin"}
+        for method, allowed in (("GET", True), ("HEAD", True), ("PATCH", True), ("OPTIONS", True), ("PUT", False)):
+            request = falcon.Request(testing.create_environ(method=method, headers=headers))
+            with self.subTest(method=method), contextlib.nullcontext() if allowed else self.assertRaises(Forbidden):
+                callers.process_resource(request, falcon.Response(), Echo(Access.ZAQAR), {})
 
     def test_signed_and_public(self):
         for access in (Access.SIGNED, Access.PUBLIC):

@@ -5,7 +5,7 @@ import pathlib
 import shutil
 import tempfile
 
-from tests.api.case import HOOK, SIGNER, ApiCase, OverMemory, OverSql
+from tests.api.case import CLIENT, HOOK, SIGNER, ApiCase, OverMemory, OverSql
 from zaqar_notify import signing, validation
 from zaqar_notify.encryption import Keyring
 from zaqar_notify.model import Disabled, MessageKind
@@ -324,7 +324,9 @@ class ConfirmationTests:
 
     def answer(self, request, body, **changed):
         headers = {name: request[name] for name in self.SIGNED} | changed
-        return self.call("PUT", request["URL-Paths"], request[body], headers=headers, client_id=None, project=None)
+        return self.call(
+            "PUT", request["URL-Paths"], body=json.dumps(request[body]), headers=headers, client_id=None, project=None
+        )
 
     def test_the_request_to_confirm(self):
         subscription_id = self.subscribe()
@@ -374,6 +376,23 @@ class ConfirmationTests:
         self.assertNotEqual(left.body["Message"], asked.body["Message"])
         self.assertEqual(self.answer(left.body, "SubscribeBody").status_code, 204)
         self.assertIs(self.ok("GET", one).json["confirmed"], True)
+
+    def test_the_other_headers_are_the_subscribers_library_s(self):
+        one = f"{PATH}/{self.subscribe()}"
+        [(_, asked)] = self.requested()
+        for headers in (
+            {"Content-Type": "application/x-www-form-urlencoded"},
+            {"Content-Type": "text/plain", "Accept": "text/html"},
+            {"Client-ID": CLIENT},
+        ):
+            self.ok("PUT", f"{one}/confirm", {"confirmed": False}, status=204)
+            self.assertEqual(self.answer(asked.body, "SubscribeBody", **headers).status_code, 204, headers)
+            self.assertIs(self.ok("GET", one).json["confirmed"], True)
+        self.assertEqual(self.answer(asked.body, "SubscribeBody", **{"Client-ID": "x"}).status_code, 400)
+        refused = self.call(
+            "PUT", f"{one}/confirm", body='{"confirmed": true}', headers={"Content-Type": "application/x-www-form-urlencoded"}
+        )
+        self.assertEqual(refused.status_code, 400, "not signed")
 
     def test_subscribing_again_asks_again(self):
         first = self.subscribe()

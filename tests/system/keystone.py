@@ -12,7 +12,7 @@ import json
 import secrets
 import threading
 import time
-import unittest
+from collections.abc import Callable
 from typing import Any
 
 SERVICE_USER = "zaqar-notify"
@@ -32,9 +32,9 @@ class Token:
 
 class Keystone:
     """``messaging`` is the URL that the catalogue has for the service type of that name; ``roles`` are those of users that have
-    others than ``member``."""
+    others than ``member``. ``add_cleanup`` is a test's, a class's or a module's."""
 
-    def __init__(self, test: unittest.TestCase | type[unittest.TestCase]) -> None:
+    def __init__(self, add_cleanup: Callable[[Callable[[], None]], object]) -> None:
         self.messaging = ""
         self.roles: dict[str, tuple[str, ...]] = {SERVICE_USER: ("service",)}
         self.tokens: dict[str, Token] = {}
@@ -45,7 +45,6 @@ class Keystone:
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        add_cleanup = test.addClassCleanup if isinstance(test, type) else test.addCleanup
         add_cleanup(self.close)
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import tempfile
 import time
@@ -214,6 +215,7 @@ def of_arrival(arrival: Arrival, block: str):
     return block.splitlines()[0], arrival.headers, arrival.body.decode()
 
 
+@unittest.skipUnless(shutil.which("curl") and shutil.which("bash"), "server missing: curl")
 class DocsTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):

@@ -1,12 +1,14 @@
 """openstacksdk's message proxy, by way of a Keystone, against a service that runs with the strategy keystone."""
 
 import contextlib
+import functools
 import itertools
 import unittest
 import warnings
 
 import openstack
 from openstack import exceptions
+from openstack.message.v2.claim import Claim
 
 from tests.system.keystone import Keystone
 from tests.system.service import Service
@@ -15,37 +17,52 @@ MOST = 50
 """Of a listing that ought to end: on Zaqar, one of a single queue does not."""
 
 
+@functools.cache
+def running():
+    """A Keystone and a service for all classes of this module."""
+    unittest.addModuleCleanup(running.cache_clear)
+    keystone = Keystone(unittest.addModuleCleanup)
+    service = Service(options=keystone.options)
+    unittest.addModuleCleanup(service.close)
+    keystone.messaging = service.url
+    service.start_api()
+    return keystone, service
+
+
 class SdkCase(unittest.TestCase):
     numbers = itertools.count()
 
     @classmethod
     def setUpClass(cls):
-        cls.keystone = Keystone(cls)
-        cls.service = Service(options=cls.keystone.options)
-        cls.addClassCleanup(cls.service.close)
-        cls.keystone.messaging = cls.service.url
-        cls.service.start_api()
+        cls.keystone, cls.service = running()
 
     def setUp(self):
+        self.enterContext(warnings.catch_warnings())
+        # What the SDK warns of in its own code; what it warns of in ours counts.
+        warnings.filterwarnings("ignore", category=PendingDeprecationWarning, module=r"openstack\.")
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"openstack\.")
         self.project = f"project-{next(self.numbers)}"
         self.message = self.connect(self.project).message
 
     def connect(self, project, user="alice"):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Support for InfluxDB")  # it warns each caller of what it may come to drop
-            connection = openstack.connection.Connection(
-                region_name="RegionOne",
-                auth={
-                    "auth_url": self.keystone.url,
-                    "username": user,
-                    "password": "anything",
-                    "project_id": project,
-                    "user_domain_id": "default",
-                },
-            )
+        connection = openstack.connection.Connection(
+            region_name="RegionOne",
+            auth={
+                "auth_url": self.keystone.url,
+                "username": user,
+                "password": "anything",
+                "project_id": project,
+                "user_domain_id": "default",
+            },
+        )
         self.addCleanup(connection.close)
         self.addCleanup(connection.session.session.close)
         return connection
+
+    def claim(self, **fields):
+        """As ``create_claim`` does it, which is of no use: it takes the place of the resource in the cloud for the header
+        Location, and falls over it. A claim that knows no connection has no such place."""
+        return Claim.new(queue_name="orders", ttl=120, grace=60, **fields).create(self.message, base_path=None)
 
     def listed(self, generator):
         listed = list(itertools.islice(generator, MOST))
@@ -107,13 +124,15 @@ class MessageTest(SdkCase):
                 self.assertEqual(list(range(30)), bodies)
 
     def test_what_is_refused(self):
-        self.assertRaises(exceptions.BadRequestException, self.message.post_message, "orders", [{"ttl": 60}])
+        # The SDK does not look at the status here, and misses the key of the answer that it expects.
+        self.assertRaises(KeyError, self.message.post_message, "orders", [{"ttl": 60}])
+        self.assertEqual([], self.listed(self.message.messages("orders")))
 
 
 class ClaimTest(SdkCase):
     def test_its_life(self):
         self.message.post_message("orders", [{"body": number, "ttl": 60} for number in range(3)])
-        claim = self.message.create_claim("orders", ttl=120, grace=60)
+        claim = self.claim()
         self.assertEqual([0, 1, 2], [message["body"] for message in claim.messages])
         read = self.message.get_claim("orders", claim.id)
         self.assertEqual((120, 3), (read.ttl, len(read.messages)))
@@ -163,7 +182,7 @@ class TenancyTest(SdkCase):
         self.message.create_queue(name="orders")
         self.message.post_message("orders", [{"body": "secret", "ttl": 60}])
         (message,) = self.listed(self.message.messages("orders"))
-        claim = self.message.create_claim("orders", ttl=60, grace=60)
+        claim = self.claim()
         made = self.message.create_subscription("orders", subscriber="http://127.0.0.1:9/", ttl=60)
 
         other = self.connect(f"{self.project}-other").message

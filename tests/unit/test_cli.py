@@ -15,7 +15,7 @@ import unittest
 import urllib.error
 import urllib.request
 
-from zaqar_notify import cli, errors, signing
+from zaqar_notify import bootstrap, cli, errors, signing
 from zaqar_notify.commands import address, children, curl, listen, serve, show
 
 
@@ -30,8 +30,11 @@ def run(*words: str) -> tuple[int, str, str]:
     return status, out.getvalue(), err.getvalue()
 
 
+KEY_COMMANDS = (["key"], ["key", "create"], ["key", "list"], ["key", "revoke"])
+
+
 class ParserTest(unittest.TestCase):
-    COMMANDS = (["serve"], ["api"], ["worker"], ["notifiers"], ["config"], ["db"], ["db", "upgrade"], ["listen"])
+    COMMANDS = (["serve"], ["api"], ["worker"], ["notifiers"], ["config"], ["db"], ["db", "upgrade"], ["listen"], *KEY_COMMANDS)
 
     def test_every_command_explains_itself_with_an_example(self):
         for command in self.COMMANDS:
@@ -157,7 +160,98 @@ class ShowTest(unittest.TestCase):
                 self.assertEqual(shown, show.mask_url(url))
 
 
+class KeyTest(unittest.TestCase):
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.options = ("--data", directory.name)
+        serve.make_secrets(directory.name)
+        self.database = pathlib.Path(directory.name, "zaqar-notify.db")
+        self.run_well("db", "upgrade")
+
+    def run_well(self, *words):
+        status, out, err = run(*words, *self.options)
+        self.assertEqual((0, ""), (status, err))
+        return out
+
+    def create(self, *words):
+        return self.run_well("key", "create", *words)
+
+    def listed(self, *words):
+        return json.loads(self.run_well("key", "list", "--json", *words))
+
+    def test_its_life(self):
+        key = self.create("--project", "shop", "--roles", "publish, read", "--name", "the back end")
+        self.assertRegex(key, r"\Azn_[0-9a-f]{16}_[0-9a-f]{64}\n\Z")
+        [row] = self.listed()
+        self.assertRegex(row.pop("created_at"), r"\A20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z")
+        expected = {
+            "id": key[3:19],
+            "project": "shop",
+            "roles": ["read", "publish"],
+            "name": "the back end",
+            "revoked_at": None,
+        }
+        self.assertEqual(expected, row)
+        self.run_well("key", "revoke", key[3:19])
+        self.assertRegex(self.listed()[0]["revoked_at"], r"Z\Z")
+        status, _, err = run("key", "revoke", key[3:19], *self.options)
+        self.assertEqual((1, 1), (status, len(err.splitlines())))
+
+    def test_the_secret_is_kept_nowhere(self):
+        key = self.create("--project", "shop", "--roles", "admin").strip()
+        self.assertNotIn(key[20:], self.run_well("key", "list") + json.dumps(self.listed()))
+        self.assertNotIn(key[20:].encode(), self.database.read_bytes())
+
+    def test_json(self):
+        document = json.loads(self.create("--project", "shop", "--roles", "admin", "--json"))
+        self.assertEqual(document["id"], document.pop("key")[3:19])
+        self.assertEqual([document], self.listed())
+
+    def test_lists_in_order_and_by_project(self):
+        made = [self.create("--project", project, "--roles", "read")[3:19] for project in ("a", "b", "a")]
+        self.assertEqual(made, [row["id"] for row in self.listed()])
+        self.assertEqual([made[0], made[2]], [row["id"] for row in self.listed("--project", "a")])
+        self.assertEqual([], self.listed("--project", "c"))
+        table = self.run_well("key", "list", "--project", "b").splitlines()
+        self.assertEqual((2, True), (len(table), table[1].startswith(made[1])))
+
+    def test_what_is_refused(self):
+        for words in (
+            ["--project", "p", "--roles", "write"],
+            ["--project", "p", "--roles", ""],
+            ["--project", "p", "--roles", "read,"],
+            ["--project", "", "--roles", "read"],
+            ["--project", " ", "--roles", "read"],
+            ["--project", "p ", "--roles", "read"],
+            ["--project", "ü", "--roles", "read"],
+            ["--project", "p" * 257, "--roles", "read"],
+            ["--project", "a\nb", "--roles", "read"],
+            ["--project", "p", "--roles", "read", "--name", "x" * 256],
+            ["--project", "p", "--roles", "read", "--name", "\x1b[2J"],
+        ):
+            with self.subTest(words=words):
+                status, out, err = run("key", "create", *words, *self.options)
+                self.assertEqual((1, "", 1), (status, out, len(err.splitlines())))
+        self.assertEqual([], self.listed())
+
+    def test_without_a_database(self):
+        with tempfile.TemporaryDirectory() as directory:
+            serve.make_secrets(directory)
+            status, _, err = run("key", "list", "--data", directory)
+        self.assertEqual((2, 1), (status, len(err.splitlines())))
+        self.assertIn("db upgrade", err)
+
+
 class AddressTest(unittest.TestCase):
+    def test_with_authentication_any_address_will_do(self):
+        for strategy in ("apikey", "keystone"):
+            conf = bootstrap.configure(overrides={("auth", "strategy"): strategy, ("api", "host"): "0.0.0.0"})
+            address.require_loopback(conf)
+        conf.set_override("strategy", "none", "auth")
+        with self.assertRaises(errors.CannotStart):
+            address.require_loopback(conf)
+
     def test_a_reserved_port_is_closed_to_others_and_open_to_its_own(self):
         with address.reserve("127.0.0.1", 0) as reservation:
             port = reservation.getsockname()[1]

@@ -22,7 +22,8 @@ class Access(enum.Enum):
     """What a resource asks of the headers of a request: its class attribute ``access``.
 
     One that is ZAQAR has a second one, ``rules``: HTTP method -> action in the policy. HEAD follows GET. With
-    ``client_id_optional_when_signed`` a pre-signed request to it may come without a Client-ID.
+    ``client_id_optional_when_signed`` a pre-signed request to it may come without a Client-ID, and with any Accept and
+    Content-Type.
     """
 
     ZAQAR = "zaqar"  # a caller that the rules allow this, Client-ID, JSON
@@ -106,12 +107,14 @@ class HeaderRules:
     def process_resource(self, req: falcon.Request, resp: falcon.Response, resource: Any, params: dict[str, Any]) -> None:
         if not _is_zaqar(resource):
             return
-        _refuse_forms(req)
-        if not req.client_accepts("application/json"):
-            resp.status = falcon.HTTP_406
-            resp.complete = True
-            return
-        req.context.client_id = None if _may_be_without_client_id(req, resource) else self._client_id(req)
+        subscriber = _is_subscriber(req, resource)
+        if not subscriber:
+            _refuse_forms(req)
+            if not req.client_accepts("application/json"):
+                resp.status = falcon.HTTP_406
+                resp.complete = True
+                return
+        req.context.client_id = None if subscriber and "HTTP_CLIENT_ID" not in req.env else self._client_id(req)
         if "queue" in params:
             validation.check_queue_name(params["queue"])
 
@@ -134,13 +137,9 @@ def _is_zaqar(resource: Any) -> bool:
     return getattr(resource, "access", None) is Access.ZAQAR
 
 
-def _may_be_without_client_id(req: falcon.Request, resource: Any) -> bool:
-    """A subscriber confirms with the headers that it was sent, and is nobody's client."""
-    return (
-        getattr(resource, "client_id_optional_when_signed", False)
-        and req.context.caller.signed
-        and "HTTP_CLIENT_ID" not in req.env
-    )
+def _is_subscriber(req: falcon.Request, resource: Any) -> bool:
+    """A subscriber confirms with the headers that it was sent and, for the others, with those that its library sends."""
+    return req.context.caller.signed and getattr(resource, "client_id_optional_when_signed", False)
 
 
 def _refuse_forms(req: falcon.Request) -> None:

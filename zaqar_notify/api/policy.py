@@ -95,7 +95,7 @@ class Rules:
     """
 
     LIFETIME = 1.0
-    MOST = 10_000
+    MOST = 4_000
 
     def __init__(self, enforcer: policy.Enforcer, *, clock: Callable[[], float] = time.monotonic) -> None:
         """``enforcer`` knows `list_rules` and has loaded its file, if there is one."""

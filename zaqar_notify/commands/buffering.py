@@ -15,6 +15,7 @@ import collections
 import contextlib
 import dataclasses
 import errno
+import io
 import ipaddress
 import json
 import os
@@ -48,8 +49,9 @@ STOP_LINGER = 1.0
 HEARTBEAT = 1.0
 ACCEPTED_AT_ONCE = 100
 EVENTS_AT_ONCE = 256
-READABLE = select.EPOLLIN | select.EPOLLET
+READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 WRITABLE = READABLE | select.EPOLLOUT
+ENDING = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -161,6 +163,7 @@ class Connection:
         "discarded",
         "end",
         "ended",
+        "ending",
         "held",
         "keep",
         "readable",
@@ -181,8 +184,10 @@ class Connection:
         self.end: RequestEnd | None = None
         self.readable = False
         """There may be something to receive, of which no event will tell again."""
+        self.ending = False
+        """After what there is to receive comes the end, of which no event will tell again."""
         self.ended = False
-        """The client sends no more."""
+        """The client sends no more, and all that it has sent is here."""
         self.unsent: bytes | memoryview = b""
         self.keep = True
         self.discarded = 0
@@ -243,6 +248,9 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         self._epoll.register(self.PIPE[0], select.EPOLLIN)
         for listener in self.sockets:
             listener.setblocking(False)
+            # What the kernel has taken, and the client does not, is the kernel's to give up. Connections inherit it.
+            timeout = max(1, int(self._limits.write_timeout * 1000))
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout)
             self._listeners[listener.fileno()] = listener
         for number in range(self.cfg.threads):
             threading.Thread(target=self._work, name=f"request-{number}", daemon=True).start()
@@ -310,13 +318,15 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
 
     def _on_event(self, connection: Connection, mask: int) -> None:
         waiting = connection.waiting
+        if mask & ENDING:
+            connection.ending = True
         if waiting is None:
             connection.readable = True
         elif waiting is self._closing:
             self._discard(connection)
         elif waiting is self._writing:
             connection.readable = True
-            if mask & ~select.EPOLLIN:
+            if mask & (select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR):
                 self._write(connection)
         else:
             self._read(connection)
@@ -444,7 +454,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
                 self._drop(connection)
                 return
             # A short one has emptied the socket: the next byte brings an event.
-            connection.readable = size == RECEIVE
+            connection.readable = size == RECEIVE or connection.ending
             if size == 0:
                 self._end_input(connection)
                 return
@@ -547,10 +557,11 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         request = None
         try:
             request = Request(self.cfg, received, connection.client)
-            if not whole:
+            if whole:
+                request.body = read_body(request, received)
+            else:
                 request.force_close()
-            keep = self.handle_request(request, connection)
-            return bool(keep and whole and _is_read(request, received))
+            return bool(self.handle_request(request, connection))
         except StopIteration:
             # gunicorn's word for a connection that has to be closed; what was written of the answer has been thrown away.
             return False
@@ -663,14 +674,12 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         self._drop(connection)
 
 
-def _is_read(request: Request, received: Received) -> bool:
-    """Pass over what the application has not read; whether the parser agrees about the end of the request."""
-    try:
-        while request.body.read(RECEIVE):
-            pass
-    except (OSError, http_errors.ParseException):
-        return False
-    return received.is_used_up()
+def read_body(request: Request, received: Received) -> io.BytesIO:
+    """The decoded body; raises, before anything is done, when the parser does not see the request's end where it was found."""
+    body = io.BytesIO(request.body.read())
+    if not received.is_used_up():
+        raise http_errors.InvalidHeader("The end of the request is ambiguous")
+    return body
 
 
 def refusal(error: Exception) -> int | None:
@@ -681,7 +690,9 @@ def refusal(error: Exception) -> int | None:
         (getattr(http_errors, "ExpectationFailed", ()), 417),
         (http_errors.UnsupportedTransferCoding, 501),
         (http_errors.ParseException, 400),
-        # It ends before its headers do.
+        # These are no parse errors there, but errors of I/O.
+        (http_errors.ChunkMissingTerminator, 400),
+        (http_errors.InvalidChunkSize, 400),
         (http_errors.NoMoreData, 400),
     ):
         if isinstance(error, kind):

@@ -23,7 +23,8 @@ A queue needs no creation: its first message or subscription makes it. Everythin
 belongs to another project is as unknown as what never was.
 
 Every answer has the header `x-openstack-request-id`; the service's log has the same id where something failed. An error has
-a JSON body with `title` and `description`; only 406 has none. There is no route: 404. The route has no such method: 405.
+a JSON body with `title` and `description`; only 406 has none. There is no such route: 404. The route has no such method: 405,
+with the header `Allow`. What is no HTTP, arrives too slowly (408) or too often at once (429) does not reach a route.
 
 Pre-signed requests bring the five headers that `POST /v2/queues/{queue}/share` has answered, or that a subscriber was sent to
 confirm its subscription, in place of other credentials.

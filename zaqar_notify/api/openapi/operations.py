@@ -384,7 +384,7 @@ _MESSAGE = {
     "ttl": 3600,
     "age": 7,
     "body": {"order": 7},
-    "checksum": "MD5:4de4c3ed2bec99e8e1ee2d1d3c5b2bcb",
+    "checksum": "MD5:7fa20081ee1217af020c02f44b6a3f91",
     "attributes": {"kind": "order"},
 }
 _CLAIMED = _MESSAGE | {"href": f"{_DEMO}/messages/{MESSAGE_ID}?claim_id={CLAIM_ID}"}

@@ -281,8 +281,8 @@ def _messages(limits: Limits) -> Json:
         },
         "attributes": _attributes() | {"description": "Only where it has any."},
         "sealed": {
-            "const": True,
-            "description": "The body is not known (null): the service lacks the key to decrypt it.",
+            "type": "boolean",
+            "description": "true: the service lacks the key to decrypt the body, which is null. Else not there.",
         },
     }
     posted: Json = {
