@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import logging.config
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import oslo_log.log
 from oslo_config import cfg
 from oslo_policy import opts as policy_opts
 
+from zaqar_notify import __version__, errors
 from zaqar_notify import conf as options
-from zaqar_notify import errors
 from zaqar_notify.encryption import Keyring
 from zaqar_notify.guard import Guard
 from zaqar_notify.notifiers import Notifiers
@@ -28,14 +29,20 @@ if TYPE_CHECKING:
     from zaqar_notify.api.extension import NotificationService
     from zaqar_notify.api.identity import Identity
     from zaqar_notify.api.policy import Rules
+    from zaqar_notify.metrics import ApiMetrics
+    from zaqar_notify.prometheus import Exposition
     from zaqar_notify.storage.base import Storage
     from zaqar_notify.worker import Worker
 
 LOG = logging.getLogger(__name__)
 
 MEMORY = "memory://"
+METRICS_PORTS = {"api": 0, "worker": 1}
+"""By the kind of the process, what is added to the port of [metrics] listen."""
 SETTLING_TIME = 10.0
 """Seconds of a lease that are kept for waiting and settling: an attempt may take what is left."""
+_BAD_VALUES = (AttributeError, KeyError, NameError, TypeError, ValueError)
+"""What Python's logging makes of a file or a level that it does not understand."""
 _Settings = TypeVar("_Settings")
 
 
@@ -84,19 +91,13 @@ def list_opts(*, own: bool = True) -> Sequence[tuple[str, list[cfg.Opt]]]:
 
 
 def set_up_logging(conf: cfg.ConfigOpts) -> None:
-    if conf.log_config_append:
-        try:
-            logging.config.fileConfig(conf.log_config_append, disable_existing_loggers=False)
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
-            raise errors.CannotStart(f"Cannot use the logging configuration {conf.log_config_append}: {error}") from error
-        return
-    logging.basicConfig(
-        level=logging.DEBUG if conf.debug else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    # These log each flow and each connection at DEBUG and some at INFO.
-    for name in ("taskflow", "urllib3", "alembic", "stevedore"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    """Raises `CannotStart` for what cannot be used."""
+    # oslo.log would turn to standard output, which belongs to what the commands have to say.
+    conf.set_default("use_stderr", not (conf.log_file or conf.log_dir or conf.use_journal))
+    try:
+        oslo_log.log.setup(conf, "zaqar_notify", __version__)
+    except (oslo_log.log.LogConfigError, ImportError, OSError, RuntimeError, *_BAD_VALUES) as error:
+        raise errors.CannotStart(f"Cannot set up logging: {' '.join(str(error).split())}") from error
 
 
 def require_keys(conf: cfg.ConfigOpts) -> None:
@@ -158,6 +159,7 @@ def build_service(conf: cfg.ConfigOpts) -> NotificationService:
     from zaqar_notify.api.app import create_app
     from zaqar_notify.api.confirmation import Confirmations
     from zaqar_notify.api.extension import NotificationService
+    from zaqar_notify.metrics import ApiMetrics
     from zaqar_notify.signing import UrlSigner
     from zaqar_notify.validation import Limits
     from zaqar_notify.wake import Waker
@@ -166,6 +168,7 @@ def build_service(conf: cfg.ConfigOpts) -> NotificationService:
     storage = build_storage(conf)
     with contextlib.suppress(errors.StorageUnavailable):  # each request says so until it is back
         storage.check()
+    metrics = _build_api_metrics(conf, storage)
     limits = _settings(Limits, conf.transport)
     wake = Waker(_wake_directory(conf)).notify
     check = build_notifiers(conf).check
@@ -190,10 +193,52 @@ def build_service(conf: cfg.ConfigOpts) -> NotificationService:
             rules=rules,
             signer=signer,
             confirmations=confirmations,
+            metrics=metrics,
         )
         return _behind_keystone(conf, api) if identity is None and conf.auth.strategy == "keystone" else api
 
-    return NotificationService(storage, limits, wake, make_api)
+    return NotificationService(storage, limits, wake, make_api, (metrics or ApiMetrics()).published)
+
+
+# -- metrics -------------------------------------------------------------------------------------------------------------------
+
+
+def start_metrics(conf: cfg.ConfigOpts, kind: str, storage: Storage) -> Exposition | None:
+    """Show the metrics of this process, and of those of its kind beside it; None without ``[metrics] listen``.
+
+    To be called before anything is counted, in the process that counts. Raises `CannotStart`.
+    """
+    if conf.metrics.listen is None:
+        return None
+    directory = os.path.abspath(os.path.join(conf.data_dir, "metrics", kind))
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    _count_in(directory)
+    from zaqar_notify.prometheus import Exposition
+
+    host, _, port = conf.metrics.listen.rpartition(":")
+    number = int(port) + METRICS_PORTS[kind]
+    if not 0 < number < 65536:
+        raise errors.CannotStart(f"[metrics] listen: {number} is no port")
+    exposition = Exposition(directory, host.strip("[]"), number, storage.depths)
+    exposition.start()
+    return exposition
+
+
+def _build_api_metrics(conf: cfg.ConfigOpts, storage: Storage) -> ApiMetrics | None:
+    if start_metrics(conf, "api", storage) is None:
+        return None
+    from zaqar_notify.prometheus import PrometheusApiMetrics
+
+    return PrometheusApiMetrics()
+
+
+def _count_in(directory: str) -> None:
+    """prometheus_client decides when it is imported whether, and where, it counts for several processes."""
+    if "prometheus_client" in sys.modules and os.environ.get("PROMETHEUS_MULTIPROC_DIR") != directory:
+        raise errors.CannotStart(
+            "[metrics] listen: this process has metrics of its own (it has imported prometheus_client); leave listen unset"
+        )
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
 
 
 # -- who may -------------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,15 @@ from zaqar_notify.api.health import Health
 from zaqar_notify.api.home import Home, Versions
 from zaqar_notify.api.identity import Anyone, Identity, SignedRequests
 from zaqar_notify.api.messages import Message, Messages
-from zaqar_notify.api.middleware import REQUEST_ID_HEADER, Callers, HeaderRules, LoopbackOnly, RequestIds, request_id
+from zaqar_notify.api.middleware import (
+    REQUEST_ID_HEADER,
+    Callers,
+    HeaderRules,
+    LoopbackOnly,
+    Measuring,
+    RequestIds,
+    request_id,
+)
 from zaqar_notify.api.openapi import OpenApi
 from zaqar_notify.api.ping import Ping
 from zaqar_notify.api.policy import Rules
@@ -26,6 +34,7 @@ from zaqar_notify.api.queues import Queue, QueuePurge, Queues, QueueSettings, Qu
 from zaqar_notify.api.service import Check, Clock, Service
 from zaqar_notify.api.subscriptions import Confirming, Enabling, Subscription, Subscriptions
 from zaqar_notify.errors import NotifyError, StorageUnavailable
+from zaqar_notify.metrics import ApiMetrics
 from zaqar_notify.signing import UrlSigner
 from zaqar_notify.storage.base import Storage
 from zaqar_notify.validation import Limits
@@ -46,6 +55,7 @@ def create_app(
     rules: Rules | None = None,
     signer: UrlSigner | None = None,
     confirmations: Confirmations | None = None,
+    metrics: ApiMetrics | None = None,
     clock: Clock = time.time,
 ) -> App:
     """``check``, ``wake``: see `Service`. Without an ``identity`` callers are what their headers say; without ``rules`` the
@@ -55,7 +65,7 @@ def create_app(
     confirmations = confirmations or Confirmations(False, 259200, None, signer, clock)
     service = Service(storage, limits, check, wake, signer, confirmations, clock)
     identity = identity or Anyone()
-    app: App = falcon.App(middleware=_middleware(service, identity, rules, loopback_only))
+    app: App = falcon.App(middleware=_middleware(service, identity, rules, loopback_only, metrics))
     # As Zaqar does: "?limit=" is the same as no limit.
     app.req_options.keep_blank_qs_values = False
     for template, resource in _routes(service, identity):
@@ -66,8 +76,11 @@ def create_app(
     return app
 
 
-def _middleware(service: Service, identity: Identity, rules: Rules | None, loopback_only: bool) -> list[Any]:
+def _middleware(
+    service: Service, identity: Identity, rules: Rules | None, loopback_only: bool, metrics: ApiMetrics | None
+) -> list[Any]:
     return [
+        *([] if metrics is None else [Measuring(metrics)]),
         RequestIds(),
         *([LoopbackOnly()] if loopback_only else []),
         Callers(identity, SignedRequests(service.signer, clock=service.clock), rules or Rules.defaults()),

@@ -66,6 +66,8 @@ class NotificationService:
     """Called after each publishing."""
     make_api: Callable[[Identity | None], WSGIApplication]
     """Makes the whole API, where callers are identified by this, or by None as ``[auth] strategy`` says."""
+    published: Callable[[int], None] = lambda count: None
+    """Counts messages that were published."""
 
 
 def mount(
@@ -317,6 +319,7 @@ class _Publishing:
             foreign_ids = None
         if foreign_ids is None:
             resp.set_header(IDS_HEADER, ",".join(held.ids[:MOST_IDS_IN_HEADER]))
+        self._service.published(len(held.ids))
         self._service.wake()
 
     def _drop(self, held: _Held) -> None:

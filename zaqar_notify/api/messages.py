@@ -47,6 +47,7 @@ class Messages:
         document = validation.parse_json(raw, size, "The request")
         drafts = validation.messages(document, default_ttl=ttl, default_delay=delay, limits=limits)
         ids = self._storage.publish(project, queue, drafts, req.context.client_id)
+        req.context.published = len(ids)
         self._wake()
         path = f"/v2/queues/{queue}/messages"
         resp.status = falcon.HTTP_201

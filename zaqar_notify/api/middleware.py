@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import functools
 import ipaddress
+import time
 import uuid
 from typing import Any
 
@@ -14,6 +15,7 @@ from zaqar_notify import validation
 from zaqar_notify.api.identity import Caller, Identity, SignedRequests
 from zaqar_notify.api.policy import Rules
 from zaqar_notify.errors import Forbidden, Unauthorized
+from zaqar_notify.metrics import ApiMetrics
 
 REQUEST_ID_HEADER = "x-openstack-request-id"
 
@@ -37,6 +39,23 @@ def request_id(req: falcon.Request) -> str:
     if known is None:
         known = req.context.request_id = f"req-{uuid.uuid4()}"
     return known
+
+
+class Measuring:
+    """Stands before all others. A resource leaves in ``published`` of the context how many messages it has stored."""
+
+    def __init__(self, metrics: ApiMetrics) -> None:
+        self._metrics = metrics
+
+    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+        req.context.began = time.perf_counter()
+
+    def process_response(self, req: falcon.Request, resp: falcon.Response, resource: object, succeeded: bool) -> None:
+        seconds = time.perf_counter() - req.context.began
+        self._metrics.request(req.method, req.uri_template, resp.status_code, seconds)
+        published: int | None = req.context.get("published")
+        if published is not None:
+            self._metrics.published(published)
 
 
 class RequestIds:
