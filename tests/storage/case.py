@@ -43,6 +43,11 @@ class SqlCase(conformance.StorageCase):
     def make_storage(self, clock: Callable[[], float], **options: Any) -> SqlStorage:
         return self.storage_at(self.path, clock=clock, **options)
 
+    def another(self) -> SqlStorage:
+        storage = self.storage_at(self.path, clock=self.clock)
+        self.addCleanup(storage.close)
+        return storage
+
     def start(self, program: str, *arguments: str) -> subprocess.Popen[str]:
         """Another process, that has `storage` and ``sys`` at hand."""
         prelude = (

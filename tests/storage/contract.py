@@ -56,6 +56,10 @@ class StorageCase(testtools.TestCase):
         self.addCleanup(storage.close)
         return storage
 
+    def another(self) -> Storage:
+        """What another process sees: a storage of its own on the same data, where there can be one."""
+        return self.storage
+
     # Short ways:
 
     def subscription(self, subscriber: str = "http://a/", **fields: Any) -> Subscription:
