@@ -114,7 +114,9 @@ class MetadataTest(unittest.TestCase):
         packages = importlib.metadata.packages_distributions()
         for module in sorted(foreign):
             with self.subTest(module=module):
-                self.assertTrue(required & {name.lower() for name in packages[module]}, "not in install_requires")
+                self.assertTrue(
+                    required & {name.lower().replace("_", "-") for name in packages[module]}, "not in install_requires"
+                )
 
 
 def imports_of(node: ast.AST) -> list[str]:
