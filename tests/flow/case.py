@@ -12,8 +12,10 @@ import unittest
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from zaqar_notify.alerts import Alerts
 from zaqar_notify.encryption import Keyring
 from zaqar_notify.errors import UnknownScheme
+from zaqar_notify.flow import Endurance
 from zaqar_notify.lanes import Limits
 from zaqar_notify.model import Delivery, DeliveryRecord, Draft, Outcome, OutcomeKind, State, Subscription
 from zaqar_notify.notifiers.base import BatchNotifier, Notifier, Report, SingleNotifier
@@ -78,6 +80,8 @@ class FlowCase(unittest.TestCase):
         lease=30.0, poll_interval=0.05, stop_timeout=2.0, settle_delay=0.001, hang_grace=0.05, prune_interval=0.05
     )
     limits = Limits(park_after=0.2, slow_after=0.2, parked_for=1.0)
+    alerts = Alerts(None)
+    endurance = Endurance()
     policy = Policy(schedule=(0.0, 0.02, 0.02, 0.02), jitter=0.0, fault_delay=0.02, fault_delay_max=0.05)
 
     def setUp(self) -> None:
@@ -113,6 +117,8 @@ class FlowCase(unittest.TestCase):
             settings=self.settings,
             limits=self.limits,
             policy=self.policy,
+            alerts=self.alerts,
+            endurance=self.endurance,
         )
         if start:
             worker.start()

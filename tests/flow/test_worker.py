@@ -13,7 +13,7 @@ from tests.flow.case import DELIVERED, WAIT, FlowCase, OneByOne, Scripted, wait_
 from zaqar_notify.encryption import Keyring
 from zaqar_notify.errors import StorageUnavailable
 from zaqar_notify.model import Delivery, Disabled, Draft, Outcome, OutcomeKind, Scope, State
-from zaqar_notify.storage.base import Closing, Settlement
+from zaqar_notify.storage.base import Breaker, Closing, Settlement
 from zaqar_notify.storage.memory import MemoryStorage
 
 
@@ -443,7 +443,9 @@ class Failing(MemoryStorage):
 
     down: frozenset[str] = frozenset()
 
-    def settle(self, settlements: Sequence[Settlement], closings: Sequence[Closing] = (), breakers: Any = ()) -> int:
+    def settle(
+        self, settlements: Sequence[Settlement], closings: Sequence[Closing] = (), breakers: Sequence[Breaker] = ()
+    ) -> int:
         self._check("settle")
         return super().settle(settlements, closings, breakers)
 
