@@ -432,7 +432,7 @@ class Engine:
         if code and not (code == pycurl.E_WRITE_ERROR and transfer.size > request.max_response_bytes):
             response.fault, response.detail = self._judge_failure(transfer, code, text)
         if request.timed or response.fault is not None or not 200 <= status < 300:
-            response.phases = _phases(transfer, request)
+            response.phases = _phases(transfer, request, answered=status > 0)
         self._release(transfer)
         _answer(request, response)
 
@@ -520,7 +520,7 @@ def _prepare(transfer: _Transfer, request: Request, left: float, resolve: list[s
         setopt(pycurl.RESOLVE, resolve)  # stays in libcurl's cache until it is replaced
 
 
-def _phases(transfer: _Transfer, request: Request) -> dict[str, float]:
+def _phases(transfer: _Transfer, request: Request, answered: bool) -> dict[str, float]:
     getinfo = transfer.curl.getinfo
     before = transfer.started_at - request.started_at
     phases = {"name": before}
@@ -529,9 +529,8 @@ def _phases(transfer: _Transfer, request: Request) -> dict[str, float]:
             seconds = getinfo(info)
             if seconds:
                 phases[name] = before + seconds
-    seconds = getinfo(pycurl.STARTTRANSFER_TIME)
-    if seconds:
-        phases["first_byte"] = before + seconds
+    if answered:  # it names one for a failure, too
+        phases["first_byte"] = before + getinfo(pycurl.STARTTRANSFER_TIME)
     phases["end"] = time.monotonic() - request.started_at
     return phases
 

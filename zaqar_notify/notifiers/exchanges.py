@@ -30,10 +30,12 @@ _SECRET_NAME = re.compile(
     r"token|secret|key|passw|passphrase|signature|credential|cookie|authori[sz]ation|session|jwt"
     r"|(^|[^a-z])(auth|sig|pwd|pass|pin|otp)($|[^a-z])"
 )
-_SECRET_VALUE = re.compile(r"\s*(basic|bearer|digest)\s+\S|wh(sec|sk)_", re.IGNORECASE)
+_SECRET_VALUE = re.compile(r"\s*(basic|bearer|digest)\s+\S|wh(sec|sk)_|zn_", re.IGNORECASE)
+_CHALLENGES = frozenset({"www-authenticate", "proxy-authenticate"})  # these say how to prove who one is, and prove nothing
 _SIGNATURE = "webhook-signature"
 _OWN = ("webhook-", "zaqar-notify-")  # without secrets; nobody else may set them
 _PROXY_FAULTS = frozenset({Fault.PROXY, Fault.PROXY_REFUSED, Fault.PROXY_GATEWAY})
+_LINE = 2048  # of a longer one the rest is not even read
 _CACHED_LINE = 256
 _ADDRESSES = frozenset({"location", "content-location", "referer", "origin"})
 _LEAST_SECRET = 6  # shorter ones are not looked for in answers: they would be found everywhere
@@ -49,9 +51,9 @@ class HttpExchange(Exchange):
 
 
 def of_request(request: Request, response: Response, phases: Mapping[str, float], body_bytes: int) -> HttpExchange:
-    """That of a request which the engine has made. What the request has that is secret is taken out of the answer's body, too.
+    """That of a request which the engine has made.
 
-    This is done for each delivery where the log wants all of them, which is why lines are looked up and not read again.
+    Where the log wants all of them, this is done for each delivery: lines that come again and again are read once.
     """
     headers = {}
     size = 0
@@ -79,9 +81,11 @@ def of_response(response: requests.Response, body_bytes: int = BODY_BYTES) -> Ht
     sent: dict[str, Any] = {"method": request.method, "url": redacted_url(url), "headers": redacted_headers(pairs)}
     if isinstance(body, str | bytes):
         sent["body_size"] = len(body.encode() if isinstance(body, str) else body)
-    received: dict[str, Any] = {"status": response.status_code, "headers": redacted_headers(response.headers.items())}
+    hidden = secrets_in(url, pairs)
+    answered = [(name, without(hidden, value.encode()).decode()) for name, value in response.headers.items()]
+    received: dict[str, Any] = {"status": response.status_code, "headers": redacted_headers(answered)}
     if body_bytes:
-        received["body"] = _text(without(secrets_in(url, pairs), response.content), body_bytes)
+        received["body"] = _text(without(hidden, response.content), body_bytes)
     _bound(sent)
     _bound(received)
     return HttpExchange(sent, received, _rounded({"first_byte": response.elapsed.total_seconds()}))
@@ -92,7 +96,8 @@ def _received(response: Response, body_bytes: int) -> dict[str, Any] | None:
     if not response.status or response.fault in _PROXY_FAULTS:
         return None
     headers: dict[str, str] = {}
-    for line in response.lines():
+    lines = response.lines()
+    for line in lines[: MOST_HEADERS + 1]:  # the last one is empty
         name, value = _answered(line) if len(line) <= _CACHED_LINE else _read(line)
         if name in headers:
             value = f"{headers[name]}, {value}"
@@ -101,8 +106,10 @@ def _received(response: Response, body_bytes: int) -> dict[str, Any] | None:
     received: dict[str, Any] = {"status": response.status, "headers": headers}
     if body_bytes:
         received["body"] = _text(response.body, body_bytes)
-    if len(response.head) > MOST_HEADER_CHARACTERS or len(headers) > MOST_HEADERS:
+    if len(response.head) > MOST_HEADER_CHARACTERS or len(lines) > MOST_HEADERS + 1:
         _bound(received)
+        if len(lines) > MOST_HEADERS + 1 or any(len(line) > _LINE for line in lines):
+            received["truncated"] = True
     return received
 
 
@@ -114,7 +121,7 @@ def _sent(line: str) -> tuple[str, str]:
 
 def _read(line: bytes) -> tuple[str, str]:
     """Without a name: it is no header."""
-    name, colon, value = line.partition(b":")
+    name, colon, value = line[:_LINE].partition(b":")
     if not colon or name[:1] in (b" ", b"\t"):
         return "", ""
     named = name.strip().lower().decode("latin-1")
@@ -148,7 +155,7 @@ def redacted_value(name: str, value: str) -> str:
     """The value of a header as it may be shown; ``name`` in lower case."""
     if name == _SIGNATURE:
         return " ".join(_abridged(signature) for signature in value.split())
-    if is_secret(name) or _SECRET_VALUE.match(value):
+    if is_secret(name) or (_SECRET_VALUE.match(value) and name not in _CHALLENGES):
         return MASK
     return redacted_url(value) if name in _ADDRESSES else value
 
@@ -160,9 +167,8 @@ def _abridged(signature: str) -> str:
 
 def redacted_url(url: str) -> str:
     """Without user and password, without the fragment, and with the values of secret parameters masked."""
-    if "?" not in url and "@" not in url and "#" not in url:
-        return url[:_URL_CHARACTERS]
-    return _redacted_url(url)
+    url = url[:_URL_CHARACTERS]
+    return _redacted_url(url) if "?" in url or "@" in url or "#" in url else url
 
 
 @functools.lru_cache(maxsize=4096)
@@ -174,7 +180,7 @@ def _redacted_url(url: str) -> str:
     user, at, host = parts.netloc.rpartition("@")
     query = "&".join(f"{name}={MASK}" if _hides(name) and value else pair for pair, name, value in _parameters(parts.query))
     shown = parts._replace(netloc=f"{MASK}@{host}" if at and user else parts.netloc, query=query, fragment="")
-    return shown.geturl()[:_URL_CHARACTERS]
+    return shown.geturl()
 
 
 def _parameters(query: str) -> Iterator[tuple[str, str, str]]:
@@ -190,7 +196,7 @@ def _hides(name: str) -> bool:
 
 
 def secrets_in(url: str, headers: Pairs) -> list[bytes]:
-    """What must not be seen of a request: an answer may repeat it."""
+    """What must not be seen of a request: an answer may repeat it. The longest come first, as one may hold another."""
     found = []
     for name, value in headers:
         if name.lower() != _SIGNATURE and redacted_value(name.lower(), value) == MASK:
@@ -198,7 +204,8 @@ def secrets_in(url: str, headers: Pairs) -> list[bytes]:
     for _, name, value in _parameters(url.partition("#")[0].partition("?")[2]):
         if _hides(name):
             found += [value, urllib.parse.unquote_plus(value)]
-    return [secret.encode("utf-8", "replace") for secret in dict.fromkeys(found) if len(secret) >= _LEAST_SECRET]
+    secrets = {secret.encode("utf-8", "replace") for secret in found if len(secret) >= _LEAST_SECRET}
+    return sorted(secrets, key=len, reverse=True)
 
 
 def without(secrets: Iterable[bytes], data: bytes) -> bytes:
@@ -233,6 +240,6 @@ def _rounded(phases: Mapping[str, float]) -> dict[str, float]:
 def _text(body: bytes, most: int) -> str:
     """At most so many bytes of UTF-8. What is no text, or would not be printed, is replaced."""
     text = body[:most].decode("utf-8", "replace")
-    if not text.isprintable():
+    if not (text.isascii() and text.isprintable()):
         text = text.translate(_CONTROL).encode()[:most].decode("utf-8", "ignore")
     return text

@@ -13,11 +13,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeGuard
 
 from zaqar_notify.errors import NotifierFailed, NotifyError
-from zaqar_notify.model import Delivery, Draft, Outcome, OutcomeKind, Scope, Subscription
+from zaqar_notify.model import Delivery, Draft, Exchange, Outcome, OutcomeKind, Scope, Subscription
 from zaqar_notify.notifiers.base import BatchNotifier, Notifier, Report, SingleNotifier
+from zaqar_notify.notifiers.exchanges import HttpExchange
 
 DETAIL_LENGTH = 500
 """Characters of an outcome's detail that go into the log."""
+EXCHANGE_LENGTH = 32768
+"""Characters of JSON that an exchange may have."""
 LANE_LENGTH = 512
 """Characters of a lane's name that count."""
 
@@ -188,6 +191,7 @@ def sound(outcome: Any) -> Outcome:
         status=outcome.status if isinstance(outcome.status, int) and abs(outcome.status) < 2**31 else None,
         after=outcome.after if isinstance(outcome.after, int | float) and 0 <= outcome.after < math.inf else None,
         disable=_text(outcome.disable) if outcome.disable else None,
+        exchange=_exchange(outcome.exchange),
     )
 
 
@@ -199,6 +203,7 @@ def _is_plain(outcome: Any) -> TypeGuard[Outcome]:
         and outcome.after is None
         and outcome.disable is None
         and outcome.publish == ()
+        and (outcome.exchange is None or type(outcome.exchange) is HttpExchange)
         and type(outcome.status) is int
         and 0 <= outcome.status < 1000
     )
@@ -206,6 +211,22 @@ def _is_plain(outcome: Any) -> TypeGuard[Outcome]:
 
 def _text(value: Any) -> str:
     return str(value).encode("utf-8", "replace").decode()[:DETAIL_LENGTH]
+
+
+def _exchange(exchange: Any) -> Exchange | None:
+    """A copy that can be stored; instead of one that cannot, a note that says why."""
+    if exchange is None or type(exchange) is HttpExchange:
+        return exchange
+    try:
+        response = None if exchange.response is None else dict(exchange.response)
+        phases = {str(name): float(seconds) for name, seconds in exchange.phases.items()}
+        text = json.dumps([dict(exchange.request), response, phases], allow_nan=False, ensure_ascii=False)
+        text.encode()
+    except (TypeError, ValueError, AttributeError, RecursionError):
+        return Exchange({"error": "what the notifier recorded is not JSON"})
+    if len(text) > EXCHANGE_LENGTH:
+        return Exchange({"error": f"what the notifier recorded is longer than {EXCHANGE_LENGTH} characters of JSON"})
+    return Exchange(*json.loads(text))
 
 
 def _is_post(post: Any) -> bool:

@@ -24,6 +24,7 @@ from zaqar_notify.notifiers.http import Fault, HttpClients, Request, Response
 
 MAX_URL = 2048
 _DETAIL = 200  # characters of what the other side said
+_MARGIN = 512  # bytes of an answer behind those that are shown: a secret is found whole
 
 _USER_AGENT = f"User-Agent: zaqar-notify/{__version__}"
 _CONTENT_TYPE = "Content-Type: application/json"
@@ -111,7 +112,7 @@ class WebhookNotifier(BatchNotifier):
         self._connect_timeout = float(conf.connect_timeout)
         self._max_response_bytes = int(conf.max_response_bytes)
         self._log_body_bytes = int(conf.log_body_bytes)
-        self._keep_bytes = max(4 * _DETAIL, self._log_body_bytes)
+        self._keep_bytes = max(4 * _DETAIL, self._log_body_bytes) + _MARGIN
         self._record_successes = http.record_successes
 
     def check(self, subscription: Subscription) -> None:
@@ -198,11 +199,14 @@ class WebhookNotifier(BatchNotifier):
         if response.phases is None:  # a success, and the log wants no more of it
             report(delivery, classify(response, time.time()))
             return
-        if "post_headers" in delivery.subscription.options or "?" in request.url:
+        options = delivery.subscription.options
+        hidden: list[bytes] = []
+        if "post_headers" in options or "?" in request.url:  # the answer may repeat what it was sent
             hidden = exchanges.secrets_in(request.url, map(exchanges.parted, request.headers))
-            response.body = exchanges.without(hidden, response.body)
-        exchange = exchanges.of_request(request, response, response.phases, self._log_body_bytes)
+        response.body = exchanges.without(hidden, response.body)
         outcome = classify(response, time.time())
+        response.head = exchanges.without(hidden, response.head)
+        exchange = exchanges.of_request(request, response, response.phases, self._log_body_bytes)
         if outcome.detail or outcome.disable:
             report(delivery, dataclasses.replace(outcome, exchange=exchange))
         else:  # the same for what is by far the most frequent, in a third of the time
