@@ -631,6 +631,24 @@ class RetentionConformance(StorageCase):
         self.assertFalse(self.storage.message_deliveries("p", "q", message_id, None, 10))
         self.assertEqual([], self.storage.subscription_deliveries("p", "q", self.mine.id, None, 10))
 
+    def test_the_rest_stays_as_long_as_ever(self) -> None:
+        self.begin_forgetting()
+        message_id = self.end_all((self.other, State.DEAD), close=False)
+        self.clock.now += LEASE
+        token = self.take(self.worker).token
+        self.clock.now += 20
+        last = Settlement(message_id, self.mine.id, token, from_row=False, log=self.delivered())
+        self.assertEqual(0, self.storage.settle([last], [Closing(message_id, token)]))
+        ended_at = self.clock.now
+        for now in (ended_at + 101, ended_at + RETENTION - 1):
+            self.clock.now = now
+            self.prune_all()
+            self.assertEqual((None, State.DEAD), (self.state(message_id, self.mine.id), self.state(message_id, self.other.id)))
+            self.assertEqual({"n": 0}, self.storage.load([message_id], []).messages[message_id].body)
+        self.clock.now = ended_at + RETENTION + 1
+        self.prune_all()
+        self.assertEqual({}, self.storage.load([message_id], []).messages)
+
     def test_one_that_was_delivered_at_last_is_delivered(self) -> None:
         self.begin_forgetting()
         message_id = self.end_all((self.mine, State.DEAD), (self.other, State.DEAD))

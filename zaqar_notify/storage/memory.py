@@ -82,6 +82,8 @@ class _Message:
     """The last claim on it, which may have ended."""
     claims: int = 0
     """How often it was claimed."""
+    ended_at: float | None = None
+    """When the last of those deliveries ended that the log has forgotten."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -1057,11 +1059,12 @@ class MemoryStorage(Storage):
             if message.record.expires_at > now or message_id in self._outbox or any(of == message_id for of, _ in self._rows):
                 continue
             log = self._logs_of(message_id)
-            ended_at = max((self._log[key][-1].at for key in log), default=None)
+            ends = [self._log[key][-1].at for key in log]
+            ended_at = max(ends if message.ended_at is None else [*ends, message.ended_at], default=None)
             over = ended_at is None or ended_at + self._retention <= now
             forgotten = [key for key in log if over or self._forgotten(key, now)]
             for key in forgotten:
-                del self._log[key]
+                message.ended_at = max(message.ended_at or 0.0, self._log.pop(key)[-1].at)
                 yield 1
             if len(forgotten) == len(log):
                 del self._messages[message_id]
