@@ -280,6 +280,15 @@ class RedeliveryConformance(AgainCase):
         self.assertEqual(State.DELIVERED, self.state(message_id, self.mine.id))
         self.assertEqual(State.IN_FLIGHT, self.state(message_id, self.other.id))
 
+    def test_who_was_passed_over_has_no_delivery(self) -> None:
+        self.begin()
+        message_id = self.publish()[0]
+        self.storage.settle([], [Closing(message_id, self.take(self.worker).token, after=self.mine.id)])
+        self.assertIsNone(self.delivery(message_id, self.mine.id))
+        self.assertRaises(NotFound, self.redeliver, message_id)
+        self.assertRaises(NotFound, self.cancel, message_id)
+        self.assertRaises(Conflict, self.redeliver, message_id, of=self.other)
+
     def test_deleting_the_subscription_cancels_it(self) -> None:
         self.begin()
         message_id = self.end()
