@@ -581,9 +581,9 @@ class ExchangeConformance(AgainCase):
 class RetentionConformance(StorageCase):
     """What was delivered is forgotten earlier than the rest."""
 
-    def begin_forgetting(self) -> None:
+    def begin_forgetting(self, after: float = 100.0) -> None:
         self.storage.close()
-        self.storage = self.open(retention_delivered=100.0)
+        self.storage = self.open(retention_delivered=after)
         self.mine, self.other = self.subscribe(), self.subscribe("http://b/")
         self.worker = self.storage.join()
 
@@ -684,9 +684,34 @@ class RetentionConformance(StorageCase):
         self.assertEqual([2], [entry.takes for entry in self.take(self.worker).entries])
         self.assertEqual({self.mine.id}, self.storage.known(message_id, None))
 
-    def test_a_live_message_stays(self) -> None:
+    def test_of_a_live_message_too(self) -> None:
         self.begin_forgetting()
         message_id = self.end_all((self.mine, State.DELIVERED), ttl=5000)
+        self.clock.now += 99
+        self.prune_all()
+        self.assertEqual(State.DELIVERED, self.state(message_id, self.mine.id))
+        self.clock.now += 2
+        self.prune_all()
+        self.assertIsNone(self.delivery(message_id, self.mine.id))
         self.clock.now += RETENTION + 1
         self.prune_all()
-        self.assertEqual({"n": 0}, self.storage.get_message("p", "q", message_id).body)
+        self.assertEqual({"n": 0}, self.storage.get_message("p", "q", message_id).body, "the message itself stays")
+        self.assertEqual([], list(self.take(self.worker).entries))
+
+    def test_while_others_wait(self) -> None:
+        self.begin_forgetting()
+        message_id = self.publish(ttl=5000)[0]
+        token = self.take(self.worker).token
+        done = Settlement(message_id, self.mine.id, token, from_row=False, log=self.delivered())
+        waits = Settlement(message_id, self.other.id, token, from_row=False, due_at=NOW + 4000)
+        self.assertEqual(0, self.storage.settle([done, waits], [Closing(message_id, token)]))
+        self.clock.now += 101
+        self.prune_all()
+        self.assertEqual((None, State.PENDING), (self.state(message_id, self.mine.id), self.state(message_id, self.other.id)))
+
+    def test_never_later_than_the_rest(self) -> None:
+        self.begin_forgetting(RETENTION * 5)
+        message_id = self.end_all((self.mine, State.DELIVERED), (self.other, State.DEAD))
+        self.clock.now += RETENTION + 1
+        self.prune_all()
+        self.assertIsNone(self.storage.message_deliveries("p", "q", message_id, None, 10))

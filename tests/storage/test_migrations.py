@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sqlite3
 from typing import Any
 
@@ -135,4 +136,4 @@ _SCHEMA = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name NO
 
 
 def _plain(sql: str) -> str:
-    return " ".join(sql.split())
+    return re.sub(r"\s*([(),])\s*", r"\1", " ".join(sql.split()))

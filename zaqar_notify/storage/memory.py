@@ -82,7 +82,7 @@ class _Message:
     """The last claim on it, which may have ended."""
     claims: int = 0
     """How often it was claimed."""
-    ended_at: float | None = None
+    ended_at: float = -math.inf
     """When the last of those deliveries ended that the log has forgotten."""
 
 
@@ -1056,31 +1056,36 @@ class MemoryStorage(Storage):
 
     def _prune_messages(self, now: float) -> Iterable[int]:
         for message_id, message in list(self._messages.items()):
-            if message.record.expires_at > now or message_id in self._outbox or any(of == message_id for of, _ in self._rows):
+            if message_id in self._outbox:
+                continue
+            yield from self._forget_delivered(message, now)
+            if message.record.expires_at > now or any(of == message_id for of, _ in self._rows):
                 continue
             log = self._logs_of(message_id)
-            ends = [self._log[key][-1].at for key in log]
-            ended_at = max(ends if message.ended_at is None else [*ends, message.ended_at], default=None)
-            over = ended_at is None or ended_at + self._retention <= now
-            forgotten = [key for key in log if over or self._forgotten(key, now)]
-            for key in forgotten:
-                message.ended_at = max(message.ended_at or 0.0, self._log.pop(key)[-1].at)
-                yield 1
-            if len(forgotten) == len(log):
+            ended_at = max((self._log[key][-1].at for key in log), default=None)
+            if ended_at is None or max(ended_at, message.ended_at) + self._retention <= now:
+                for key in log:
+                    del self._log[key]
+                    yield 1
                 del self._messages[message_id]
                 yield 1
-            elif self._may_drop_body(message, ended_at, now):
+            elif self._may_drop_body(message, max(ended_at, message.ended_at), now):
                 message.record = dataclasses.replace(message.record, body_json=b"")
                 yield 1
 
-    def _forgotten(self, key: tuple[str, str], now: float) -> bool:
-        last = self._log[key][-1]
-        if self._retention_delivered is None or last.state is not State.DELIVERED:
-            return False
-        return last.at + self._retention_delivered <= now
+    def _forget_delivered(self, message: _Message, now: float) -> Iterable[int]:
+        if self._retention_delivered is None or self._retention_delivered >= self._retention:
+            return
+        for key in self._logs_of(message.record.id):
+            last = self._log[key][-1]
+            over = last.state is State.DELIVERED and last.at + self._retention_delivered <= now
+            if over and key not in self._rows:
+                message.ended_at = max(message.ended_at, last.at)
+                del self._log[key]
+                yield 1
 
-    def _may_drop_body(self, message: _Message, ended_at: float | None, now: float) -> bool:
-        if self._body_retention is None or ended_at is None or not message.record.body_json:
+    def _may_drop_body(self, message: _Message, ended_at: float, now: float) -> bool:
+        if self._body_retention is None or not message.record.body_json:
             return False
         return ended_at + self._body_retention <= now
 
