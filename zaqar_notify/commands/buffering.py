@@ -47,6 +47,9 @@ MAX_DISCARDED = 1 << 20
 STOP_LINGER = 1.0
 """Seconds that requests which have begun, or are on their way, may take to arrive when the worker stops."""
 HEARTBEAT = 1.0
+"""Seconds that the loop waits for events at most; gunicorn kills a worker that it does not hear of for 30."""
+PAUSE = 0.1
+"""Seconds without new connections when there are no descriptors for them."""
 ACCEPTED_AT_ONCE = 100
 EVENTS_AT_ONCE = 256
 READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
@@ -227,6 +230,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         self._heartbeat_at = 0.0
         self._listeners: dict[int, Any] = {}
         self._accepting = False
+        self._accept_at = 0.0
         self._jobs: queue.SimpleQueue[tuple[Connection, bytes, bool]] = queue.SimpleQueue()
         self._given_back: collections.deque[Connection] = collections.deque()
         self._chunk = memoryview(bytearray(RECEIVE))
@@ -283,7 +287,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         """Seconds until something has to be done without any event."""
         if self._given_back:
             return 0.0
-        patience = HEARTBEAT
+        patience = HEARTBEAT if self._accepting else PAUSE
         for waiting in (self._idle, self._reading, self._writing, self._closing):
             first = waiting.first()
             if first is not None:
@@ -352,6 +356,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
                 return
             except OSError as error:
                 if error.errno in OUT_OF_DESCRIPTORS and not self._make_room():
+                    self._accept_at = self._now + PAUSE
                     self._stop_accepting()
                     return
                 # All others concern one connection that is gone already (accept(2)).
@@ -376,6 +381,8 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
                 self._epoll.unregister(descriptor)
 
     def _accept_again(self) -> None:
+        if self._now < self._accept_at:
+            return
         if self._listeners and (len(self._connections) < self._limits.max_connections or self._has_victim()):
             self._accepting = True
             for descriptor in self._listeners:
