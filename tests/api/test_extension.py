@@ -186,6 +186,15 @@ class PostingTest(ExtensionCase):
         self.assertEqual([[]], seen)
         self.assertEqual([["x"]], self.wakes)
 
+    def test_the_queue_is_the_one_that_the_resource_gets(self):
+        for slashes in ("/", "//", "///"):
+            seen = []
+            self.foreign.answer = lambda req, resp, queue_name: seen.append(queue_name)  # noqa: B023
+            path = f"{slashes}v2/queues/q/messages"
+            answer = self.client.simulate_post(path, headers=HEADERS, json={"messages": [{"body": "x"}]})
+            self.assertEqual(["q"], seen)
+            self.assertEqual(200, self.deliveries(answer.headers[IDS_HEADER]).status_code, path)
+
     def test_ttl_and_project(self):
         self.post(json={"messages": [{"body": 1, "ttl": 100}, {"body": 2}]}, headers={"X-Project-ID": "other"})
         taken = self.storage.take(self.worker, 30.0, entries=10, rows=0).entries
