@@ -686,6 +686,20 @@ class RoutesTest(ExtensionCase):
         self.assertEqual(204, self.client.simulate_delete(one, headers=HEADERS).status_code)
         self.assertEqual(404, self.client.simulate_get(one, headers=HEADERS).status_code)
 
+    def test_links_of_ids_with_special_characters(self):
+        for number in range(2):
+            document = {"subscriber": f"{HOOK['subscriber']}/{number}"}
+            created = self.client.simulate_post("/v2/queues/q/subscriptions", headers=HEADERS, json=document)
+            self.assertEqual(201, created.status_code)
+        self.wake = lambda: None
+        client = self.mounted(message_ids=lambda resp: ["a?b#c%"])
+        self.assertEqual(201, self.post("x", client=client).status_code)
+        page = self.deliveries("a%3Fb%23c%25", params={"limit": 1}).json
+        [link] = page["links"]
+        path, _, query = link["href"].partition("?")
+        following = self.client.simulate_get(path, query_string=query, headers=HEADERS).json
+        self.assertEqual(2, len({one["subscription_id"] for one in page["deliveries"] + following["deliveries"]}))
+
     def test_the_app_authenticates(self):
         self.loopback_only = True
         client = self.mounted(project=lambda req: req.get_header("Tenant"))
