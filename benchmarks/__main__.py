@@ -24,6 +24,7 @@ RESULTS = ROOT / "bench-results"
 
 SCENARIOS: Mapping[str, Callable[[Bench], list[Figure]]] = {
     "posting": scenarios.posting,
+    "keys": scenarios.keys,
     "fanout": scenarios.fanout,
     "drain": scenarios.drain,
     "latency": scenarios.latency,

@@ -43,6 +43,8 @@ class Load:
     """Messages in one post."""
     size: int = 1024
     """Bytes of the JSON text of one message's body."""
+    key: str | None = None
+    """An API key that is sent along."""
 
 
 @dataclasses.dataclass
@@ -225,9 +227,10 @@ def request_template(load: Load) -> bytes:
     """A whole request with room for the instant of its sending in each message."""
     message = b'{"sent_at":%s,"pad":"%s"}' % (_PLACE, b"x" * max(0, load.size - len(_PLACE) - len(b'{"sent_at":,"pad":""}')))
     body = b'{"messages":[%s]}' % b",".join([b'{"ttl":3600,"body":%s}' % message] * load.batch)
+    key = f"Authorization: Bearer {load.key}\r\n" if load.key else ""
     head = (
         f"POST /v2/queues/{load.queue}/messages HTTP/1.1\r\nHost: {HOST}:{load.port}\r\nClient-ID: {CLIENT_ID}\r\n"
         f"X-Project-ID: {PROJECT}\r\nAccept: application/json\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
+        f"{key}Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body

@@ -19,7 +19,7 @@ from typing import TypeVar
 from benchmarks import bare_libcurl
 from benchmarks.generator import Generator, Load, Posted, post
 from benchmarks.report import Figure, Measure, total
-from benchmarks.service import Service
+from benchmarks.service import Service, Settings
 from benchmarks.sink import ANSWERS, REFUSES, SILENT, Arrivals, Behaviour, Comparison, Sink
 
 T = TypeVar("T")
@@ -42,8 +42,8 @@ class Bench:
     def pick(self, full: T, quick: T) -> T:
         return quick if self.quick else full
 
-    def service(self) -> Service:
-        return Service(self.directory / f"service-{next(self._numbers)}")
+    def service(self, settings: Settings | None = None) -> Service:
+        return Service(self.directory / f"service-{next(self._numbers)}", settings)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +123,29 @@ def posting(bench: Bench) -> list[Figure]:
         Measure("left after 1 s", max(done.left_after_a_second for done in measured), at_most=0),
     ]
     return [figure("POST of one 1 KiB message, 16 clients, one subscriber", measures, runs)]
+
+
+def keys(bench: Bench) -> list[Figure]:
+    """Posts a second as in "posting", by callers with an API key ([auth] strategy = apikey) against anyone, in turns.
+
+    A fresh service each time, loads of 6 s; the ratio is the median of those of four pairs.
+    """
+    runs: list[Run] = []
+    ratios: list[float] = []
+    for _ in range(bench.pick(4, 1)):
+        rates = []
+        for settings in ({}, {"auth": {"strategy": "apikey"}}):
+            with Sink([ANSWERS]) as sink, bench.service(settings) as service:
+                service.start()
+                key = service.make_key() if settings else None
+                service.subscribe(QUEUE, sink.urls)
+                runs.append(run(sink, Load(service.port, QUEUE, posts=20, key=key)))
+                load = Load(service.port, QUEUE, duration=bench.pick(6.0, 1.0), clients=16, size=SIZE, key=key)
+                runs.append(run(sink, load))
+            rates.append(runs[-1].posted.per_second)
+        ratios.append(ratio(rates[1], rates[0]))
+    measures = [Measure("posts", 100 * statistics.median(ratios), "% of those without", at_least=85)]
+    return [figure("POST with an API key, against none", measures, runs)]
 
 
 def fanout(bench: Bench) -> list[Figure]:

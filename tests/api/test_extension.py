@@ -186,6 +186,15 @@ class PostingTest(ExtensionCase):
         self.assertEqual([[]], seen)
         self.assertEqual([["x"]], self.wakes)
 
+    def test_the_queue_is_the_one_that_the_resource_gets(self):
+        for slashes in ("/", "//", "///"):
+            seen = []
+            self.foreign.answer = lambda req, resp, queue_name: seen.append(queue_name)  # noqa: B023
+            path = f"{slashes}v2/queues/q/messages"
+            answer = self.client.simulate_post(path, headers=HEADERS, json={"messages": [{"body": "x"}]})
+            self.assertEqual(["q"], seen)
+            self.assertEqual(200, self.deliveries(answer.headers[IDS_HEADER]).status_code, path)
+
     def test_ttl_and_project(self):
         self.post(json={"messages": [{"body": 1, "ttl": 100}, {"body": 2}]}, headers={"X-Project-ID": "other"})
         taken = self.storage.take(self.worker, 30.0, entries=10, rows=0).entries
@@ -676,6 +685,20 @@ class RoutesTest(ExtensionCase):
         self.assertEqual("GET, POST, OPTIONS", self.client.simulate_put(path, headers=HEADERS).headers["allow"])
         self.assertEqual(204, self.client.simulate_delete(one, headers=HEADERS).status_code)
         self.assertEqual(404, self.client.simulate_get(one, headers=HEADERS).status_code)
+
+    def test_links_of_ids_with_special_characters(self):
+        for number in range(2):
+            document = {"subscriber": f"{HOOK['subscriber']}/{number}"}
+            created = self.client.simulate_post("/v2/queues/q/subscriptions", headers=HEADERS, json=document)
+            self.assertEqual(201, created.status_code)
+        self.wake = lambda: None
+        client = self.mounted(message_ids=lambda resp: ["a?b#c%"])
+        self.assertEqual(201, self.post("x", client=client).status_code)
+        page = self.deliveries("a%3Fb%23c%25", params={"limit": 1}).json
+        [link] = page["links"]
+        path, _, query = link["href"].partition("?")
+        following = self.client.simulate_get(path, query_string=query, headers=HEADERS).json
+        self.assertEqual(2, len({one["subscription_id"] for one in page["deliveries"] + following["deliveries"]}))
 
     def test_the_app_authenticates(self):
         self.loopback_only = True

@@ -92,6 +92,12 @@ class QueueTests:
         pages = list(self.walk("/v2/queues", "queues", "detailed=true&limit=20"))
         self.assertTrue(all("metadata" in queue for page in pages for queue in page))
 
+    def test_a_link_names_no_host(self):
+        for name in ("a", "b"):
+            self.ok("PUT", f"/v2/queues/{name}", status=201)
+        [link] = self.ok("GET", "//v2/queues?limit=1").json["links"]
+        self.assertEqual(link["href"], "/v2/queues?marker=a&limit=1")
+
     def test_paging_refused(self):
         for query in ("limit=0", "limit=21", "limit=x", "limit=-1", "limit=1.5", "marker=a%00", "marker=%ff", "detailed=7"):
             with self.subTest(query=query):

@@ -658,9 +658,13 @@ class SchemaTest(case.SqlCase):
 class PlanTest(case.SqlCase):
     """No statement looks at more rows than it needs: SQLite's plans say SEARCH, never SCAN, for our tables."""
 
-    HARMLESS = re.compile(r"SCAN (asked|\(subquery-\d+\)|json_each|(\d+ )?CONSTANT ROW|alembic_version)")
-    # All living workers, all keys, and the queues of all projects, where these are what is asked for.
-    MEANT = re.compile(r"SCAN (workers$|api_keys$|q USING INDEX ix_queues_name$)")
+    HARMLESS = re.compile(r"SCAN (asked|walk|first|\(subquery-\d+\)|json_each|(\d+ )?CONSTANT ROW|alembic_version)")
+    # All living workers, all keys, the queues of all projects, all open breakers, and counts of everything, where these are
+    # what is asked for.
+    MEANT = re.compile(
+        r"SCAN (workers$|api_keys$|q USING INDEX ix_queues_name$|lanes USING (COVERING )?INDEX ix_lanes_open$"
+        r"|(outbox|deliveries) USING COVERING INDEX ix_(outbox_due|deliveries_due|deliveries_lease|deliveries_lane)$)"
+    )
 
     def plan(self, statement: str, parameters: Any) -> list[str]:
         with contextlib.closing(sqlite3.connect(self.path)) as outside:
@@ -685,8 +689,10 @@ class PlanTest(case.SqlCase):
             self.assert_searches(statement, dict.fromkeys(names) if names else [None] * statement.count("?"))
 
     def test_taking_sorts_nothing(self) -> None:
-        for statement in (statements.TAKE_ENTRIES, statements.TAKE_ROWS, statements.TAKE_LANES, statements.TAKE_PARKED):
-            self.assert_sorts_nothing(statement, [None] * statement.count("?"))
+        named = dict.fromkeys(("projects", "until", "token", "now", "most"))
+        for statement in (statements.TAKE_ENTRIES, statements.TAKE_ROWS, statements.TAKE_LANES):
+            self.assert_sorts_nothing(statement, named)
+        self.assert_sorts_nothing(statements.TAKE_PARKED, [None] * statements.TAKE_PARKED.count("?"))
 
     def test_consuming_and_listing_everything_sort_nothing(self) -> None:
         named = dict.fromkeys(("queue", "now", "limit", "behind", "not_from"))
@@ -871,11 +877,12 @@ class CostTest(case.SqlCase):
                 "ix_messages_claimed": "claim_id IS NOT NULL AND deleted_at IS NULL",
                 "ix_messages_claim": "claim_id IS NOT NULL AND deleted_at IS NULL",
                 "ix_messages_foreign": "foreign_id IS NOT NULL",
+                "ix_messages_encrypted": "encrypted > 0",
             }
             counts = {
                 name: inside.execute(f"SELECT count(*) FROM messages INDEXED BY {name} WHERE {where}").fetchone()[0]
                 for name, where in wheres.items()
             }
             indexes = inside.execute("SELECT name FROM sqlite_master WHERE type = 'index' AND tbl_name = 'messages'").fetchall()
-        self.assertEqual([1, 1, 1, 1, 0], list(counts.values()))
+        self.assertEqual([1, 1, 1, 1, 0, 0], list(counts.values()))
         self.assertEqual({*wheres, "ix_messages_queue", "ix_messages_prune"}, {name for (name,) in indexes})

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import random
+import resource
 import signal
 import socket
 import subprocess
@@ -133,11 +134,15 @@ class Case(unittest.TestCase):
         self.assertEqual(self.one(PING)[0], 204)
         self.assertLess(time.monotonic() - started, 1.0)
 
-    def sockets(self) -> int:
-        """Open ones of the process that answers."""
+    def process(self) -> int:
+        """The one that answers."""
         (pid,) = children_of(self.api.pid)
+        return pid
+
+    def sockets(self) -> int:
+        """Open ones of that process."""
         count = 0
-        for descriptor in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+        for descriptor in pathlib.Path(f"/proc/{self.process()}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):
                 count += os.readlink(descriptor).startswith("socket:")
         return count
@@ -498,6 +503,22 @@ class FloodTest(Case):
         self.assert_well()
         half[-1].send(b"}")
         self.assertEqual(half[-1].status(), 201)
+
+
+class DescriptorsTest(Case):
+    options = "read_timeout = 300\n"
+
+    def test_without_descriptors_the_oldest_makes_room(self):
+        # Its threads have opened what they need.
+        for _ in range(10):
+            self.assert_well()
+        used = len(os.listdir(f"/proc/{self.process()}/fd"))
+        resource.prlimit(self.process(), resource.RLIMIT_NOFILE, (used + 10, used + 10))
+        half = [self.client(PING[:-1]) for _ in range(40)]
+        self.assert_well()
+        self.assertEqual(half[0].rest(), b"")
+        half[-1].send(PING[-1:])
+        self.assertEqual(half[-1].status(), 204)
 
 
 class StopTest(Case):

@@ -5,7 +5,7 @@ from gunicorn.config import Config
 from gunicorn.http.errors import NoMoreData, ParseException
 from gunicorn.http.message import Request
 
-from zaqar_notify.commands.buffering import Received
+from zaqar_notify.commands.connections import Received
 from zaqar_notify.commands.framing import BROKEN, HEAD_TOO_LARGE, MORE, RequestEnd
 
 MAX_HEAD = 1000

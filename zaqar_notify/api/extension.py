@@ -276,7 +276,8 @@ class _Publishing:
         body = _put_back(req, raw)
         try:
             project = self._project_of(req)
-            queue = req.path.split("/")[3]
+            # As the router takes the path apart: a target may begin with more than one slash.
+            queue = req.path.lstrip("/").split("/")[2]
             validation.check_queue_name(queue)
             drafts = self._drafts(raw)
         except InvalidRequest as error:

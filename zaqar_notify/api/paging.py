@@ -33,4 +33,6 @@ def read_page(
 
 def next_links(req: falcon.Request, marker: str, limit: int, others: Mapping[str, str]) -> list[Link]:
     query = urllib.parse.urlencode({**others, "marker": marker, "limit": limit})
-    return [{"rel": "next", "href": f"{req.path}?{query}"}]
+    # Encoded again as far as it was; with two slashes in front it would be the name of a host (RFC 3986, section 4.2).
+    path = urllib.parse.quote("/" + req.path.lstrip("/"))
+    return [{"rel": "next", "href": f"{path}?{query}"}]

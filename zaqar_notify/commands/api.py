@@ -19,7 +19,8 @@ from gunicorn.glogging import Logger
 from oslo_config import cfg
 
 from zaqar_notify import bootstrap, errors
-from zaqar_notify.commands import address, buffering
+from zaqar_notify.commands import address, connections
+from zaqar_notify.commands.buffering import BufferingWorker
 from zaqar_notify.commands.configuration import configure
 
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 - only touched, never read
@@ -53,13 +54,13 @@ def port_of(conf: cfg.ConfigOpts, descriptor: int | None) -> socket.socket:
     return address.reserve(conf.api.host, conf.api.port) if descriptor is None else socket.socket(fileno=descriptor)
 
 
-def limits_of(conf: cfg.ConfigOpts) -> buffering.Limits:
+def limits_of(conf: cfg.ConfigOpts) -> connections.Limits:
     api, transport = conf.api, conf.transport
     try:
-        proxies = buffering.parse_networks(api.trusted_proxies)
+        proxies = connections.parse_networks(api.trusted_proxies)
     except ValueError as error:
         raise errors.CannotStart(f"[api] trusted_proxies: {error}") from error
-    return buffering.Limits(
+    return connections.Limits(
         read_timeout=api.read_timeout,
         write_timeout=api.write_timeout,
         keepalive=api.keepalive,
@@ -97,7 +98,7 @@ class Log(Logger):  # type: ignore[misc]
 
 
 class Service(BaseApplication):  # type: ignore[misc]
-    def __init__(self, conf: cfg.ConfigOpts, port: int, limits: buffering.Limits) -> None:
+    def __init__(self, conf: cfg.ConfigOpts, port: int, limits: connections.Limits) -> None:
         self._conf = conf
         self._port = port
         self.limits = limits
@@ -107,7 +108,7 @@ class Service(BaseApplication):  # type: ignore[misc]
         api = self._conf.api
         settings = {
             "bind": address.url(api.host, self._port).removeprefix("http://"),
-            "worker_class": buffering.BufferingWorker,
+            "worker_class": BufferingWorker,
             "workers": api.workers,
             "threads": api.threads,
             # Without it one process may take every connection.

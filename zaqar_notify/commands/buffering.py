@@ -13,11 +13,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
 import errno
-import io
-import ipaddress
-import json
 import os
 import queue
 import select
@@ -25,16 +21,22 @@ import socket
 import sys
 import threading
 import time
-import uuid
-from collections.abc import Iterable, Sequence
-from http import HTTPStatus
 from typing import Any
 
-from gunicorn.http import errors as http_errors
 from gunicorn.http.message import Request
-from gunicorn.http.unreader import Unreader
 from gunicorn.workers.gthread import ThreadWorker
 
+from zaqar_notify.commands.connections import (
+    Addresses,
+    Answer,
+    Connection,
+    Limits,
+    Received,
+    Waiting,
+    error_answer,
+    read_body,
+    refusal,
+)
 from zaqar_notify.commands.framing import HEAD_TOO_LARGE, MORE, RequestEnd
 
 MAX_HEAD = 65536
@@ -47,6 +49,9 @@ MAX_DISCARDED = 1 << 20
 STOP_LINGER = 1.0
 """Seconds that requests which have begun, or are on their way, may take to arrive when the worker stops."""
 HEARTBEAT = 1.0
+"""Seconds that the loop waits for events at most; gunicorn kills a worker that it does not hear of for 30."""
+PAUSE = 0.1
+"""Seconds without new connections when there are no descriptors for them."""
 ACCEPTED_AT_ONCE = 100
 EVENTS_AT_ONCE = 256
 READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
@@ -54,157 +59,6 @@ WRITABLE = READABLE | select.EPOLLOUT
 ENDING = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Limits:
-    """What clients may cost one worker process; times in seconds."""
-
-    read_timeout: float
-    """From the first byte of a request, or from the acceptance of a connection that sends none, to the last."""
-    write_timeout: float
-    """A pause in reading an answer."""
-    keepalive: float
-    """Between two requests."""
-    max_connections: int
-    max_buffered: int
-    """Bytes of all requests and answers that are held for clients."""
-    max_body: int
-    """Bytes; a larger body is not waited for."""
-    connections_per_address: int = 0
-    """Of those that wait for a request; 0: any number."""
-    trusted_proxies: Sequence[Network] = ()
-
-
-class Answer:
-    """Stands where gunicorn expects the client's socket: keeps in memory what is written, and never blocks."""
-
-    __slots__ = ("_parts",)
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-
-    def take(self) -> bytes:
-        parts, self._parts = self._parts, []
-        return b"".join(parts)
-
-    def sendall(self, data: bytes) -> None:
-        self._parts.append(data)
-
-    def send(self, data: bytes) -> int:
-        """gunicorn sends "100 Continue" by this when an answer begins. By then the body is there, or not wanted."""
-        return len(data)
-
-    def recv(self, size: int) -> bytes:
-        return b""
-
-    def shutdown(self, how: int) -> None:
-        """After a failure in the middle of an answer: a client must not take what there is of it for a whole one."""
-        self._parts.clear()
-
-    def setblocking(self, flag: bool) -> None:
-        pass
-
-    def settimeout(self, timeout: float | None) -> None:
-        pass
-
-    def gettimeout(self) -> float | None:
-        return None
-
-    def close(self) -> None:
-        pass
-
-
-class Received(Unreader):  # type: ignore[misc]
-    """What gunicorn's parser reads from: a request's bytes, then the end."""
-
-    def __init__(self, data: bytes) -> None:
-        super().__init__()
-        self._data = data
-        self.exhausted = False
-        """The parser has asked for more than there is."""
-
-    def chunk(self, size_hint: int | None = None) -> bytes:
-        data, self._data = self._data, b""
-        if not data:
-            self.exhausted = True
-        return data
-
-    def is_used_up(self) -> bool:
-        """The parser has found the end where it is."""
-        return not (self.exhausted or self._data or self.buf.getvalue())
-
-
-class Waiting:
-    """Connections that wait for the same thing for equally long at most, and so in the order of their deadlines."""
-
-    __slots__ = ("connections", "patience")
-
-    def __init__(self, patience: float) -> None:
-        self.patience = patience
-        self.connections: dict[Connection, None] = {}
-
-    def first(self) -> Connection | None:
-        return next(iter(self.connections), None)
-
-    def shorten(self, patience: float, now: float) -> None:
-        self.patience = min(self.patience, patience)
-        for connection in self.connections:
-            connection.deadline = min(connection.deadline, now + patience)
-
-
-class Connection:
-    __slots__ = (
-        "address",
-        "client",
-        "deadline",
-        "discarded",
-        "end",
-        "ended",
-        "ending",
-        "held",
-        "keep",
-        "readable",
-        "received",
-        "server",
-        "sock",
-        "socket",
-        "unsent",
-        "waiting",
-    )
-
-    def __init__(self, client_socket: socket.socket, client: Any, server: Any, address: str | None) -> None:
-        self.socket = client_socket
-        self.address = address
-        """What connections_per_address counts by; None: not counted."""
-        self.received: bytes | bytearray = b""
-        """What has come and is not handed over yet."""
-        self.end: RequestEnd | None = None
-        self.readable = False
-        """There may be something to receive, of which no event will tell again."""
-        self.ending = False
-        """After what there is to receive comes the end, of which no event will tell again."""
-        self.ended = False
-        """The client sends no more, and all that it has sent is here."""
-        self.unsent: bytes | memoryview = b""
-        self.keep = True
-        self.discarded = 0
-        self.held = 0
-        self.waiting: Waiting | None = None
-        """None while a thread has it."""
-        self.deadline = 0.0
-        # For gunicorn, by its names.
-        self.sock = Answer()
-        self.client = client
-        self.server = server
-
-    def send(self) -> None:
-        """Send what the connection takes now; `OSError` when the client is gone."""
-        if self.unsent:
-            with contextlib.suppress(BlockingIOError):
-                self.unsent = memoryview(self.unsent)[self.socket.send(self.unsent) :]
 
 
 class BufferingWorker(ThreadWorker):  # type: ignore[misc]
@@ -221,12 +75,13 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         self._writing = Waiting(limits.write_timeout)
         self._closing = Waiting(LINGER)
         self._connections: dict[int, Connection] = {}
-        self._per_address: collections.Counter[str] = collections.Counter()
+        self._addresses = Addresses(limits.connections_per_address, limits.trusted_proxies)
         self._held = 0
         self._now = time.monotonic()
         self._heartbeat_at = 0.0
         self._listeners: dict[int, Any] = {}
         self._accepting = False
+        self._accept_at = 0.0
         self._jobs: queue.SimpleQueue[tuple[Connection, bytes, bool]] = queue.SimpleQueue()
         self._given_back: collections.deque[Connection] = collections.deque()
         self._chunk = memoryview(bytearray(RECEIVE))
@@ -283,7 +138,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         """Seconds until something has to be done without any event."""
         if self._given_back:
             return 0.0
-        patience = HEARTBEAT
+        patience = HEARTBEAT if self._accepting else PAUSE
         for waiting in (self._idle, self._reading, self._writing, self._closing):
             first = waiting.first()
             if first is not None:
@@ -352,6 +207,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
                 return
             except OSError as error:
                 if error.errno in OUT_OF_DESCRIPTORS and not self._make_room():
+                    self._accept_at = self._now + PAUSE
                     self._stop_accepting()
                     return
                 # All others concern one connection that is gone already (accept(2)).
@@ -362,11 +218,11 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
 
     def _add(self, client_socket: socket.socket, client: Any, listener: Any) -> None:
         client_socket.setblocking(False)
-        connection = Connection(client_socket, client, listener.getsockname(), self._counted_address(client))
+        connection = Connection(client_socket, client, listener.getsockname(), self._addresses.counted(client))
         self._connections[client_socket.fileno()] = connection
         self._wait(connection, self._reading)
         self._epoll.register(client_socket, READABLE)
-        if self._is_one_too_many(connection):
+        if self._addresses.is_exceeded(connection.address):
             self._refuse(connection, 429, "Too many connections from this address wait for a request.")
 
     def _stop_accepting(self) -> None:
@@ -376,6 +232,8 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
                 self._epoll.unregister(descriptor)
 
     def _accept_again(self) -> None:
+        if self._now < self._accept_at:
+            return
         if self._listeners and (len(self._connections) < self._limits.max_connections or self._has_victim()):
             self._accepting = True
             for descriptor in self._listeners:
@@ -401,11 +259,14 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         if connection.waiting is not None:
             del connection.waiting.connections[connection]
         if connection.address is not None:
-            self._count(connection.address, self._counts(waiting) - self._counts(connection.waiting))
+            self._addresses.add(connection.address, self._counts(waiting) - self._counts(connection.waiting))
         connection.waiting = waiting
         if waiting is not None:
             connection.deadline = self._now + waiting.patience
             waiting.connections[connection] = None
+
+    def _counts(self, waiting: Waiting | None) -> int:
+        return int(waiting is self._idle or waiting is self._reading)
 
     def _hold(self, connection: Connection, size: int) -> None:
         self._held += size - connection.held
@@ -416,29 +277,6 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         self._wait(connection, None)
         self._hold(connection, 0)
         connection.socket.close()
-
-    # -- connections of one address ----------------------------------------------------------------------------------------
-
-    def _counted_address(self, client: Any) -> str | None:
-        if not self._limits.connections_per_address:
-            return None
-        address = ipaddress.ip_address(client[0].partition("%")[0])
-        address = getattr(address, "ipv4_mapped", None) or address
-        if any(address in network for network in self._limits.trusted_proxies):
-            return None
-        return str(address)
-
-    def _counts(self, waiting: Waiting | None) -> int:
-        return int(waiting is self._idle or waiting is self._reading)
-
-    def _count(self, address: str, change: int) -> None:
-        if change:
-            self._per_address[address] += change
-            if not self._per_address[address]:
-                del self._per_address[address]
-
-    def _is_one_too_many(self, connection: Connection) -> bool:
-        return connection.address is not None and self._per_address[connection.address] > self._limits.connections_per_address
 
     # -- reading -----------------------------------------------------------------------------------------------------------
 
@@ -502,7 +340,8 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         self._hold(connection, len(connection.received))
         if self._held > self._limits.max_buffered:
             self._relieve(connection)
-            return connection.waiting is not self._reading
+            if connection.waiting is not self._reading:
+                return True
         if end.expects_continue:
             end.expects_continue = False
             with contextlib.suppress(OSError):
@@ -606,7 +445,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
             self._wait(connection, self._idle)
             if connection.readable:
                 self._read(connection)
-            elif self._is_one_too_many(connection):
+            elif self._addresses.is_exceeded(connection.address):
                 self._drop(connection)
 
     # -- writing -----------------------------------------------------------------------------------------------------------
@@ -672,49 +511,3 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
                 break
             connection.discarded += size
         self._drop(connection)
-
-
-def read_body(request: Request, received: Received) -> io.BytesIO:
-    """The decoded body; raises, before anything is done, when the parser does not see the request's end where it was found."""
-    body = io.BytesIO(request.body.read())
-    if not received.is_used_up():
-        raise http_errors.InvalidHeader("The end of the request is ambiguous")
-    return body
-
-
-def refusal(error: Exception) -> int | None:
-    """The status for what gunicorn's parser refuses; None for any other error."""
-    for kind, status in (
-        (http_errors.LimitRequestLine, 414),
-        (http_errors.LimitRequestHeaders, 431),
-        (getattr(http_errors, "ExpectationFailed", ()), 417),
-        (http_errors.UnsupportedTransferCoding, 501),
-        (http_errors.ParseException, 400),
-        # These are no parse errors there, but errors of I/O.
-        (http_errors.ChunkMissingTerminator, 400),
-        (http_errors.InvalidChunkSize, 400),
-        (http_errors.NoMoreData, 400),
-    ):
-        if isinstance(error, kind):
-            return status
-    return None
-
-
-def error_answer(status: int, description: str) -> bytes:
-    """A whole answer without the application: for requests that never get to it. The connection closes after it."""
-    title = HTTPStatus(status).phrase
-    body = json.dumps({"title": title, "description": description}).encode()
-    lines = [
-        f"HTTP/1.1 {status} {title}",
-        "Connection: close",
-        "Content-Type: application/json",
-        f"Content-Length: {len(body)}",
-        f"x-openstack-request-id: req-{uuid.uuid4()}",
-        *(["Retry-After: 1"] if status in (429, 503) else []),
-    ]
-    return "\r\n".join([*lines, "", ""]).encode() + body
-
-
-def parse_networks(texts: Iterable[str]) -> tuple[Network, ...]:
-    """`ValueError` for what is neither an address nor a network."""
-    return tuple(ipaddress.ip_network(text, strict=False) for text in texts)

@@ -5,6 +5,7 @@ Each part is read by an index from where the page begins, and no further than th
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import itertools
 from collections.abc import Iterable, Sequence
@@ -15,11 +16,22 @@ from sqlalchemy import Connection, Row, Select, or_, select
 from zaqar_notify.model import DeliveryRecord, LogEntry
 from zaqar_notify.storage import ids, standing, statements
 from zaqar_notify.storage.base import MOST_LINES
-from zaqar_notify.storage.publishing import json_list
+from zaqar_notify.storage.bodies import Bodies
 from zaqar_notify.storage.standing import Open
+from zaqar_notify.storage.statements import json_list
 from zaqar_notify.storage.tables import OUTCOMES, STATES, deliveries, delivery_log, messages, outbox, queues, subscriptions
 
 _REMOVED = (True, False)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Wanted:
+    """What of them is handed out, and at what moment."""
+
+    limit: int
+    now: float
+    exchanges: Bodies | None
+    """What opens what went over the wire; None: it is left out."""
 
 
 def find_message(connection: Connection, project: str, queue: str, public_id: str) -> int | None:
@@ -36,7 +48,7 @@ def find_marker(connection: Connection, project: str, queue: str, marker: str | 
 
 
 def of_message(
-    connection: Connection, project: str, queue: str, message_id: int, *, behind: int, limit: int, now: float
+    connection: Connection, project: str, queue: str, message_id: int, *, behind: int, wanted: Wanted
 ) -> list[DeliveryRecord] | None:
     message = connection.execute(
         select(messages.c.expires_at, messages.c.queue_id, queues.c.deleted_at, outbox.c.message_id, outbox.c.after_id)
@@ -57,10 +69,10 @@ def of_message(
         .order_by(rows.subscription_id),
     ]
     if message.message_id is not None:
-        parts.append(_matching(project, queue, max(behind, message.after_id or 0), now))
-    page = _merge(connection, parts, limit)
+        parts.append(_matching(project, queue, max(behind, message.after_id or 0), wanted.now))
+    page = _merge(connection, parts, wanted.limit)
     pairs = [(message_id, subscription_id) for subscription_id in page]
-    return _records(connection, pairs, now)
+    return _records(connection, pairs, wanted)
 
 
 def _matching(project: str, queue: str, behind: int, now: float) -> Select[tuple[int]]:
@@ -75,7 +87,7 @@ def _matching(project: str, queue: str, behind: int, now: float) -> Select[tuple
 
 
 def of_subscription(
-    connection: Connection, project: str, queue: str, subscription_id: int, *, before: int | None, limit: int, now: float
+    connection: Connection, project: str, queue: str, subscription_id: int, *, before: int | None, wanted: Wanted
 ) -> list[DeliveryRecord] | None:
     column = subscriptions.c
     subscription = connection.execute(
@@ -90,7 +102,7 @@ def of_subscription(
         select(log.message_id).distinct().where(log.subscription_id == subscription_id).order_by(log.message_id.desc()),
         select(rows.message_id).where(rows.subscription_id == subscription_id).order_by(rows.message_id.desc()),
     ]
-    if subscription.deleted_at is None and (subscription.expires_at is None or subscription.expires_at > now):
+    if subscription.deleted_at is None and (subscription.expires_at is None or subscription.expires_at > wanted.now):
         queue_id = connection.execute(
             select(queues.c.id).where(queues.c.project == project, queues.c.name == queue, queues.c.deleted_at.is_(None))
         ).scalar()
@@ -104,8 +116,8 @@ def of_subscription(
             )
     if before is not None:
         parts = [part.where(part.selected_columns[0] < before) for part in parts]
-    page = _merge(connection, parts, limit, newest_first=True)
-    return _records(connection, [(message_id, subscription_id) for message_id in page], now)
+    page = _merge(connection, parts, wanted.limit, newest_first=True)
+    return _records(connection, [(message_id, subscription_id) for message_id in page], wanted)
 
 
 def _merge(connection: Connection, parts: Iterable[Select[Any]], limit: int, *, newest_first: bool = False) -> list[int]:
@@ -114,10 +126,11 @@ def _merge(connection: Connection, parts: Iterable[Select[Any]], limit: int, *, 
     return list(itertools.islice(merged, limit))
 
 
-def _records(connection: Connection, pairs: Sequence[tuple[int, int]], now: float) -> list[DeliveryRecord]:
+def _records(connection: Connection, pairs: Sequence[tuple[int, int]], wanted: Wanted) -> list[DeliveryRecord]:
     """One for each pair of message and subscription; of one message, or of one subscription."""
     message_ids, subscription_ids = {pair[0] for pair in pairs}, {pair[1] for pair in pairs}
-    log = _log(connection, pairs)
+    now = wanted.now
+    log = _log(connection, pairs, wanted.exchanges)
     rows = _rows(connection, message_ids, subscription_ids)
     entries = _entries(connection, message_ids)
     of_messages = _of_messages(connection, message_ids, now)
@@ -126,14 +139,15 @@ def _records(connection: Connection, pairs: Sequence[tuple[int, int]], now: floa
     for message, subscription in pairs:
         public_id, cancelled, expired = of_messages.get(message, (ids.show(message), *_REMOVED))
         its_cancelled, its_expired = of_subscriptions.get(subscription, _REMOVED)
+        row = rows.get((message, subscription))
         records.append(
             standing.record(
                 public_id,
                 ids.show(subscription),
                 log.get((message, subscription), ()),
-                rows.get((message, subscription)) or entries.get(message),
+                row or entries.get(message),
                 cancelled=cancelled or its_cancelled,
-                expired=expired or its_expired,
+                expired=its_expired or (expired if row is None or row.expires_at is None else row.expires_at <= now),
                 now=now,
             )
         )
@@ -163,14 +177,18 @@ def _of_subscriptions(connection: Connection, subscription_ids: set[int], now: f
     }
 
 
-def _log(connection: Connection, pairs: Sequence[tuple[int, int]]) -> dict[tuple[int, int], list[LogEntry]]:
+def _log(
+    connection: Connection, pairs: Sequence[tuple[int, int]], exchanges: Bodies | None
+) -> dict[tuple[int, int], list[LogEntry]]:
     found: dict[tuple[int, int], list[LogEntry]] = {}
-    for line in connection.exec_driver_sql(statements.LAST_LINES, (*json_list(pairs), MOST_LINES)):
-        found.setdefault((line.message_id, line.subscription_id), []).append(_entry(line))
+    statement = statements.LAST_LINES if exchanges is None else statements.LAST_LINES_WITH_EXCHANGES
+    for line in connection.exec_driver_sql(statement, (*json_list(pairs), MOST_LINES)):
+        found.setdefault((line.message_id, line.subscription_id), []).append(_entry(line, exchanges))
     return found
 
 
-def _entry(line: Row[Any]) -> LogEntry:
+def _entry(line: Row[Any], exchanges: Bodies | None) -> LogEntry:
+    stored = line.exchange
     return LogEntry(
         number=line.number,
         at=line.at / 1e3,
@@ -179,17 +197,20 @@ def _entry(line: Row[Any]) -> LogEntry:
         status=line.status,
         duration=None if line.duration is None else line.duration / 1e6,
         detail=line.detail or "",
+        exchange=exchanges.exchange(line.message_id, line.subscription_id, line.number, stored)
+        if exchanges is not None and stored is not None
+        else None,
     )
 
 
 def _rows(connection: Connection, message_ids: set[int], subscription_ids: set[int]) -> dict[tuple[int, int], Open]:
     column = deliveries.c
-    query = select(column.message_id, column.subscription_id, column.due_at, column.lease).where(
-        column.message_id.in_(message_ids), column.subscription_id.in_(subscription_ids)
-    )
+    query = select(
+        column.message_id, column.subscription_id, column.due_at, column.lease, column.again, column.expires_at
+    ).where(column.message_id.in_(message_ids), column.subscription_id.in_(subscription_ids))
     return {
-        (message, subscription): Open(due_at, leased=lease is not None)
-        for message, subscription, due_at, lease in connection.execute(query)
+        (message, subscription): Open(due_at, leased=lease is not None, row=True, expires_at=expires_at if again else None)
+        for message, subscription, due_at, lease, again, expires_at in connection.execute(query)
     }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from zaqar_notify.encryption import CannotDecrypt, Keyring
-from zaqar_notify.model import Message
+from zaqar_notify.model import Exchange, Message
 from zaqar_notify.storage import ids
 from zaqar_notify.storage.tables import KINDS
 
@@ -25,6 +25,20 @@ class Bodies:
 
     def seal(self, number: int, body: bytes) -> bytes:
         return self._keyring.seal(body, _context(ids.show(number)))
+
+    def seal_exchange(self, message: int, subscription: int, line: int, exchange: bytes) -> bytes:
+        """What went over the wire for an encrypted message has parts of it."""
+        return self._keyring.seal(exchange, _context_of_exchange(message, subscription, line))
+
+    def exchange(self, message: int, subscription: int, line: int, stored: bytes) -> Exchange | None:
+        """None when it cannot be opened."""
+        text = stored
+        if not stored.startswith(b"{"):
+            try:
+                text = self._keyring.open(stored, _context_of_exchange(message, subscription, line))
+            except CannotDecrypt:
+                return None
+        return Exchange(**json.loads(text))
 
     def message(self, project: str, queue: str, row: Sequence[Any], now: float) -> Message:
         (
@@ -67,6 +81,15 @@ class Bodies:
                     error,
                 )
             return None
+
+
+def exchange_text(exchange: Exchange) -> bytes:
+    fields = {"request": exchange.request, "response": exchange.response, "phases": exchange.phases}
+    return json.dumps(fields, separators=(",", ":"), default=dict).encode()
+
+
+def _context_of_exchange(message: int, subscription: int, line: int) -> bytes:
+    return f"exchange:{ids.show(message)}:{ids.show(subscription)}:{line}".encode()
 
 
 def _context(message_id: str) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, func, select, update
 
 from zaqar_notify.model import Queue
-from zaqar_notify.storage import statements
+from zaqar_notify.storage import publishing, statements
 from zaqar_notify.storage.tables import queues
 
 
@@ -27,7 +27,7 @@ def put(connection: Connection, project: str, name: str, metadata: str, now: flo
     """True when it is new."""
     found = find(connection, project, name)
     if found is None:
-        connection.exec_driver_sql(statements.INSERT_QUEUE, (project, name, metadata, now))
+        publishing.make_queue(connection, project, name, now, metadata)
     else:
         _store(connection, found, metadata)
     return found is None
@@ -83,7 +83,7 @@ def renew(connection: Connection, project: str, name: str, now: float) -> None:
     if found is not None:
         kept = connection.execute(select(queues.c.metadata, queues.c.created_at).where(queues.c.id == found)).one()
         _end(connection, found, now)
-        connection.exec_driver_sql(statements.INSERT_QUEUE, (project, name, kept.metadata, kept.created_at))
+        publishing.make_queue(connection, project, name, kept.created_at, kept.metadata)
 
 
 def _end(connection: Connection, number: int, now: float) -> None:

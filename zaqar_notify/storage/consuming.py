@@ -69,7 +69,7 @@ def claim(place: Place, limit: int, ttl: int, grace: int) -> tuple[Claim, list[M
     place.connection.exec_driver_sql(
         statements.INSERT_CLAIM, (number, place.number, ttl, grace, made.created_at, made.expires_at)
     )
-    place.run(statements.LIVE_LONGER, asked=chosen, until=made.expires_at + grace)
+    _prolong(place, chosen, made.expires_at + grace)
     return made, place.messages(statements.READ_MESSAGES, asked=chosen)
 
 
@@ -88,6 +88,12 @@ def _choose(place: Place, limit: int) -> list[int]:
         if not moved or len(chosen) == limit:
             break
     return chosen
+
+
+def _prolong(place: Place, asked: str, until: float) -> None:
+    prolonged = place.run(statements.LIVE_LONGER, asked=asked, until=until).scalars().all()
+    if prolonged:
+        place.run(statements.DELIVER_LONGER, asked=json.dumps(prolonged), until=until)
 
 
 def read_claim(place: Place, claim_id: str) -> Claim | None:
@@ -109,7 +115,7 @@ def renew(place: Place, claim_id: str, ttl: int, grace: int) -> bool:
     number, end = ids.parse(claim_id), place.now + ttl
     if number is None or not place.run(statements.RENEW_CLAIM, claim=number, ttl=ttl, grace=grace, end=end).rowcount:
         return False
-    place.run(statements.LIVE_LONGER, asked=_claimed(place, claim_id), until=end + grace)
+    _prolong(place, _claimed(place, claim_id), end + grace)
     place.run(statements.KEEP_MESSAGES, claim=number, end=end)
     return True
 
@@ -150,7 +156,7 @@ class _DeadLetters:
 
     def _move(self, place: Place, letters: Sequence[Message]) -> None:
         posts = [publishing.Post(place.project, self.queue, (self._draft(one),), one.client_id) for one in letters]
-        publishing.insert(place.connection, posts, place.now, place.bodies)
+        publishing.insert(place.connection, posts, place.now, place.bodies, place.retention)
 
     def _draft(self, message: Message) -> Draft:
         return Draft(message.body_json, self.ttl or message.ttl, message.attributes, parent_id=message.id)

@@ -1,102 +1,25 @@
-"""The worker's side of the ledger: taking, settling, ending leases. Fences are read first, under the write lock, so that what
-is written after needs no condition.
+"""The worker's side of the ledger: settling, ending leases. Fences are read first, under the write lock, so that what is
+written after needs no condition.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
 
-from zaqar_notify.model import Draft, LaneKey, LogEntry
-from zaqar_notify.storage import ids, publishing, statements
-from zaqar_notify.storage.base import Closing, Entry, Row, Settlement, Taken
-from zaqar_notify.storage.bodies import Bodies
-from zaqar_notify.storage.publishing import json_list
+from zaqar_notify.model import Alert, Draft, LaneKey, LogEntry, State
+from zaqar_notify.storage import alerting, ids, projects, publishing, statements
+from zaqar_notify.storage.base import Breaker, Closing, Settlement
+from zaqar_notify.storage.bodies import Bodies, exchange_text
+from zaqar_notify.storage.failing import Verdicts
+from zaqar_notify.storage.retention import Retention
+from zaqar_notify.storage.statements import json_list
 from zaqar_notify.storage.tables import OUTCOME_CODES, STATE_CODES
-
-_WORKER_SHIFT = 32
-"""A token is the worker's id and, in its lower bits, the number of the take."""
+from zaqar_notify.storage.taking import token_of
 
 _Run = Callable[..., Any]
-
-
-def token_of(worker_id: int, take: int) -> int:
-    return worker_id << _WORKER_SHIFT | take
-
-
-# -- taking --------------------------------------------------------------------------------------------------------------------
-
-
-def any_due(connection: Connection, now: float, *, entries: int, rows: int, lanes: int) -> bool:
-    asked = (
-        (entries, statements.ANY_ENTRY_DUE),
-        (rows, statements.ANY_ROW_DUE),
-        (lanes, statements.ANY_LANE_DUE),
-    )
-    return any(most > 0 and connection.exec_driver_sql(statement, (now,)).first() for most, statement in asked)
-
-
-def take(
-    connection: Connection,
-    token: int,
-    now: float,
-    until: float,
-    *,
-    entries: int,
-    rows: int,
-    lanes: int,
-    parked: Mapping[LaneKey, int],
-) -> Taken:
-    run = connection.exec_driver_sql
-    found_entries = run(statements.TAKE_ENTRIES, (until, token, now, *[entries] * 3)).all() if entries > 0 else []
-    found_rows = run(statements.TAKE_ROWS, (until, token, now, rows)).all() if rows > 0 else []
-    found_lanes = run(statements.TAKE_LANES, (until, token, now, lanes)).all() if lanes > 0 else []
-    from_lanes, emptied = _take_parked(run, token, until, parked)
-    names = _lane_names(run, {row[4] for row in found_rows if row[4] is not None})
-    # RETURNING has no order: oldest message first.
-    return Taken(
-        token,
-        [_entry(*entry) for entry in sorted(found_entries)],
-        [_row(row, names.get(row[4])) for row in sorted(found_rows, key=_message_first)] + from_lanes,
-        [LaneKey(*lane) for lane in found_lanes],
-        emptied,
-    )
-
-
-def _take_parked(run: _Run, token: int, until: float, parked: Mapping[LaneKey, int]) -> tuple[list[Row], list[LaneKey]]:
-    rows: list[Row] = []
-    emptied: list[LaneKey] = []
-    for lane, most in parked.items():
-        found = run(statements.FIND_LANE, (lane.project, lane.name)).first()
-        if found is None:
-            emptied.append(lane)
-        elif found.lease is not None and found.lease >> _WORKER_SHIFT == token >> _WORKER_SHIFT:
-            taken = run(statements.TAKE_PARKED, (until, token, found.id, max(most, 0))).all()
-            rows += [_row(row, lane) for row in sorted(taken, key=_message_first)]
-            if run(statements.DELETE_EMPTY_LANE, (found.id,)).rowcount:
-                emptied.append(lane)
-    return rows, emptied
-
-
-def _entry(message: int, after: int | None, takes: int) -> Entry:
-    return Entry(ids.show(message), None if after is None else ids.show(after), takes)
-
-
-def _message_first(row: Any) -> tuple[int, int]:
-    return row[0], row[1]
-
-
-def _row(row: Any, lane: LaneKey | None) -> Row:
-    return Row(ids.show(row[0]), ids.show(row[1]), row[2], row[3], lane)
-
-
-def _lane_names(run: _Run, lane_ids: set[int]) -> dict[int, LaneKey]:
-    if not lane_ids:
-        return {}
-    return {lane: LaneKey(project, name) for lane, project, name in run(statements.NAME_LANES, json_list(lane_ids))}
-
 
 # -- settling ------------------------------------------------------------------------------------------------------------------
 
@@ -104,17 +27,19 @@ def _lane_names(run: _Run, lane_ids: set[int]) -> dict[int, LaneKey]:
 class _Settling:
     """One settlement after the other goes into lists, which are stored in bulk."""
 
-    def __init__(self, connection: Connection, now: float, bodies: Bodies) -> None:
+    def __init__(self, connection: Connection, now: float, bodies: Bodies, retention: Retention) -> None:
         self._connection = connection
         self._bodies = bodies
+        self._retention = retention
         self._run = connection.exec_driver_sql
         self._now = now
         self._lanes: dict[LaneKey, int] = {}
         self._lines: list[tuple[Any, ...]] = []
         self._rows: list[tuple[Any, ...]] = []
         self._ended: list[tuple[int, int]] = []
-        self._disabled: list[tuple[Any, ...]] = []
+        self._verdicts = Verdicts()
         self._publish: list[tuple[int, str, Draft]] = []
+        self._alerts: list[tuple[int, Alert]] = []
 
     def add(self, settlement: Settlement, message: int, subscription: int) -> None:
         if settlement.log is not None:
@@ -125,9 +50,8 @@ class _Settling:
             self._leave_row(settlement, message, subscription, None, settlement.due_at)
         elif settlement.from_row:
             self._ended.append((message, subscription))
-        if settlement.disable is not None:
-            why = settlement.disable
-            self._disabled.append((why.at, why.reason, why.enable_by, subscription))
+        self._verdicts.add(settlement, message, subscription)
+        self._alerts += ((message, alert) for alert in settlement.alerts)
         for queue, draft in settlement.publish:
             self._publish.append((message, queue, draft))
 
@@ -141,33 +65,57 @@ class _Settling:
         if key not in self._lanes:
             found = self._run(statements.FIND_LANE, (key.project, key.name)).first()
             if found is None:
-                found = self._run(statements.INSERT_LANE, (key.project, key.name)).one()
+                project_id = projects.number_of(self._connection, key.project)
+                found = self._run(statements.INSERT_LANE, (key.project, key.name, project_id)).one()
             self._lanes[key] = found.id
         return self._lanes[key]
 
     def store(self) -> None:
         if self._rows:
-            asked = json_list({row[0] for row in self._rows})
-            expiries: dict[int, float] = dict(self._run(statements.EXPIRIES, asked).all())
-            self._rows = [(*row, expiries[row[0]]) for row in self._rows]
+            found = self._run(statements.ORIGINS, json_list({row[0] for row in self._rows}))
+            origins = {message: (expires_at, project_id, False) for message, expires_at, project_id in found}
+            self._rows = [(*row, *origins[row[0]]) for row in self._rows]
+        self._seal_exchanges()
         for rows, inserted in ((statements.INSERT_LINES, self._lines), (statements.PUT_ROWS, self._rows)):
             for statement, values in rows.of(inserted):
                 self._run(statement, values)
-        for statement, parameters in ((statements.DELETE_ROW, self._ended), (statements.DISABLE, self._disabled)):
-            if parameters:
-                self._run(statement, parameters)
-        if self._publish:
+        if self._ended:
+            self._run(statements.DELETE_ROW, self._ended)
+        self._alerts += self._verdicts.store(self._run)
+        if self._publish or self._alerts:
             self._publish_drafts()
 
+    def _seal_exchanges(self) -> None:
+        messages = {line[0] for line in self._lines if line[-1] is not None}
+        if not messages:
+            return
+        encrypted = set(self._run(statements.ENCRYPTED, json_list(messages)).scalars())
+        if encrypted:
+            self._lines = [self._sealed(line) if line[0] in encrypted and line[-1] else line for line in self._lines]
+
+    def _sealed(self, line: tuple[Any, ...]) -> tuple[Any, ...]:
+        message, subscription, number, *_, exchange = line
+        return *line[:-1], self._bodies.seal_exchange(message, subscription, number, exchange)
+
     def _publish_drafts(self) -> None:
-        asked = json_list({message for message, _, _ in self._publish})
-        projects: dict[int, str] = dict(self._run(statements.PROJECTS, asked).all())
-        posts = [publishing.Post(projects[message], queue, (draft,)) for message, queue, draft in self._publish]
-        publishing.insert(self._connection, posts, self._now, self._bodies)
+        asked = json_list({message for message, *_ in (*self._publish, *self._alerts)})
+        names: dict[int, str] = dict(self._run(statements.PROJECTS, asked).all())
+        posts = [publishing.Post(names[message], queue, (draft,)) for message, queue, draft in self._publish]
+        for message, alert in self._alerts:
+            if alerting.is_due(self._run, names[message], alert, self._now):
+                posts.append(publishing.Post(names[message], alert.queue, (alert.draft,)))
+        publishing.insert(self._connection, posts, self._now, self._bodies, self._retention)
 
 
 def settle(
-    connection: Connection, settlements: Sequence[Settlement], closings: Sequence[Closing], now: float, bodies: Bodies
+    connection: Connection,
+    settlements: Sequence[Settlement],
+    closings: Sequence[Closing],
+    breakers: Sequence[Breaker],
+    *,
+    now: float,
+    bodies: Bodies,
+    retention: Retention,
 ) -> int:
     """Returns how many settlements had lost their lease."""
     run = connection.exec_driver_sql
@@ -176,21 +124,45 @@ def settle(
     rows = _leased_rows(
         run, {(message, other) for one, message, other in parsed if one.from_row and None not in (message, other)}
     )
-    kept = _Settling(connection, now, bodies)
+    cancelled = _cancelled(run, [(message, other) for one, message, other in parsed if not one.from_row], entries)
+    kept = _Settling(connection, now, bodies, retention)
     lost = 0
     for one, message, subscription in parsed:
-        lease = rows.get((message, subscription)) if one.from_row else entries.get(message)
+        key = (message, subscription)
+        lease = rows.get(key) if one.from_row else entries.get(message, _NOT_LEASED)[0]
+        if key in cancelled and not one.from_row:
+            lease = None
         if message is None or subscription is None or lease != one.token:
             lost += 1
         else:
             kept.add(one, message, subscription)
     kept.store()
     _close(run, closings)
+    for breaker in breakers:
+        _set_breaker(connection, breaker)
     return lost
 
 
-def _leased_entries(run: _Run, messages: set[int]) -> dict[int | None, int]:
-    return dict(run(statements.LEASED_ENTRIES, json_list(messages)).all()) if messages else {}
+_NOT_LEASED = (None, 0)
+
+
+def _leased_entries(run: _Run, messages: set[int]) -> dict[int | None, tuple[int, int]]:
+    """The token, and how many deliveries of it were cancelled."""
+    if not messages:
+        return {}
+    found = run(statements.LEASED_ENTRIES, json_list(messages))
+    return {message: (lease, cancelled) for message, lease, cancelled in found}
+
+
+def _cancelled(
+    run: _Run, pairs: Sequence[tuple[int | None, int | None]], entries: dict[int | None, tuple[int, int]]
+) -> set[tuple[int | None, int | None]]:
+    """Those that were cancelled after their entry was taken."""
+    doubtful = [pair for pair in pairs if entries.get(pair[0], _NOT_LEASED)[1]]
+    if not doubtful:
+        return set()
+    found = run(statements.CANCELLED, (*json_list(doubtful), STATE_CODES[State.CANCELLED]))
+    return {(message, subscription) for message, subscription in found}
 
 
 def _leased_rows(run: _Run, keys: Collection[Any]) -> dict[tuple[int | None, int | None], int]:
@@ -211,6 +183,16 @@ def _close(run: _Run, closings: Sequence[Closing]) -> None:
         run(statements.CLOSE_ENTRY, ended)
 
 
+def _set_breaker(connection: Connection, breaker: Breaker) -> None:
+    key = {"project": breaker.lane.project, "name": breaker.lane.name}
+    if not breaker.trips:
+        connection.exec_driver_sql(statements.CLOSE_BREAKER, key)
+        return
+    project_id = projects.number_of(connection, breaker.lane.project)
+    opened = {**key, "project_id": project_id, "trips": breaker.trips, "until": breaker.until}
+    connection.exec_driver_sql(statements.OPEN_BREAKER, opened)
+
+
 def line(message: int, subscription: int, entry: LogEntry) -> tuple[Any, ...]:
     """The parameters for INSERT_LINES."""
     return (
@@ -223,6 +205,7 @@ def line(message: int, subscription: int, entry: LogEntry) -> tuple[Any, ...]:
         entry.status,
         None if entry.duration is None else round(entry.duration * 1e6),
         entry.detail or None,
+        None if entry.exchange is None else exchange_text(entry.exchange),
     )
 
 

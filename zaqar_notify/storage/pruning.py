@@ -7,32 +7,34 @@ is expired and neither outbox nor rows know it, so that what the snapshot showed
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Table, bindparam, delete, exists, func, literal, or_, select, text, union_all, update
+from sqlalchemy import Connection, Table, case, delete, exists, func, literal, or_, select, text, union_all, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.sql.elements import ColumnElement
 
 from zaqar_notify.model import LogEntry, State
-from zaqar_notify.storage import ledger, statements
-from zaqar_notify.storage.publishing import json_list
-from zaqar_notify.storage.tables import claims, deliveries, delivery_log, id_floors, messages, outbox, queues, subscriptions
+from zaqar_notify.storage import ledger, projects, statements
+from zaqar_notify.storage.retention import Retention
+from zaqar_notify.storage.statements import json_list
+from zaqar_notify.storage.tables import (
+    STATE_CODES,
+    alerts,
+    claims,
+    deliveries,
+    delivery_log,
+    id_floors,
+    lanes,
+    messages,
+    outbox,
+    queues,
+    subscriptions,
+)
 
-_LOOK_AGAIN = 600.0
-"""Seconds, at most, until the next look at something that is over but still in use."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Retention:
-    """Seconds."""
-
-    log: float
-    body: float | None
-
-    @property
-    def look_again(self) -> float:
-        return min(_LOOK_AGAIN, max(self.log, 1.0))
+_IDLE = 3600.0
+"""Seconds after which a breaker is forgotten that nothing waits for: nobody has probed its endpoint since."""
 
 
 def due(connection: Connection, now: float) -> bool:
@@ -44,6 +46,8 @@ def due(connection: Connection, now: float) -> bool:
         select(literal(1)).where(exists().where(messages.c.prune_at <= now)),
         select(literal(1)).where(exists().where(claims.c.expires_at <= now)),
         select(literal(1)).where(exists().where(*_delay_is_over(now))),
+        select(literal(1)).where(exists().where(alerts.c.prune_at <= now)),
+        select(literal(1)).where(exists().where(*_idle(now))),
     )
     return connection.execute(union_all(*parts).limit(1)).first() is not None
 
@@ -53,9 +57,12 @@ def due(connection: Connection, now: float) -> bool:
 
 def prune_queues(connection: Connection, now: float, retention: Retention, limit: int) -> int:
     used = exists().where(messages.c.queue_id == queues.c.id)
-    found = _look(connection, queues, now, limit, used.label("used"))
-    _later(connection, queues, [number for number, is_used in found if is_used], now + retention.look_again)
-    _remove(connection, queues, [number for number, is_used in found if not is_used])
+    found = _look(connection, queues, now, limit, used.label("used"), queues.c.project_id)
+    _later(connection, queues, [one.id for one in found if one.used], now + retention.look_again)
+    gone = [one for one in found if not one.used]
+    if gone:
+        _remove(connection, queues, [one.id for one in gone])
+        projects.remove_unused(connection, {one.project_id for one in gone})
     return len(found)
 
 
@@ -126,6 +133,22 @@ def end_claims(connection: Connection, now: float, limit: int) -> int:
     return changed
 
 
+# -- alerts and lanes ----------------------------------------------------------------------------------------------------------
+
+
+def forget_alerts(connection: Connection, now: float, limit: int) -> int:
+    return connection.exec_driver_sql(statements.REMOVE_ALERTS, (now, limit)).rowcount
+
+
+def _idle(now: float) -> tuple[ColumnElement[bool], ...]:
+    parked = exists().where(deliveries.c.lane_id == lanes.c.id, deliveries.c.due_at.is_(None))
+    return lanes.c.trips > text("0"), lanes.c.probe_at <= now - _IDLE, ~parked
+
+
+def remove_idle_lanes(connection: Connection, now: float, limit: int) -> int:
+    return connection.exec_driver_sql(statements.REMOVE_IDLE_LANES, (now - _IDLE, limit)).rowcount
+
+
 # -- rows of expired messages --------------------------------------------------------------------------------------------------
 
 
@@ -138,7 +161,7 @@ def end_expired(connection: Connection, now: float, limit: int) -> int:
         subscription.deleted_at.is_not(None) & subscription.deleted_at.is_distinct_from(subscription.expires_at),
     )
     found = connection.execute(
-        select(row.message_id, row.subscription_id, row.lines, deleted.label("deleted"), messages.c.expires_at)
+        select(row.message_id, row.subscription_id, row.lines, deleted.label("deleted"), _expiry().label("expires_at"))
         .join_from(deliveries, messages, messages.c.id == row.message_id)
         .join(queues, queues.c.id == messages.c.queue_id)
         .outerjoin(subscriptions, subscription.id == row.subscription_id)
@@ -148,7 +171,7 @@ def end_expired(connection: Connection, now: float, limit: int) -> int:
     ).all()
     if not found:
         return 0
-    # A claim may have made the message live longer since the row was stored.
+    # The message may live longer than the row says.
     later = [(expires_at, message, of) for message, of, _, _, expires_at in found if expires_at > now]
     ended = [one for one in found if one.expires_at <= now]
     lines = [
@@ -164,6 +187,10 @@ def end_expired(connection: Connection, now: float, limit: int) -> int:
     return len(found)
 
 
+def _expiry() -> ColumnElement[float]:
+    return case((deliveries.c.again, deliveries.c.expires_at), else_=messages.c.expires_at)
+
+
 # -- messages ------------------------------------------------------------------------------------------------------------------
 
 
@@ -172,52 +199,123 @@ class Look:
     """What is to become of a message."""
 
     id: int
+    seen: float
+    """When this look was due."""
     prune_at: float
     """0: it is to be removed."""
     drop_body: bool = False
+    forget: tuple[int, ...] = ()
+    """Subscriptions that it was delivered to so long ago that the log drops their lines."""
+    ended_at: float = 0.0
+    """When the last of these deliveries ended."""
 
 
 def look_at_messages(connection: Connection, now: float, retention: Retention, limit: int) -> list[Look]:
     """Reads as many log lines as the messages have, and so belongs into a snapshot."""
-    column = messages.c
+    column, log = messages.c, delivery_log.c
     used = or_(exists().where(outbox.c.message_id == column.id), exists().where(deliveries.c.message_id == column.id))
-    last = select(func.max(delivery_log.c.at)).where(delivery_log.c.message_id == column.id).scalar_subquery()
-    found = connection.execute(
-        select(column.id, used.label("used"), last.label("last"), (func.length(column.body) > 0).label("body"))
+    last = select(func.max(log.at)).where(log.message_id == column.id).scalar_subquery()
+    query = (
+        select(
+            column.id,
+            column.prune_at,
+            column.expires_at,
+            column.ended_at,
+            used.label("used"),
+            last.label("last"),
+            (func.length(column.body) > 0).label("body"),
+        )
         .where(column.prune_at > 0, column.prune_at <= now)
         .order_by(column.prune_at)
         .limit(limit)
     )
-    return [_judge(row, now, retention) for row in found]
+    judging = _Judging(connection, now, retention)
+    found = connection.execute(query).all()
+    judging.look_for_delivered([one.id for one in found], limit)
+    return [judging.judge(one) for one in found]
 
 
-def _judge(found: Any, now: float, retention: Retention) -> Look:
-    number, used, last, body = found
-    if used:
-        return Look(number, now + retention.look_again)
-    if last is None:
-        return Look(number, 0.0)
-    ended_at = last / 1e3
-    if ended_at + retention.log <= now:
-        return Look(number, 0.0)
-    if retention.body is not None and body and ended_at + retention.body < ended_at + retention.log:
-        if ended_at + retention.body > now:
-            return Look(number, ended_at + retention.body)
-        return Look(number, ended_at + retention.log, drop_body=True)
-    return Look(number, ended_at + retention.log)
+class _Judging:
+    def __init__(self, connection: Connection, now: float, retention: Retention) -> None:
+        self._connection = connection
+        self._now = now
+        self._retention = retention
+        self._old: dict[int, list[tuple[int, float]]] = {}
+        """By message: (subscription, when it ended) of what was delivered long ago."""
+        self._complete = True
+        """There is no more of it."""
+        self._recent: dict[int, float] = {}
+        """By message: when the first of the others was delivered."""
+
+    def look_for_delivered(self, found: Sequence[int], limit: int) -> None:
+        kept = self._retention.forget_delivered
+        if kept is None or not found:
+            return
+        run = self._connection.exec_driver_sql
+        (asked,) = json_list(found)
+        before = round((self._now - kept) * 1e3)
+        asked_for = {"asked": asked, "delivered": STATE_CODES[State.DELIVERED], "before": before}
+        lines = run(statements.DELIVERED_BEFORE, {**asked_for, "limit": limit}).all()
+        self._complete = len(lines) < limit
+        for message, subscription, at in lines:
+            self._old.setdefault(message, []).append((subscription, at / 1e3))
+        self._recent = {message: at / 1e3 for message, at in run(statements.DELIVERED_SINCE, asked_for)}
+
+    def judge(self, found: Any) -> Look:
+        old = self._old.get(found.id, ())
+        prune_at, drop_body = self._next(found)
+        if not self._complete:
+            # It stays due, until all is gone that is too old.
+            prune_at, drop_body = found.prune_at, False
+        forgotten = tuple(subscription for subscription, _ in old)
+        return Look(found.id, found.prune_at, prune_at, drop_body, forgotten, max((at for _, at in old), default=0.0))
+
+    def _next(self, found: Any) -> tuple[float, bool]:
+        """When to look again, and whether the body is dropped."""
+        again = self._too_old_at(found)
+        if found.expires_at > self._now:
+            return min(found.expires_at, again), False
+        if found.used:
+            return min(self._now + self._retention.look_again, again), False
+        ended_at = max((found.last or 0) / 1e3, found.ended_at or 0.0)
+        over_at = ended_at + self._retention.log
+        if not ended_at or over_at <= self._now:
+            return 0.0, False
+        body = self._retention.body
+        if body is None or not found.body or body >= self._retention.log:
+            return min(over_at, again), False
+        if ended_at + body > self._now:
+            return min(ended_at + body, again), False
+        return min(over_at, again), True
+
+    def _too_old_at(self, found: Any) -> float:
+        """When the next line is that says what was delivered."""
+        kept = self._retention.forget_delivered
+        if kept is None:
+            return math.inf
+        since = self._recent.get(found.id, math.inf)
+        return kept + (min(since, self._now) if found.used else since)
 
 
-def store_looks(connection: Connection, looks: Sequence[Look]) -> int:
-    if looks:
-        column = messages.c
-        # Readers pass over what is expired by the index only once it has deleted_at.
-        hidden = func.coalesce(column.deleted_at, column.expires_at)
-        moved = update(messages).where(column.id == bindparam("of")).values(prune_at=bindparam("at"), deleted_at=hidden)
-        connection.execute(moved, [{"of": look.id, "at": look.prune_at} for look in looks])
-        emptied = [look.id for look in looks if look.drop_body]
-        if emptied:
-            connection.execute(update(messages).where(column.id.in_(emptied)).values(body=b""))
-    return len(looks)
+def store_looks(connection: Connection, looks: Sequence[Look], now: float) -> int:
+    if not looks:
+        return 0
+    stored = [
+        {
+            "message": look.id,
+            "seen": look.seen,
+            "prune_at": look.prune_at,
+            "drop_body": look.drop_body,
+            "ended_at": look.ended_at,
+            "now": now,
+        }
+        for look in looks
+    ]
+    connection.exec_driver_sql(statements.STORE_LOOK, stored)
+    forgotten = [(look.id, subscription) for look in looks for subscription in look.forget]
+    if not forgotten:
+        return len(looks)
+    return len(looks) + connection.exec_driver_sql(statements.FORGET_DELIVERED, json_list(forgotten)).rowcount
 
 
 def remove_messages(connection: Connection, limit: int) -> int:

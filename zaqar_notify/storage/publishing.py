@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection
 
 from zaqar_notify.model import ENVELOPE_VERSION, Draft, MessageKind, Subscription
-from zaqar_notify.storage import ids, statements
+from zaqar_notify.storage import ids, projects, statements
 from zaqar_notify.storage.bodies import Bodies
+from zaqar_notify.storage.retention import Retention
 from zaqar_notify.storage.tables import KIND_CODES
 
 
@@ -29,18 +30,24 @@ class Post:
 class _Target:
     """A queue that is posted to, now."""
 
-    __slots__ = ("bodies", "encrypts", "id", "now")
+    __slots__ = ("bodies", "encrypts", "id", "now", "project_id", "retention")
 
-    def __init__(self, connection: Connection, key: tuple[str, str], now: float, bodies: Bodies) -> None:
+    def __init__(self, connection: Connection, key: tuple[str, str], now: float, bodies: Bodies, retention: Retention) -> None:
         found = connection.exec_driver_sql(statements.FIND_QUEUE_TO_POST_TO, key).first()
-        self.id: int = _make_queue(connection, *key, now) if found is None else found.id
-        self.encrypts = found is not None and bool(found.encrypts)
+        if found is None:
+            make_queue(connection, *key, now)
+            found = connection.exec_driver_sql(statements.FIND_QUEUE_TO_POST_TO, key).one()
+        self.id: int = found.id
+        self.project_id: int = found.project_id
+        self.encrypts = bool(found.encrypts)
         self.now = now
         self.bodies = bodies
+        self.retention = retention
 
     def message(self, number: int, draft: Draft, client_id: str | None) -> tuple[Any, ...]:
         """The parameters for INSERT_MESSAGES."""
-        expires_at = self.now + draft.delay + draft.ttl
+        begins_at = self.now + draft.delay
+        expires_at = begins_at + draft.ttl
         return (
             number,
             self.id,
@@ -52,7 +59,7 @@ class _Target:
             self.now,
             expires_at,
             ENVELOPE_VERSION,
-            expires_at,
+            self.retention.first_look(begins_at, expires_at),
         )
 
     def other_message(
@@ -72,12 +79,12 @@ class _Target:
         return (*self.message(number, draft, client_id), free_at, deleted_at, KIND_CODES[kind], self.encrypts)
 
 
-def insert(connection: Connection, posts: Sequence[Post], now: float, bodies: Bodies) -> list[list[int]]:
+def insert(connection: Connection, posts: Sequence[Post], now: float, bodies: Bodies, retention: Retention) -> list[list[int]]:
     """Returns the ids of each post's messages. Has to run under the write lock, for the ids' sake."""
     keys = {(post.project, post.queue): None for post in posts if post.drafts}
     if not keys:
         return [[] for _ in posts]
-    targets = {key: _Target(connection, key, now, bodies) for key in keys}
+    targets = {key: _Target(connection, key, now, bodies, retention) for key in keys}
     fresh = iter(_new_ids(connection, now, sum(len(post.drafts) for post in posts)))
     made = _Made()
     given = []
@@ -107,7 +114,7 @@ class _Made:
             if post.hold is not None:
                 due_at = max(free_at, target.now + post.hold)
             self.others.append(target.other_message(number, draft, post.client_id, free_at=free_at, shown=post.hold is None))
-        self.entries.append((number, target.id, due_at, 0))
+        self.entries.append((number, target.id, due_at, 0, target.project_id))
 
     def store(self, connection: Connection) -> None:
         for rows, inserted in (
@@ -119,30 +126,37 @@ class _Made:
                 connection.exec_driver_sql(statement, values)
 
 
-def insert_confirmation(connection: Connection, subscription: Subscription, draft: Draft, now: float, bodies: Bodies) -> None:
+def insert_for_one(
+    connection: Connection,
+    subscription: Subscription,
+    draft: Draft,
+    kind: MessageKind,
+    *,
+    now: float,
+    bodies: Bodies,
+    retention: Retention,
+) -> int:
     """A message that readers never see, with a row for this subscription alone instead of an outbox entry."""
-    target = _Target(connection, (subscription.project, subscription.queue), now, bodies)
+    target = _Target(connection, (subscription.project, subscription.queue), now, bodies, retention)
     number = _new_ids(connection, now, 1)[0]
-    message = target.other_message(number, draft, shown=False, kind=MessageKind.CONFIRMATION)
-    row = (number, ids.parse(subscription.id), None, 0, None, 0, 0, now + draft.delay + draft.ttl)
+    message = target.other_message(number, draft, shown=False, kind=kind)
+    expires_at = now + draft.delay + draft.ttl
+    row = (number, ids.parse(subscription.id), None, 0, None, 0, 0, expires_at, target.project_id, False)
     for rows, inserted in ((statements.INSERT_OTHER_MESSAGES, message), (statements.PUT_ROWS, row)):
         for statement, values in rows.of([inserted]):
             connection.exec_driver_sql(statement, values)
+    return number
 
 
 def ensure_queue(connection: Connection, project: str, name: str, now: float) -> None:
     if connection.exec_driver_sql(statements.FIND_QUEUE, (project, name)).first() is None:
-        _make_queue(connection, project, name, now)
+        make_queue(connection, project, name, now)
 
 
-def _make_queue(connection: Connection, project: str, name: str, now: float) -> int:
-    return int(connection.exec_driver_sql(statements.INSERT_QUEUE, (project, name, "{}", now)).scalar_one())
+def make_queue(connection: Connection, project: str, name: str, created_at: float, metadata: str = "{}") -> None:
+    values = (project, name, metadata, created_at, projects.number_of(connection, project))
+    connection.exec_driver_sql(statements.INSERT_QUEUE, values)
 
 
 def _new_ids(connection: Connection, now: float, count: int) -> list[int]:
     return ids.rising(connection.exec_driver_sql(statements.LAST_MESSAGE_ID).scalar_one(), now, count)
-
-
-def json_list(values: Iterable[Any]) -> tuple[str]:
-    """The parameters of a statement whose list is a ``json_each``."""
-    return (json.dumps(list(values)),)

@@ -10,14 +10,16 @@ from sqlalchemy import Connection, CursorResult
 from zaqar_notify.model import Message, Stats
 from zaqar_notify.storage import catalogue, statements
 from zaqar_notify.storage.bodies import Bodies
+from zaqar_notify.storage.retention import Retention
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Place:
-    """A queue at a moment, and what opens its messages."""
+    """A queue at a moment, what opens its messages, and how long what is posted there is kept."""
 
     connection: Connection
     bodies: Bodies
+    retention: Retention
     project: str
     queue: str
     number: int | None
@@ -25,8 +27,8 @@ class Place:
     now: float
 
     @classmethod
-    def of(cls, connection: Connection, bodies: Bodies, project: str, queue: str, now: float) -> Place:
-        return cls(connection, bodies, project, queue, catalogue.find(connection, project, queue), now)
+    def of(cls, connection: Connection, project: str, queue: str, *, now: float, bodies: Bodies, retention: Retention) -> Place:
+        return cls(connection, bodies, retention, project, queue, catalogue.find(connection, project, queue), now)
 
     def run(self, statement: str, **parameters: Any) -> CursorResult[Any]:
         return self.connection.exec_driver_sql(statement, {"queue": self.number, "now": self.now, **parameters})

@@ -1,7 +1,7 @@
 """The storage on SQL databases, by SQLAlchemy Core: SQLite so far.
 
-What a method does stands in `catalogue`, `publishing`, `reading`, `consuming`, `holding`, `ledger`, `arrivals`, `pruning` and
-`keys`; here are its transactions, and subscriptions.
+What a method does stands in `catalogue`, `publishing`, `reading`, `consuming`, `holding`, `taking`, `ledger`, `arrivals`,
+`resuming`, `depth`, `pruning` and `keys`; here are its transactions, and subscriptions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Select, delete, insert, inspect, select, update
 
 from zaqar_notify.encryption import CannotDecrypt, Keyring
-from zaqar_notify.errors import CannotStart, Conflict
+from zaqar_notify.errors import CannotStart, Conflict, NotFound
 from zaqar_notify.model import (
     ApiKey,
     Claim,
@@ -26,6 +26,7 @@ from zaqar_notify.model import (
     Draft,
     LaneKey,
     Message,
+    MessageKind,
     Queue,
     Stats,
     Subscription,
@@ -34,6 +35,7 @@ from zaqar_notify.storage import (
     arrivals,
     catalogue,
     consuming,
+    depth,
     holding,
     ids,
     keys,
@@ -41,14 +43,28 @@ from zaqar_notify.storage import (
     pruning,
     publishing,
     reading,
+    resuming,
     sqlite,
     statements,
     tables,
+    taking,
 )
-from zaqar_notify.storage.base import Closing, Confirmation, Loaded, Settlement, Storage, Subscribed, Taken
+from zaqar_notify.storage.base import (
+    Breaker,
+    Closing,
+    Confirmation,
+    Depths,
+    Loaded,
+    Settlement,
+    Storage,
+    Subscribed,
+    Taken,
+)
 from zaqar_notify.storage.bodies import Bodies
-from zaqar_notify.storage.publishing import Post, json_list
+from zaqar_notify.storage.publishing import Post
 from zaqar_notify.storage.reading import Place
+from zaqar_notify.storage.retention import Retention
+from zaqar_notify.storage.statements import json_list
 from zaqar_notify.storage.tables import deliveries, delivery_log, subscriptions, workers
 
 T = TypeVar("T")
@@ -68,17 +84,20 @@ class SqlStorage(Storage):
         keyring: Keyring,
         retention: float,
         body_retention: float | None = None,
+        retention_delivered: float | None = None,
         busy_timeout: float = 5.0,
         group_commit: int = 256,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """``retention``, ``body_retention`` and ``busy_timeout`` are seconds. Raises `CannotStart` for a bad URL."""
+        """``retention``, ``body_retention``, ``retention_delivered`` (of the log of what was delivered) and ``busy_timeout``
+        are seconds. Raises `CannotStart` for a bad URL."""
         self._database = sqlite.Database(sqlite.path_of(url), busy_timeout, group_commit)
         self._keyring = keyring
         self._bodies = Bodies(keyring)
-        self._retention = pruning.Retention(retention, body_retention)
+        self._retention = Retention(retention, body_retention, retention_delivered)
         self._clock = clock
         self._takes = itertools.count(1)
+        self._turns: taking.Turns = {}
         self._sealed: set[str] = set()
         """Subscriptions of which the log says that they are sealed."""
         # Matching reads the same subscriptions again and again; opening their secrets is half of the cost.
@@ -137,9 +156,9 @@ class SqlStorage(Storage):
         return self._database.write(lambda connection: self._delete_subscriptions(connection, project, queue, limit))
 
     def _place(self, connection: Connection, project: str, queue: str) -> Place:
-        return Place.of(connection, self._bodies, project, queue, self._clock())
+        return Place.of(connection, project, queue, now=self._clock(), bodies=self._bodies, retention=self._retention)
 
-    def _consume(self, project: str, queue: str, work: Callable[[Place], T]) -> T:
+    def _at(self, project: str, queue: str, work: Callable[[Place], T]) -> T:
         return self._database.write(lambda connection: work(self._place(connection, project, queue)))
 
     # -- messages -----------------------------------------------------------------------------------------------------------
@@ -149,7 +168,13 @@ class SqlStorage(Storage):
         return [ids.show(number) for number in given]
 
     def _insert(self, connection: Connection, posts: list[Post]) -> list[list[int]]:
-        return publishing.insert(connection, posts, self._clock(), self._bodies)
+        return publishing.insert(connection, posts, self._clock(), self._bodies, self._retention)
+
+    def _insert_for_one(self, connection: Connection, subscription: Subscription, draft: Draft, kind: MessageKind) -> int:
+        now = self._clock()
+        return publishing.insert_for_one(
+            connection, subscription, draft, kind, now=now, bodies=self._bodies, retention=self._retention
+        )
 
     def get_message(self, project: str, queue: str, message_id: str) -> Message | None:
         number = ids.parse(message_id)
@@ -177,16 +202,16 @@ class SqlStorage(Storage):
     def delete_message(self, project: str, queue: str, message_id: str, claim_id: str | None = None) -> None:
         number = ids.parse(message_id)
         if number is not None:
-            self._consume(project, queue, lambda place: consuming.delete(place, number, claim_id))
+            self._at(project, queue, lambda place: consuming.delete(place, number, claim_id))
 
     def delete_messages(
         self, project: str, queue: str, message_ids: Collection[str], claim_ids: Collection[str] | None = None
     ) -> None:
         asked = _parsed(message_ids)
-        self._consume(project, queue, lambda place: consuming.delete_several(place, asked, claim_ids))
+        self._at(project, queue, lambda place: consuming.delete_several(place, asked, claim_ids))
 
     def pop_messages(self, project: str, queue: str, limit: int) -> list[Message]:
-        return self._consume(project, queue, lambda place: consuming.pop(place, limit))
+        return self._at(project, queue, lambda place: consuming.pop(place, limit))
 
     def stats(self, project: str, queue: str) -> Stats:
         with self._database.read() as connection:
@@ -199,7 +224,7 @@ class SqlStorage(Storage):
     # -- claims -------------------------------------------------------------------------------------------------------------
 
     def claim(self, project: str, queue: str, limit: int, ttl: int, grace: int) -> tuple[Claim, list[Message]] | None:
-        return self._consume(project, queue, lambda place: consuming.claim(place, limit, ttl, grace))
+        return self._at(project, queue, lambda place: consuming.claim(place, limit, ttl, grace))
 
     def get_claim(self, project: str, queue: str, claim_id: str) -> tuple[Claim, list[Message]] | None:
         with self._database.read() as connection:
@@ -208,10 +233,10 @@ class SqlStorage(Storage):
             return None if claim is None else (claim, consuming.claimed_messages(place, claim_id))
 
     def update_claim(self, project: str, queue: str, claim_id: str, ttl: int, grace: int) -> bool:
-        return self._consume(project, queue, lambda place: consuming.renew(place, claim_id, ttl, grace))
+        return self._at(project, queue, lambda place: consuming.renew(place, claim_id, ttl, grace))
 
     def release_claim(self, project: str, queue: str, claim_id: str) -> None:
-        self._consume(project, queue, lambda place: consuming.release(place, claim_id))
+        self._at(project, queue, lambda place: consuming.release(place, claim_id))
 
     # -- messages of a queue service that this one extends ------------------------------------------------------------------
 
@@ -238,7 +263,7 @@ class SqlStorage(Storage):
     def _ask(self, connection: Connection, subscription: Subscription, confirmation: Confirmation | None) -> None:
         if confirmation is not None:
             draft = confirmation(subscription)
-            publishing.insert_confirmation(connection, subscription, draft, self._clock(), self._bodies)
+            self._insert_for_one(connection, subscription, draft, MessageKind.CONFIRMATION)
 
     def _subscribe(self, connection: Connection, asked: Subscription) -> Subscribed:
         now = self._clock()
@@ -315,7 +340,10 @@ class SqlStorage(Storage):
             if existing is None:
                 return None
             self._free_subscriber(connection, existing, changes.get("subscriber", existing.subscriber), now)
-            return self._change(connection, existing, self._values(existing.id, changes, now))
+            values = self._values(existing.id, changes, now)
+            if _begins_anew(existing, changes):
+                values |= {"strikes": 0, "failing_since": None}
+            return self._change(connection, existing, values)
 
         return self._database.write(work)
 
@@ -412,7 +440,7 @@ class SqlStorage(Storage):
 
     def _make_subscription(self, row: Sequence[Any]) -> Subscription:
         number, project, queue, subscriber, ttl, options, created_at, expires_at, *others = row
-        confirmed, secret, secret_made, disabled_at, disabled_reason, disabled_enable_by = others
+        confirmed, secret, secret_made, disabled_at, disabled_reason, disabled_enable_by, strikes, failing_since = others
         shown = ids.show(number)
         plain = None if secret is None else self._open_secret(secret, shown)
         return Subscription(
@@ -429,6 +457,8 @@ class SqlStorage(Storage):
             secret_made=bool(secret_made),
             sealed=secret is not None and plain is None,
             disabled=None if disabled_at is None else Disabled(disabled_reason, disabled_at, disabled_enable_by),
+            strikes=strikes,
+            failing_since=failing_since,
         )
 
     def _open_secret(self, secret: bytes, subscription_id: str) -> str | None:
@@ -444,24 +474,62 @@ class SqlStorage(Storage):
     # -- did it arrive? -----------------------------------------------------------------------------------------------------
 
     def message_deliveries(
-        self, project: str, queue: str, message_id: str, marker: str | None, limit: int
+        self, project: str, queue: str, message_id: str, marker: str | None, limit: int, *, exchanges: bool = False
     ) -> list[DeliveryRecord] | None:
         behind = ids.parse_marker(marker) or 0
         with self._database.read() as connection:
             number = arrivals.find_message(connection, project, queue, message_id)
             if number is None:
                 return None
-            return arrivals.of_message(connection, project, queue, number, behind=behind, limit=limit, now=self._clock())
+            wanted = self._wanted(limit, exchanges)
+            return arrivals.of_message(connection, project, queue, number, behind=behind, wanted=wanted)
 
     def subscription_deliveries(
-        self, project: str, queue: str, subscription_id: str, marker: str | None, limit: int
+        self, project: str, queue: str, subscription_id: str, marker: str | None, limit: int, *, exchanges: bool = False
     ) -> list[DeliveryRecord] | None:
         number = ids.parse(subscription_id)
         with self._database.read() as connection:
             before = arrivals.find_marker(connection, project, queue, marker)
             if number is None:
                 return None
-            return arrivals.of_subscription(connection, project, queue, number, before=before, limit=limit, now=self._clock())
+            wanted = self._wanted(limit, exchanges)
+            return arrivals.of_subscription(connection, project, queue, number, before=before, wanted=wanted)
+
+    def _wanted(self, limit: int, exchanges: bool) -> arrivals.Wanted:
+        return arrivals.Wanted(limit, self._clock(), self._bodies if exchanges else None)
+
+    # -- again, or not at all -----------------------------------------------------------------------------------------------
+
+    def redeliver(self, project: str, queue: str, message_id: str, subscription_id: str, ttl: float) -> None:
+        def work(place: Place) -> None:
+            resuming.redeliver(place, message_id, self._asked_subscription(place, subscription_id), ttl)
+
+        self._at(project, queue, work)
+
+    def cancel(self, project: str, queue: str, message_id: str, subscription_id: str) -> None:
+        def work(place: Place) -> None:
+            resuming.cancel(place, message_id, self._asked_subscription(place, subscription_id))
+
+        self._at(project, queue, work)
+
+    def _asked_subscription(self, place: Place, subscription_id: str) -> int:
+        number = ids.parse(subscription_id)
+        if number is None or self._live_subscription(place.connection, place.project, place.queue, number) is None:
+            raise NotFound("There is no such subscription (any more).")
+        return number
+
+    def ping(self, project: str, queue: str, subscription_id: str, draft: Draft) -> str | None:
+        number = ids.parse(subscription_id)
+        if number is None:
+            return None
+
+        def work(connection: Connection) -> str | None:
+            existing = self._live_subscription(connection, project, queue, number)
+            if existing is None:
+                return None
+            return ids.show(self._insert_for_one(connection, existing, draft, MessageKind.TEST))
+
+        return self._database.write(work)
 
     # -- keys of the API ----------------------------------------------------------------------------------------------------
 
@@ -527,16 +595,17 @@ class SqlStorage(Storage):
         lanes: int = 0,
         parked: Mapping[LaneKey, int] | None = None,
     ) -> Taken:
-        token = ledger.token_of(worker_id, next(self._takes))
+        token = taking.token_of(worker_id, next(self._takes))
         bounds = {"entries": entries, "rows": rows, "lanes": lanes}
         if not parked:
             with self._database.read() as connection:
-                if not ledger.any_due(connection, self._clock(), **bounds):
+                if not taking.any_due(connection, self._clock(), **bounds):
                     return Taken(token, (), ())
 
         def work(connection: Connection) -> Taken:
             now = self._clock()
-            return ledger.take(connection, token, now, now + lease, **bounds, parked=parked or {})
+            leased = taking.Lease(token, now, now + lease)
+            return taking.take(connection, leased, self._turns, **bounds, parked=parked or {})
 
         # A lease that a stopped machine forgets is a lease that has ended.
         return self._database.write(work, durable=False)
@@ -561,12 +630,26 @@ class SqlStorage(Storage):
             found = connection.exec_driver_sql(statements.KNOWN, (number, behind, number, behind)).scalars().all()
         return {ids.show(subscription) for subscription in found}
 
-    def settle(self, settlements: Sequence[Settlement], closings: Sequence[Closing] = ()) -> int:
-        if not settlements and not closings:
+    def settle(
+        self, settlements: Sequence[Settlement], closings: Sequence[Closing] = (), breakers: Sequence[Breaker] = ()
+    ) -> int:
+        if not settlements and not closings and not breakers:
             return 0
-        return self._database.write(
-            lambda connection: ledger.settle(connection, settlements, closings, self._clock(), self._bodies)
-        )
+
+        def work(connection: Connection) -> int:
+            now, bodies, retention = self._clock(), self._bodies, self._retention
+            return ledger.settle(connection, settlements, closings, breakers, now=now, bodies=bodies, retention=retention)
+
+        return self._database.write(work)
+
+    def breakers(self) -> list[Breaker]:
+        with self._database.read() as connection:
+            found = connection.exec_driver_sql(statements.BREAKERS).all()
+        return [Breaker(LaneKey(project, name), trips, probe_at) for project, name, trips, probe_at in found]
+
+    def depths(self) -> Depths:
+        with self._database.read() as connection:
+            return depth.measure(connection, self._clock())
 
     def give_back(self, token: int, message_ids: Collection[str], rows: Collection[tuple[str, str]] = ()) -> None:
         if message_ids or rows:
@@ -580,11 +663,13 @@ class SqlStorage(Storage):
             looks = pruning.look_at_messages(connection, now, self._retention, limit)
 
         def work(connection: Connection) -> int:
-            changed = pruning.store_looks(connection, looks)
+            changed = pruning.store_looks(connection, looks, now)
             changed += pruning.prune_queues(connection, now, self._retention, max(1, limit - changed))
             changed += pruning.prune_subscriptions(connection, now, self._retention, max(1, limit - changed))
             changed += pruning.end_expired(connection, now, max(1, limit - changed))
             changed += pruning.end_claims(connection, now, max(1, limit - changed))
+            changed += pruning.forget_alerts(connection, now, max(1, limit - changed))
+            changed += pruning.remove_idle_lanes(connection, now, max(1, limit - changed))
             return changed + pruning.remove_messages(connection, max(1, limit - changed))
 
         return self._database.write(work)
@@ -600,6 +685,12 @@ def _revision(connection: Connection) -> str | None:
 
 def _context(subscription_id: str) -> bytes:
     return b"subscription:" + subscription_id.encode()
+
+
+def _begins_anew(existing: Subscription, changes: Mapping[str, Any]) -> bool:
+    """What it has failed at is forgotten: it was enabled, or has another subscriber."""
+    enabled = "disabled" in changes and changes["disabled"] is None
+    return enabled or changes.get("subscriber", existing.subscriber) != existing.subscriber
 
 
 def _parsed(shown: Collection[str]) -> list[int]:
@@ -624,6 +715,8 @@ def _select_subscription() -> Select[Any]:
         column.disabled_at,
         column.disabled_reason,
         column.disabled_enable_by,
+        column.strikes,
+        column.failing_since,
     )
 
 

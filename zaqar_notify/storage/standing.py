@@ -17,6 +17,8 @@ class Open:
     leased: bool
     row: bool = False
     """A row, and so open whatever the log says: it is a redelivery when that has ended."""
+    expires_at: float | None = None
+    """Of a redelivery."""
 
 
 def record(

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 
@@ -37,6 +38,11 @@ class Rows:
             yield text, tuple(itertools.chain.from_iterable(some))
 
 
+def json_list(values: Iterable[Any]) -> tuple[str]:
+    """The parameters of a statement whose list is a ``json_each``."""
+    return (json.dumps(list(values)),)
+
+
 _MESSAGE = """
 m.id, m.body, m.ttl, m.created_at, m.expires_at, m.attributes, m.parent_id, m.client_id, m.version, m.kind, m.foreign_id,
 m.encrypted, m.free_at, m.claim_id
@@ -47,7 +53,13 @@ m.encrypted, m.free_at, m.claim_id
 
 FIND_QUEUE = "SELECT id FROM queues WHERE project = ? AND name = ? AND deleted_at IS NULL"
 
-INSERT_QUEUE = "INSERT INTO queues (project, name, metadata, created_at) VALUES (?, ?, ?, ?) RETURNING id"
+INSERT_QUEUE = """
+INSERT INTO queues (project, name, metadata, created_at, project_id) VALUES (?, ?, ?, ?, ?)
+"""
+
+FIND_PROJECT = "SELECT id FROM projects WHERE name = ?"
+
+INSERT_PROJECT = "INSERT INTO projects (name) VALUES (?) RETURNING id"
 
 # Looking for the name in the text first: large metadata without it is not parsed.
 _ENCRYPTS = """
@@ -56,7 +68,7 @@ CASE WHEN instr(metadata, '"_enable_encrypt_messages"') > 0
 """
 
 FIND_QUEUE_TO_POST_TO = f"""
-SELECT id, {_ENCRYPTS} AS encrypts FROM queues WHERE project = ? AND name = ? AND deleted_at IS NULL
+SELECT id, project_id, {_ENCRYPTS} AS encrypts FROM queues WHERE project = ? AND name = ? AND deleted_at IS NULL
 """  # noqa: S608 - only constants
 
 LAST_MESSAGE_ID = """
@@ -83,7 +95,7 @@ INSERT_OTHER_MESSAGES = Rows(
     columns=15,
 )
 
-INSERT_ENTRIES = Rows("INSERT INTO outbox (message_id, queue_id, due_at, takes) VALUES", columns=4)
+INSERT_ENTRIES = Rows("INSERT INTO outbox (message_id, queue_id, due_at, takes, project_id) VALUES", columns=5)
 
 # -- reading -------------------------------------------------------------------------------------------------------------------
 
@@ -158,13 +170,20 @@ CLAIMED_TOO_OFTEN = f"SELECT {_MESSAGE} FROM messages AS m WHERE {_ASKED} AND cl
 
 DELETE_MESSAGES = f"UPDATE messages AS m SET deleted_at = :now WHERE {_ASKED}"  # noqa: S608 - only constants
 
-# The expiry is never lowered; the ttl stays above the age.
+# The expiry is never lowered; the ttl stays above the age. What housekeeping has to do before stays due.
 LIVE_LONGER = f"""
 UPDATE messages AS m SET
-    expires_at = :until, prune_at = :until,
+    expires_at = :until, prune_at = CASE WHEN prune_at < expires_at THEN prune_at ELSE :until END,
     ttl = max(ttl, CAST(:until - created_at AS INTEGER) + (:until - created_at > CAST(:until - created_at AS INTEGER)))
 WHERE {_ASKED} AND expires_at < :until
+RETURNING id
 """  # noqa: S608 - only constants
+
+# Redeliveries have an expiry of their own.
+DELIVER_LONGER = """
+UPDATE deliveries SET expires_at = :until
+WHERE message_id IN (SELECT value FROM json_each(:asked)) AND expires_at < :until AND NOT again
+"""
 
 CLAIM_MESSAGES = f"""
 UPDATE messages AS m SET free_at = :end, claim_id = :claim, claims = claims + 1 WHERE {_ASKED}
@@ -209,8 +228,10 @@ WHERE message_id = :message AND lease IS NULL AND EXISTS (SELECT 1 FROM messages
 
 DROP_ENTRY = f"""
 DELETE FROM outbox
-WHERE message_id = :message AND lease IS NULL AND takes = 0 AND EXISTS (SELECT 1 FROM messages WHERE {_HELD})
+WHERE message_id = :message AND lease IS NULL AND takes = cancelled AND EXISTS (SELECT 1 FROM messages WHERE {_HELD})
 """  # noqa: S608 - only constants
+
+DROP_LINES = "DELETE FROM delivery_log WHERE message_id = :message"
 
 DROP_MESSAGE = "DELETE FROM messages WHERE id = :message"
 
@@ -222,53 +243,90 @@ GET_KEY = "SELECT id, project, roles, name, secret_hash, created_at, revoked_at 
 
 # What need not wait is due at 0: also when the clock is set back. Among its like the oldest message is first.
 
-ANY_ENTRY_DUE = "SELECT 1 FROM outbox WHERE due_at <= ? LIMIT 1"
 
-ANY_ROW_DUE = "SELECT 1 FROM deliveries WHERE due_at <= ? LIMIT 1"
+def _projects_due(table: str, condition: str = "") -> str:
+    """The next projects that have something due, by number: one look-up for each that has anything at all."""
+    following = f"SELECT min(project_id) FROM {table} WHERE project_id >"  # noqa: S608
+    return f"""
+    WITH RECURSIVE walk(project) AS (
+        {following} :after {condition}
+        UNION ALL
+        SELECT ({following} walk.project {condition}) FROM walk WHERE walk.project < :last
+    )
+    SELECT project FROM walk
+    WHERE project <= :last
+        AND (SELECT min(due_at) FROM {table} WHERE project_id = walk.project {condition}) <= :now
+    LIMIT :limit
+    """  # noqa: S608
 
-ANY_LANE_DUE = "SELECT 1 FROM lanes WHERE due_at <= ? LIMIT 1"
+
+PROJECTS_WITH_ENTRIES, PROJECTS_WITH_ROWS, PROJECTS_WITH_LANES = (
+    _projects_due("outbox"),
+    _projects_due("deliveries", "AND due_at IS NOT NULL"),
+    _projects_due("lanes"),
+)
+
+# At most so many of each of the projects asked for.
 
 # Entries whose lease has ended go before those that are due at once: however many of these come in, those are not left behind.
 TAKE_ENTRIES = """
-UPDATE outbox SET due_at = ?, lease = ?, takes = takes + 1
+UPDATE outbox SET due_at = :until, lease = :token, takes = takes + 1
 WHERE message_id IN (
-    SELECT message_id FROM (SELECT message_id FROM outbox WHERE due_at > 0 AND due_at <= ? ORDER BY due_at, message_id LIMIT ?)
-    UNION ALL
-    SELECT message_id FROM (SELECT message_id FROM outbox WHERE due_at = 0 ORDER BY message_id LIMIT ?)
-    LIMIT ?
+    SELECT o.message_id FROM json_each(:projects) AS asked CROSS JOIN outbox AS o ON o.message_id IN (
+        SELECT message_id FROM (
+            SELECT message_id FROM outbox WHERE project_id = asked.value AND due_at > 0 AND due_at <= :now
+            ORDER BY due_at, message_id LIMIT :most
+        )
+        UNION ALL
+        SELECT message_id FROM (
+            SELECT message_id FROM outbox WHERE project_id = asked.value AND due_at = 0 ORDER BY message_id LIMIT :most
+        )
+        LIMIT :most
+    )
 )
-RETURNING message_id, after_id, takes
+RETURNING project_id, message_id, after_id, takes
 """
 
-TAKE_ROWS = """
-UPDATE deliveries SET due_at = ?, lease = ?
+_ROW = "message_id, subscription_id, attempts, lines, lane_id, expires_at"
+"""What `taking` makes a row of."""
+
+TAKE_ROWS = f"""
+UPDATE deliveries SET due_at = :until, lease = :token
 WHERE (message_id, subscription_id) IN (
-    SELECT message_id, subscription_id FROM deliveries WHERE due_at <= ? ORDER BY due_at, message_id LIMIT ?
+    SELECT d.message_id, d.subscription_id
+    FROM json_each(:projects) AS asked CROSS JOIN deliveries AS d ON (d.message_id, d.subscription_id) IN (
+        SELECT message_id, subscription_id FROM deliveries
+        WHERE project_id = asked.value AND due_at <= :now ORDER BY due_at, message_id LIMIT :most
+    )
 )
-RETURNING message_id, subscription_id, attempts, lines, lane_id
-"""
+RETURNING project_id, {_ROW}
+"""  # noqa: S608 - only constants
 
 TAKE_LANES = """
-UPDATE lanes SET due_at = ?, lease = ?
-WHERE id IN (SELECT id FROM lanes WHERE due_at <= ? ORDER BY due_at, id LIMIT ?)
-RETURNING project, name
+UPDATE lanes SET due_at = :until, lease = :token
+WHERE id IN (
+    SELECT l.id FROM json_each(:projects) AS asked CROSS JOIN lanes AS l ON l.id IN (
+        SELECT id FROM lanes WHERE project_id = asked.value AND due_at <= :now ORDER BY due_at, id LIMIT :most
+    )
+)
+RETURNING project_id, project, name, trips
 """
 
 FIND_LANE = "SELECT id, lease FROM lanes WHERE project = ? AND name = ?"
 
-TAKE_PARKED = """
+TAKE_PARKED = f"""
 UPDATE deliveries SET due_at = ?, lease = ?
 WHERE (message_id, subscription_id) IN (
     SELECT message_id, subscription_id FROM deliveries
     WHERE lane_id = ? AND due_at IS NULL ORDER BY message_id, subscription_id LIMIT ?
 )
-RETURNING message_id, subscription_id, attempts, lines, lane_id
-"""
+RETURNING project_id, {_ROW}
+"""  # noqa: S608 - only constants
 
-DELETE_EMPTY_LANE = """
-DELETE FROM lanes
-WHERE id = ? AND NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.lane_id = lanes.id AND deliveries.due_at IS NULL)
-"""
+ANY_PARKED = "SELECT 1 FROM deliveries WHERE lane_id = ? AND due_at IS NULL LIMIT 1"
+
+# That of an open breaker stays.
+DELETE_LANE = "DELETE FROM lanes WHERE id = ? AND trips = 0"
 
 NAME_LANES = "SELECT id, project, name FROM lanes WHERE id IN (SELECT value FROM json_each(?))"
 
@@ -276,7 +334,7 @@ NAME_LANES = "SELECT id, project, name FROM lanes WHERE id IN (SELECT value FROM
 
 # CROSS JOIN keeps the list outside: one look-up for each of its values.
 LEASED_ENTRIES = """
-SELECT o.message_id, o.lease FROM json_each(?) AS asked CROSS JOIN outbox AS o ON o.message_id = asked.value
+SELECT o.message_id, o.lease, o.cancelled FROM json_each(?) AS asked CROSS JOIN outbox AS o ON o.message_id = asked.value
 WHERE o.lease IS NOT NULL
 """
 
@@ -287,18 +345,37 @@ CROSS JOIN deliveries AS d
 WHERE d.lease IS NOT NULL
 """
 
-EXPIRIES = "SELECT m.id, m.expires_at FROM json_each(?) AS asked CROSS JOIN messages AS m ON m.id = asked.value"
+# Which of these pairs were cancelled.
+CANCELLED = """
+SELECT DISTINCT l.message_id, l.subscription_id FROM json_each(?) AS asked
+CROSS JOIN delivery_log AS l
+    ON l.message_id = asked.value ->> 0 AND l.subscription_id = asked.value ->> 1
+WHERE l.state = ?
+"""
+
+# What a row copies from its message.
+ORIGINS = """
+SELECT m.id, m.expires_at, q.project_id FROM json_each(?) AS asked
+CROSS JOIN messages AS m ON m.id = asked.value CROSS JOIN queues AS q ON q.id = m.queue_id
+"""
+
+ENCRYPTED = """
+SELECT m.id FROM json_each(?) AS asked CROSS JOIN messages AS m INDEXED BY ix_messages_encrypted
+    ON m.id = asked.value AND m.encrypted > 0
+"""
 
 # Nothing happens when the line is there: it was stored by a commit that was reported as failed, and is settled again.
 INSERT_LINES = Rows(
-    "INSERT INTO delivery_log (message_id, subscription_id, number, at, state, outcome, status, duration, detail) VALUES",
-    columns=9,
+    "INSERT INTO delivery_log"
+    " (message_id, subscription_id, number, at, state, outcome, status, duration, detail, exchange) VALUES",
+    columns=10,
     after="ON CONFLICT DO NOTHING",
 )
 
 PUT_ROWS = Rows(
-    "INSERT INTO deliveries (message_id, subscription_id, lane_id, due_at, lease, attempts, lines, expires_at) VALUES",
-    columns=8,
+    "INSERT INTO deliveries"
+    " (message_id, subscription_id, lane_id, due_at, lease, attempts, lines, expires_at, project_id, again) VALUES",
+    columns=10,
     after="""
 ON CONFLICT (message_id, subscription_id) DO UPDATE SET
     lane_id = excluded.lane_id, due_at = excluded.due_at, lease = excluded.lease,
@@ -308,11 +385,45 @@ ON CONFLICT (message_id, subscription_id) DO UPDATE SET
 
 DELETE_ROW = "DELETE FROM deliveries WHERE message_id = ? AND subscription_id = ?"
 
-INSERT_LANE = "INSERT INTO lanes (project, name, due_at) VALUES (?, ?, 0) RETURNING id"
+INSERT_LANE = "INSERT INTO lanes (project, name, due_at, project_id) VALUES (?, ?, 0, ?) RETURNING id"
 
-DISABLE = """
-UPDATE subscriptions SET disabled_at = ?, disabled_reason = ?, disabled_enable_by = ?
-WHERE id = ? AND disabled_at IS NULL AND deleted_at IS NULL
+OPEN_BREAKER = """
+INSERT INTO lanes (project, name, due_at, project_id, trips, probe_at)
+VALUES (:project, :name, :until, :project_id, :trips, :until)
+ON CONFLICT (project, name) DO UPDATE SET
+    due_at = excluded.due_at, lease = NULL, trips = excluded.trips, probe_at = excluded.probe_at
+"""
+
+CLOSE_BREAKER = "UPDATE lanes SET trips = 0, probe_at = NULL WHERE project = :project AND name = :name AND trips > 0"
+
+BREAKERS = "SELECT project, name, trips, probe_at FROM lanes INDEXED BY ix_lanes_open WHERE trips > 0"
+
+STANDINGS = """
+SELECT s.id, s.strikes, s.failing_since, s.disabled_at, s.disabled_reason, s.disabled_enable_by
+FROM json_each(?) AS asked CROSS JOIN subscriptions AS s ON s.id = asked.value
+WHERE s.deleted_at IS NULL
+"""
+
+JUDGE = """
+UPDATE subscriptions SET
+    strikes = ?, failing_since = ?, disabled_at = ?, disabled_reason = ?, disabled_enable_by = ?
+WHERE id = ?
+"""
+
+# Nearly always there are none.
+RECOVER = """
+UPDATE subscriptions SET strikes = 0, failing_since = NULL
+WHERE id IN (
+    SELECT s.id FROM json_each(?) AS asked CROSS JOIN subscriptions AS s INDEXED BY ix_subscriptions_failing
+        ON s.id = asked.value AND s.failing_since IS NOT NULL
+)
+"""
+
+LAST_ALERT = "SELECT at FROM alerts WHERE project = ? AND cause = ?"
+
+PUT_ALERT = """
+INSERT INTO alerts (project, cause, at, prune_at) VALUES (?, ?, ?, ?)
+ON CONFLICT (project, cause) DO UPDATE SET at = excluded.at, prune_at = excluded.prune_at
 """
 
 PROJECTS = """
@@ -323,7 +434,33 @@ CROSS JOIN messages AS m ON m.id = asked.value JOIN queues AS q ON q.id = m.queu
 CLOSE_ENTRY = "DELETE FROM outbox WHERE message_id = ? AND lease = ?"
 
 # The next page of subscribers is new to everyone: it was never taken.
-ADVANCE_ENTRY = "UPDATE outbox SET after_id = ?, due_at = 0, lease = NULL, takes = 0 WHERE message_id = ? AND lease = ?"
+ADVANCE_ENTRY = "UPDATE outbox SET after_id = ?, due_at = 0, lease = NULL, takes = cancelled WHERE message_id = ? AND lease = ?"
+
+# -- again, or not at all ------------------------------------------------------------------------------------------------------
+
+# The message, also one that is over, and what is open of this one delivery; lines: so many are in its log, the last one's
+# state is ``state``.
+FIND_DELIVERY = """
+SELECT
+    m.id, m.kind, m.expires_at, length(m.body) > 0 AS body, q.project_id, d.lines AS row_lines,
+    o.message_id IS NOT NULL AND coalesce(o.after_id, 0) < :subscription AS covered,
+    (SELECT max(number) FROM delivery_log WHERE message_id = m.id AND subscription_id = :subscription) AS lines,
+    (SELECT state FROM delivery_log WHERE message_id = m.id AND subscription_id = :subscription
+        ORDER BY number DESC LIMIT 1) AS state
+FROM messages AS m CROSS JOIN queues AS q ON q.id = m.queue_id AND q.deleted_at IS NULL
+LEFT JOIN outbox AS o ON o.message_id = m.id
+LEFT JOIN deliveries AS d ON d.message_id = m.id AND d.subscription_id = :subscription
+WHERE m.id = :message
+"""
+
+# That the row is there is looked up anew before housekeeping removes what it has seen.
+REVIVE_MESSAGE = """
+UPDATE messages SET prune_at = CASE WHEN expires_at <= :now THEN :look_at ELSE min(prune_at, :look_at) END
+WHERE id = :message
+"""
+
+# Whoever takes it next has to ask what is known of it.
+CANCEL_OF_ENTRY = "UPDATE outbox SET takes = takes + 1, cancelled = cancelled + 1 WHERE message_id = ?"
 
 # -- ending leases -------------------------------------------------------------------------------------------------------------
 
@@ -353,7 +490,7 @@ WHERE q.deleted_at IS NULL
 
 _SUBSCRIPTION = """
 s.id, s.project, s.queue, s.subscriber, s.ttl, s.options, s.created_at, s.expires_at, s.confirmed, s.secret, s.secret_made,
-s.disabled_at, s.disabled_reason, s.disabled_enable_by
+s.disabled_at, s.disabled_reason, s.disabled_enable_by, s.strikes, s.failing_since
 """
 
 # One that was only found expired was not deleted: its deliveries end as expired.
@@ -377,8 +514,8 @@ ORDER BY s.id LIMIT ?
 # -- did it arrive? ------------------------------------------------------------------------------------------------------------
 
 # A range of each delivery's own lines: it costs the same however many there are.
-LAST_LINES = """
-SELECT l.message_id, l.subscription_id, l.number, l.at, l.state, l.outcome, l.status, l.duration, l.detail
+_LAST_LINES = """
+SELECT l.message_id, l.subscription_id, l.number, l.at, l.state, l.outcome, l.status, l.duration, l.detail, {} AS exchange
 FROM json_each(?) AS asked
 CROSS JOIN delivery_log AS l
     ON l.message_id = asked.value ->> 0 AND l.subscription_id = asked.value ->> 1 AND l.number > (
@@ -387,6 +524,8 @@ CROSS JOIN delivery_log AS l
     ) - ?
 ORDER BY asked.key, l.number
 """
+
+LAST_LINES, LAST_LINES_WITH_EXCHANGES = (_LAST_LINES.format(exchange) for exchange in ("NULL", "l.exchange"))
 
 # By the id that it has outside; the newest, where another service used an id twice.
 FIND_PUBLIC_MESSAGE = """
@@ -399,12 +538,95 @@ SELECT max(id) FROM (
 )
 """
 
+# -- how much waits ------------------------------------------------------------------------------------------------------------
+
+COUNT_WAITING = """
+SELECT
+    (SELECT count(*) FROM outbox INDEXED BY ix_outbox_due) AS outbox,
+    (SELECT count(*) FROM deliveries INDEXED BY ix_deliveries_due WHERE due_at IS NOT NULL) AS due,
+    (SELECT count(*) FROM deliveries INDEXED BY ix_deliveries_lease WHERE lease IS NOT NULL) AS leased,
+    (SELECT count(*) FROM deliveries INDEXED BY ix_deliveries_lane WHERE due_at IS NULL) AS parked,
+    (SELECT count(*) FROM lanes INDEXED BY ix_lanes_open WHERE trips > 0) AS breakers
+"""
+
+# Of each project the oldest that is due at once, and the one that has been due for longest; and all that are leased.
+# What is delayed has its expiry a ttl after the end of the delay.
+OLDEST_ENTRY = """
+WITH RECURSIVE walk(project) AS (
+    SELECT min(project_id) FROM outbox
+    UNION ALL
+    SELECT (SELECT min(project_id) FROM outbox WHERE project_id > walk.project) FROM walk WHERE walk.project IS NOT NULL
+), first(id) AS (
+    SELECT (SELECT min(message_id) FROM outbox WHERE project_id = walk.project AND due_at = 0) FROM walk
+    UNION ALL
+    SELECT (
+        SELECT message_id FROM outbox WHERE project_id = walk.project AND due_at > 0 AND due_at <= :now
+        ORDER BY due_at, message_id LIMIT 1
+    ) FROM walk
+    UNION ALL
+    SELECT message_id FROM outbox WHERE lease IS NOT NULL
+)
+SELECT min(max(m.created_at, m.expires_at - m.ttl)) FROM first CROSS JOIN messages AS m ON m.id = first.id
+"""
+
 # -- housekeeping --------------------------------------------------------------------------------------------------------------
 
 REMOVE_LINES = """
 DELETE FROM delivery_log WHERE (message_id, subscription_id, number) IN (
     SELECT l.message_id, l.subscription_id, l.number FROM json_each(?) AS asked
     CROSS JOIN delivery_log AS l ON l.message_id = asked.value LIMIT ?
+)
+"""
+
+# What was delivered long ago, of messages that nobody is matching: unless it is being delivered again.
+DELIVERED_BEFORE = """
+SELECT l.message_id, l.subscription_id, l.at FROM json_each(:asked) AS asked
+CROSS JOIN delivery_log AS l ON l.message_id = asked.value
+WHERE l.state = :delivered AND l.at <= :before
+    AND NOT EXISTS (
+        SELECT 1 FROM delivery_log AS n
+        WHERE n.message_id = l.message_id AND n.subscription_id = l.subscription_id AND n.number > l.number
+    )
+    AND NOT EXISTS (SELECT 1 FROM deliveries WHERE message_id = l.message_id AND subscription_id = l.subscription_id)
+    AND NOT EXISTS (SELECT 1 FROM outbox WHERE message_id = l.message_id)
+ORDER BY asked.key, l.subscription_id LIMIT :limit
+"""
+
+DELIVERED_SINCE = """
+SELECT l.message_id, min(l.at) FROM json_each(:asked) AS asked CROSS JOIN delivery_log AS l ON l.message_id = asked.value
+WHERE l.state = :delivered AND l.at > :before
+GROUP BY l.message_id
+"""
+
+FORGET_DELIVERED = """
+DELETE FROM delivery_log WHERE (message_id, subscription_id) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))
+"""
+
+# Unless something has happened to it since it was looked at. Readers pass over what is expired by the index only once it has
+# deleted_at.
+STORE_LOOK = """
+UPDATE messages SET
+    prune_at = :prune_at, ended_at = CASE WHEN :ended_at > coalesce(ended_at, 0) THEN :ended_at ELSE ended_at END,
+    deleted_at = CASE WHEN expires_at <= :now THEN coalesce(deleted_at, expires_at) ELSE deleted_at END,
+    body = CASE WHEN :drop_body THEN x'' ELSE body END
+WHERE id = :message AND prune_at = :seen
+"""
+
+REMOVE_UNUSED_PROJECTS = """
+DELETE FROM projects WHERE id IN (SELECT value FROM json_each(?))
+    AND NOT EXISTS (SELECT 1 FROM queues WHERE project_id = projects.id)
+    AND NOT EXISTS (SELECT 1 FROM lanes WHERE project_id = projects.id)
+"""
+
+REMOVE_ALERTS = """
+DELETE FROM alerts WHERE (project, cause) IN (SELECT project, cause FROM alerts WHERE prune_at <= ? LIMIT ?)
+"""
+
+REMOVE_IDLE_LANES = """
+DELETE FROM lanes WHERE id IN (
+    SELECT l.id FROM lanes AS l INDEXED BY ix_lanes_open WHERE l.trips > 0 AND l.probe_at <= ?
+        AND NOT EXISTS (SELECT 1 FROM deliveries AS d WHERE d.lane_id = l.id AND d.due_at IS NULL)
+    LIMIT ?
 )
 """
 

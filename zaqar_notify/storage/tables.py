@@ -30,7 +30,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from zaqar_notify.model import MessageKind, OutcomeKind, State
 
-REVISION = "0002"
+REVISION = "0003"
 """The newest revision under migrations/versions: what this version of the code needs."""
 
 STATE_CODES = {
@@ -60,6 +60,7 @@ OUTCOME_CODES = {
 KIND_CODES = {
     MessageKind.NOTIFICATION: 0,
     MessageKind.CONFIRMATION: 1,
+    MessageKind.TEST: 2,
 }
 STATES = {code: state for state, code in STATE_CODES.items()}
 OUTCOMES = {code: outcome for outcome, code in OUTCOME_CODES.items()}
@@ -84,6 +85,16 @@ id_floors = Table(
     Column("last", _Id, nullable=False),
 )
 
+# Work is shared out by project; a number is cheaper to index than a name.
+projects = Table(
+    "projects",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("name", String(256), nullable=False),
+    UniqueConstraint("name", name="uq_projects_name"),
+    sqlite_autoincrement=True,
+)
+
 queues = Table(
     "queues",
     metadata,
@@ -95,8 +106,10 @@ queues = Table(
     # A deleted queue stays as long as it has messages: they belong to it and not to a later queue of the same name.
     Column("deleted_at", Double),
     Column("prune_at", Double),
+    Column("project_id", _Id, nullable=False, server_default=_ZERO),
     sqlite_autoincrement=True,
 )
+_index("ix_queues_project", queues.c.project_id)
 Index(
     "ix_queues_name",
     queues.c.project,
@@ -134,6 +147,8 @@ messages = Table(
     Column("foreign_id", String(255)),
     # The body is a token of the keyring.
     Column("encrypted", Boolean, nullable=False, server_default=_ZERO),
+    # When the last of those deliveries ended whose lines are not in the log any more, although those of others are.
+    Column("ended_at", Double),
 )
 # With the expiry, so that counting, and passing over what is expired, reads nothing but the index.
 _index(
@@ -153,6 +168,7 @@ _index("ix_messages_delayed", messages.c.queue_id, messages.c.id, where=_delayed
 _index("ix_messages_delay", messages.c.free_at, where=_delayed)
 _index("ix_messages_claimed", messages.c.queue_id, messages.c.id, where=_claimed)
 _index("ix_messages_claim", messages.c.claim_id, where=_claimed)
+_index("ix_messages_encrypted", messages.c.id, where=messages.c.encrypted > text("0"))
 # Not unique: another service may use an id twice, and that is no reason to refuse a message.
 _index("ix_messages_foreign", messages.c.foreign_id, where=messages.c.foreign_id.is_not(None))
 
@@ -189,6 +205,8 @@ subscriptions = Table(
     # Equal to expires_at: it was not deleted but has expired.
     Column("deleted_at", Double),
     Column("prune_at", Double),
+    Column("strikes", Integer, nullable=False, server_default=_ZERO),
+    Column("failing_since", Double),
 )
 Index(
     "ix_subscriptions_subscriber",
@@ -207,6 +225,7 @@ _index(
     where=subscriptions.c.deleted_at.is_(None),
 )
 _index("ix_subscriptions_prune", subscriptions.c.prune_at, where=subscriptions.c.prune_at.is_not(None))
+_index("ix_subscriptions_failing", subscriptions.c.id, where=subscriptions.c.failing_since.is_not(None))
 
 outbox = Table(
     "outbox",
@@ -215,10 +234,14 @@ outbox = Table(
     Column("queue_id", _Id, nullable=False),
     Column("due_at", Double, nullable=False),
     Column("lease", _Id),
+    # How often it was taken, and ``cancelled``.
     Column("takes", Integer, nullable=False),
     Column("after_id", _Id),
+    Column("project_id", _Id, nullable=False, server_default=_ZERO),
+    # So many of its deliveries were cancelled before they were matched: the log knows them already.
+    Column("cancelled", Integer, nullable=False, server_default=_ZERO),
 )
-_index("ix_outbox_due", outbox.c.due_at, outbox.c.message_id)
+_index("ix_outbox_due", outbox.c.project_id, outbox.c.due_at, outbox.c.message_id)
 _index("ix_outbox_lease", outbox.c.lease, where=outbox.c.lease.is_not(None))
 _index("ix_outbox_queue", outbox.c.queue_id, outbox.c.message_id)
 
@@ -233,10 +256,19 @@ deliveries = Table(
     Column("attempts", Integer, nullable=False),
     Column("lines", Integer, nullable=False),
     Column("expires_at", Double, nullable=False),
+    Column("project_id", _Id, nullable=False, server_default=_ZERO),
+    # Its expiry is its own: it is a redelivery. Else it is that of the message.
+    Column("again", Boolean, nullable=False, server_default=_ZERO),
     PrimaryKeyConstraint("message_id", "subscription_id"),
     sqlite_with_rowid=False,
 )
-_index("ix_deliveries_due", deliveries.c.due_at, deliveries.c.message_id, where=deliveries.c.due_at.is_not(None))
+_index(
+    "ix_deliveries_due",
+    deliveries.c.project_id,
+    deliveries.c.due_at,
+    deliveries.c.message_id,
+    where=deliveries.c.due_at.is_not(None),
+)
 _index(
     "ix_deliveries_lane",
     deliveries.c.lane_id,
@@ -254,12 +286,19 @@ lanes = Table(
     Column("id", _Id, primary_key=True),
     Column("project", String(256), nullable=False),
     Column("name", Text, nullable=False),
+    # Of an open one that nobody holds: when it may be probed.
     Column("due_at", Double, nullable=False),
     Column("lease", _Id),
+    Column("project_id", _Id, nullable=False, server_default=_ZERO),
+    # How often its circuit breaker has opened in a row; 0: it is closed.
+    Column("trips", Integer, nullable=False, server_default=_ZERO),
+    # When an open one could be probed first, whoever holds it now.
+    Column("probe_at", Double),
     UniqueConstraint("project", "name", name="uq_lanes_name"),
     sqlite_autoincrement=True,
 )
-_index("ix_lanes_due", lanes.c.due_at, lanes.c.id)
+_index("ix_lanes_due", lanes.c.project_id, lanes.c.due_at, lanes.c.id)
+_index("ix_lanes_open", lanes.c.probe_at, where=lanes.c.trips > text("0"))
 _index("ix_lanes_lease", lanes.c.lease, where=lanes.c.lease.is_not(None))
 
 delivery_log = Table(
@@ -275,10 +314,25 @@ delivery_log = Table(
     Column("status", Integer),
     Column("duration", BigInteger),
     Column("detail", Text),
+    # What went over the wire: JSON, or a token of the keyring where the message is encrypted.
+    Column("exchange", LargeBinary),
     PrimaryKeyConstraint("message_id", "subscription_id", "number"),
     sqlite_with_rowid=False,
 )
 _index("ix_delivery_log_subscription", delivery_log.c.subscription_id, delivery_log.c.message_id)
+
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("project", String(256), nullable=False),
+    Column("cause", Text, nullable=False),
+    # When the last one was published.
+    Column("at", Double, nullable=False),
+    Column("prune_at", Double, nullable=False),
+    PrimaryKeyConstraint("project", "cause"),
+    sqlite_with_rowid=False,
+)
+_index("ix_alerts_prune", alerts.c.prune_at)
 
 workers = Table(
     "workers",

@@ -24,7 +24,7 @@ belongs to another project is as unknown as what never was.
 
 Every answer has the header `x-openstack-request-id`; the service's log has the same id where something failed. An error has
 a JSON body with `title` and `description`; only 406 has none. There is no such route: 404. The route has no such method: 405,
-with the header `Allow`. What is no HTTP, arrives too slowly (408) or too often at once (429) does not reach a route.
+with the header `Allow`. A parameter of the query that is empty is the same as none.
 
 Pre-signed requests bring the five headers that `POST /v2/queues/{queue}/share` has answered, or that a subscriber was sent to
 confirm its subscription, in place of other credentials.
@@ -44,9 +44,13 @@ def document(limits: Limits, strategy: str | None = None) -> Json:
     """``strategy``: that of ``[auth]``; None describes all of them."""
     strategies = list(STRATEGIES) if strategy is None else [strategy]
     schemes = [scheme for one in strategies for scheme in STRATEGIES[one]]
-    # Without authentication nobody is asked to authenticate.
-    refused = [400, 403, 406, 503] if strategies == ["none"] else [400, 401, 403, 406, 503]
-    security = operations.Security([{scheme: []} for scheme in schemes], {scheme: [] for scheme in SIGNED}, refused)
+    security = operations.Security(
+        callers=[{scheme: []} for scheme in schemes],
+        signed={scheme: [] for scheme in SIGNED},
+        # Without authentication nobody is asked to authenticate, and only loopback is served.
+        errors=frozenset({403, 406} if strategies == ["none"] else {401, 403, 406}),
+        public_errors=frozenset({403} if "none" in strategies else ()),
+    )
     return {
         "openapi": "3.1.0",
         "info": {
@@ -167,6 +171,19 @@ def _errors() -> Json:
             "Not found",
             "There is no such message in the queue: it never was, has expired or was deleted.",
         ),
+        "RequestTimeout": _error(
+            "The request took too long to arrive.", "Request Timeout", "The request did not arrive within 10 s."
+        ),
+        "UriTooLong": _error("The path and the query are too long.", "URI Too Long", "Request Line is too large (5833 > 4094)"),
+        "TooManyRequests": _error(
+            "Too much comes from this address at once.",
+            "Too Many Requests",
+            "Too many connections from this address wait for a request.",
+            {"Retry-After": "RetryAfter"},
+        ),
+        "HeadersTooLarge": _error(
+            "The headers are too long.", "Request Header Fields Too Large", "limit request headers fields size"
+        ),
         "NotAcceptable": answer("The header Accept does not allow application/json. There is no body."),
         "Conflict": _error("What is there does not allow this.", "Conflict", "The queue's metadata has no 'team' to remove."),
         "UnsupportedMediaType": _error(
@@ -176,7 +193,7 @@ def _errors() -> Json:
             {"Accept-Patch": "AcceptPatch"},
         ),
         "Unavailable": _error(
-            "The storage is out of reach; nothing was changed.",
+            "The storage is out of reach, or the service is stopping or busy; nothing was changed.",
             "Service temporarily unavailable",
             "The database is locked.",
             {"Retry-After": "RetryAfter"},

@@ -28,10 +28,16 @@ _ERRORS = {
     403: "Forbidden",
     404: "NotFound",
     406: "NotAcceptable",
+    408: "RequestTimeout",
     409: "Conflict",
+    414: "UriTooLong",
     415: "UnsupportedMediaType",
+    429: "TooManyRequests",
+    431: "HeadersTooLarge",
     503: "Unavailable",
 }
+ANYWHERE = frozenset({400, 408, 414, 429, 431, 503})
+"""Statuses of errors that stand before every route: of HTTP itself, and of a service that has too much to do."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,8 +48,10 @@ class Security:
     """For what asks who is calling."""
     signed: Json
     """One more way to say it, for what pre-signed URLs can be made for."""
-    errors: Sequence[int]
-    """Statuses that every route has that asks who is calling."""
+    errors: frozenset[int]
+    """Statuses, beside `ANYWHERE`, of every route that asks who is calling."""
+    public_errors: frozenset[int]
+    """The same of routes that do not."""
 
 
 class _Operations:
@@ -51,7 +59,8 @@ class _Operations:
         self._security = security
 
     def public(self, operation_id: str, summary: str, answers: Json, description: str = "") -> Json:
-        return _described(operation_id, "service", summary, description) | {"responses": answers, "security": []}
+        responses = answers | _refused(self._security.public_errors)
+        return _described(operation_id, "service", summary, description) | {"responses": responses, "security": []}
 
     def __call__(
         self,
@@ -73,11 +82,14 @@ class _Operations:
         made["parameters"] = [ref("parameters", client_id), ref("parameters", "ProjectId"), *parameters]
         if body is not None:
             made["requestBody"] = body
-        refused = {str(status): ref("responses", _ERRORS[status]) for status in sorted({*self._security.errors, *errors})}
-        made["responses"] = {**answers, **refused}
+        made["responses"] = answers | _refused(self._security.errors.union(errors))
         made["security"] = [*self._security.callers, self._security.signed] if signed else list(self._security.callers)
         made["x-policy-action"] = action
         return made
+
+
+def _refused(statuses: frozenset[int]) -> Json:
+    return {str(status): ref("responses", _ERRORS[status]) for status in sorted(statuses | ANYWHERE)}
 
 
 def _described(operation_id: str, tag: str, summary: str, description: str) -> Json:
@@ -115,7 +127,7 @@ def _links(name: str, value: str, *operation_ids: str) -> dict[str, Json]:
 
 
 def _ids(name: str, most: int, description: str, example: str) -> Json:
-    described = {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1, "maxItems": most}
+    described = {"type": "array", "items": {"type": "string"}, "maxItems": most}
     return parameter("query", name, described, description, [example]) | {"style": "form", "explode": False}
 
 
@@ -219,7 +231,7 @@ def _service(operation: _Operations) -> Json:
                 "How the service is",
                 {"200": answer("How it is.", schema("Health"), _HEALTH)},
                 action="health:get",
-                description="For administrators: the role `admin` is needed.",
+                description="For administrators: it takes the role `admin`, or, without authentication, the header `X-Roles: admin`.",
             )
         },
     }

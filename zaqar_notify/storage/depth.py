@@ -1,0 +1,21 @@
+"""How much waits: counted by indexes alone."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from zaqar_notify.storage import statements
+from zaqar_notify.storage.base import Depths
+
+
+def measure(connection: Connection, now: float) -> Depths:
+    counted = connection.exec_driver_sql(statements.COUNT_WAITING).one()
+    oldest_at = connection.exec_driver_sql(statements.OLDEST_ENTRY, {"now": now}).scalar()
+    return Depths(
+        outbox=counted.outbox,
+        oldest_at=oldest_at,
+        pending=counted.due - counted.leased,
+        parked=counted.parked,
+        in_flight=counted.leased,
+        breakers=counted.breakers,
+    )

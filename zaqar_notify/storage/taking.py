@@ -1,0 +1,180 @@
+"""Taking what is due, in turns over the projects: however much one of them has waiting, the others have their share."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy import Connection
+
+from zaqar_notify.model import LaneKey
+from zaqar_notify.storage import ids, statements
+from zaqar_notify.storage.base import Entry, Row, Taken
+from zaqar_notify.storage.statements import json_list
+
+_WORKER_SHIFT = 32
+"""A token is the worker's id and, in its lower bits, the number of the take."""
+
+_MOST_PROJECTS = 256
+"""So many share a bound. What they leave of it is for those after them."""
+_BEFORE_ALL = -1
+_BEHIND_ALL = 2**63 - 1
+
+_Run = Callable[..., Any]
+
+
+def token_of(worker_id: int, take: int) -> int:
+    return worker_id << _WORKER_SHIFT | take
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Kind:
+    """What can be due."""
+
+    projects: str
+    """The statement that finds those that have some of it due."""
+    take: str
+
+
+_ENTRIES = _Kind(statements.PROJECTS_WITH_ENTRIES, statements.TAKE_ENTRIES)
+_ROWS = _Kind(statements.PROJECTS_WITH_ROWS, statements.TAKE_ROWS)
+_LANES = _Kind(statements.PROJECTS_WITH_LANES, statements.TAKE_LANES)
+
+Turns = dict[_Kind, int]
+"""The project that had the last turn."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Lease:
+    token: int
+    now: float
+    until: float
+
+
+def any_due(connection: Connection, now: float, *, entries: int, rows: int, lanes: int) -> bool:
+    asked = {"after": _BEFORE_ALL, "last": _BEHIND_ALL, "now": now, "limit": 1}
+    return any(
+        most > 0 and connection.exec_driver_sql(kind.projects, asked).first()
+        for kind, most in ((_ENTRIES, entries), (_ROWS, rows), (_LANES, lanes))
+    )
+
+
+def take(
+    connection: Connection,
+    lease: Lease,
+    turns: Turns,
+    *,
+    entries: int,
+    rows: int,
+    lanes: int,
+    parked: Mapping[LaneKey, int],
+) -> Taken:
+    """Has to run under the write lock. ``turns`` is changed."""
+    run = connection.exec_driver_sql
+    found_entries = _take_in_turns(run, _ENTRIES, lease, turns, entries)
+    found_rows = _take_in_turns(run, _ROWS, lease, turns, rows)
+    found_lanes = _take_in_turns(run, _LANES, lease, turns, lanes)
+    from_lanes, emptied = _take_parked(run, lease, parked)
+    names = _lane_names(run, {row.lane_id for row in found_rows if row.lane_id is not None})
+    keys = {LaneKey(lane.project, lane.name): lane.trips for lane in found_lanes}
+    # RETURNING has no order: oldest message first.
+    return Taken(
+        lease.token,
+        [_entry(*entry[1:]) for entry in sorted(found_entries, key=lambda entry: entry.message_id)],
+        [_row(row, names.get(row.lane_id)) for row in sorted(found_rows, key=_message_first)] + from_lanes,
+        list(keys),
+        emptied,
+        {key: trips for key, trips in keys.items() if trips},
+    )
+
+
+# -- in turns ------------------------------------------------------------------------------------------------------------------
+
+
+def _take_in_turns(run: _Run, kind: _Kind, lease: Lease, turns: Turns, most: int) -> list[Any]:
+    taken: list[Any] = []
+    circle = _Circle(run, kind, turns.get(kind, _BEFORE_ALL), lease.now)
+    while len(taken) < most:
+        following = circle.following(min(most - len(taken), _MOST_PROJECTS))
+        if not following:
+            break
+        turns[kind] = following[-1]
+        taken += _share(run, kind, lease, following, most - len(taken))
+    return taken
+
+
+class _Circle:
+    """Once around the projects that have something due, beginning behind the one that had the last turn."""
+
+    def __init__(self, run: _Run, kind: _Kind, last_turn: int, now: float) -> None:
+        self._run = run
+        self._kind = kind
+        self._now = now
+        self._ranges = [(_BEFORE_ALL, last_turn), (last_turn, _BEHIND_ALL)]
+        """(after, last), the next one at the end."""
+
+    def following(self, most: int) -> list[int]:
+        found: list[int] = []
+        while self._ranges and len(found) < most:
+            after, last = self._ranges.pop()
+            asked = {"after": after, "last": last, "now": self._now, "limit": most - len(found)}
+            found += self._run(self._kind.projects, asked).scalars().all()
+            if len(found) == most:
+                self._ranges.append((found[-1], last))
+        return found
+
+
+def _share(run: _Run, kind: _Kind, lease: Lease, projects: list[int], most: int) -> list[Any]:
+    """Each gets as many as the others; what some leave is for the rest."""
+    taken: list[Any] = []
+    while projects and len(taken) < most:
+        room = most - len(taken)
+        each = max(1, room // len(projects))
+        served, skipped = projects[:room], projects[room:]
+        (asked,) = json_list(served)
+        found = run(
+            kind.take, {"projects": asked, "token": lease.token, "now": lease.now, "until": lease.until, "most": each}
+        ).all()
+        taken += found
+        counts = collections.Counter(one.project_id for one in found)
+        projects = [project for project in served if counts[project] == each] + skipped
+    return taken
+
+
+# -- parked --------------------------------------------------------------------------------------------------------------------
+
+
+def _take_parked(run: _Run, lease: Lease, parked: Mapping[LaneKey, int]) -> tuple[list[Row], list[LaneKey]]:
+    rows: list[Row] = []
+    emptied: list[LaneKey] = []
+    for lane, most in parked.items():
+        found = run(statements.FIND_LANE, (lane.project, lane.name)).first()
+        if found is None:
+            emptied.append(lane)
+        elif found.lease is not None and found.lease >> _WORKER_SHIFT == lease.token >> _WORKER_SHIFT:
+            taken = run(statements.TAKE_PARKED, (lease.until, lease.token, found.id, max(most, 0))).all()
+            rows += [_row(row, lane) for row in sorted(taken, key=_message_first)]
+            if run(statements.ANY_PARKED, (found.id,)).first() is None:
+                run(statements.DELETE_LANE, (found.id,))
+                emptied.append(lane)
+    return rows, emptied
+
+
+def _entry(message: int, after: int | None, takes: int) -> Entry:
+    return Entry(ids.show(message), None if after is None else ids.show(after), takes)
+
+
+def _message_first(row: Any) -> tuple[int, int]:
+    return row.message_id, row.subscription_id
+
+
+def _row(row: Any, lane: LaneKey | None) -> Row:
+    return Row(ids.show(row.message_id), ids.show(row.subscription_id), row.attempts, row.lines, lane, row.expires_at)
+
+
+def _lane_names(run: _Run, lane_ids: set[int]) -> dict[int, LaneKey]:
+    if not lane_ids:
+        return {}
+    return {lane: LaneKey(project, name) for lane, project, name in run(statements.NAME_LANES, json_list(lane_ids))}
