@@ -15,7 +15,7 @@ def measure(connection: Connection, now: float) -> Depths:
         outbox=counted.outbox,
         oldest_at=oldest_at,
         pending=counted.due - counted.leased,
-        parked=counted.parked,
+        parked=counted.deliveries - counted.due,
         in_flight=counted.leased,
         breakers=counted.breakers,
     )

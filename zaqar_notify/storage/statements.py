@@ -540,12 +540,13 @@ SELECT max(id) FROM (
 
 # -- how much waits ------------------------------------------------------------------------------------------------------------
 
+# What is not due is parked. Without a condition SQLite counts pages' worth at a time.
 COUNT_WAITING = """
 SELECT
-    (SELECT count(*) FROM outbox INDEXED BY ix_outbox_due) AS outbox,
+    (SELECT count(*) FROM outbox) AS outbox,
+    (SELECT count(*) FROM deliveries) AS deliveries,
     (SELECT count(*) FROM deliveries INDEXED BY ix_deliveries_due WHERE due_at IS NOT NULL) AS due,
     (SELECT count(*) FROM deliveries INDEXED BY ix_deliveries_lease WHERE lease IS NOT NULL) AS leased,
-    (SELECT count(*) FROM deliveries INDEXED BY ix_deliveries_lane WHERE due_at IS NULL) AS parked,
     (SELECT count(*) FROM lanes INDEXED BY ix_lanes_open WHERE trips > 0) AS breakers
 """
 
