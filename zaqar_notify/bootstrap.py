@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from zaqar_notify.api.extension import NotificationService
     from zaqar_notify.api.identity import Identity
     from zaqar_notify.api.policy import Rules
-    from zaqar_notify.metrics import ApiMetrics
+    from zaqar_notify.metrics import ApiMetrics, WorkerMetrics
     from zaqar_notify.prometheus import Exposition
     from zaqar_notify.storage.base import Storage
     from zaqar_notify.worker import Worker
@@ -115,6 +115,7 @@ def build_storage(conf: cfg.ConfigOpts) -> Storage:
     times: dict[str, Any] = {
         "retention": conf.delivery_log.retention,
         "body_retention": conf.delivery_log.body_retention,
+        "retention_delivered": conf.delivery_log.retention_delivered,
     }
     if conf.storage.connection == MEMORY:
         from zaqar_notify.storage.memory import MemoryStorage
@@ -144,7 +145,12 @@ def build_notifiers(conf: cfg.ConfigOpts) -> Notifiers:
         https_only=conf.guard.https_only,
         allowed_ports=conf.guard.allowed_ports,
     )
-    http = HttpClients.from_options(conf.webhook, guard, max_timeout=conf.worker.lease - SETTLING_TIME)
+    http = HttpClients.from_options(
+        conf.webhook,
+        guard,
+        max_timeout=conf.worker.lease - SETTLING_TIME,
+        record_successes=conf.delivery_log.record == "all",
+    )
     notifiers = Notifiers.load(subscriber_types=conf.transport.subscriber_types)
     notifiers.instantiate(conf, http)
     return notifiers
@@ -169,7 +175,7 @@ def build_service(conf: cfg.ConfigOpts) -> NotificationService:
     with contextlib.suppress(errors.StorageUnavailable):  # each request says so until it is back
         storage.check()
     metrics = _build_api_metrics(conf, storage)
-    limits = _settings(Limits, conf.transport)
+    limits = dataclasses.replace(_settings(Limits, conf.transport), max_attempts=conf.notification.max_attempts)
     wake = Waker(_wake_directory(conf)).notify
     check = build_notifiers(conf).check
     rules = build_rules(conf)
@@ -230,6 +236,16 @@ def _build_api_metrics(conf: cfg.ConfigOpts, storage: Storage) -> ApiMetrics | N
     from zaqar_notify.prometheus import PrometheusApiMetrics
 
     return PrometheusApiMetrics()
+
+
+def _build_worker_metrics(conf: cfg.ConfigOpts, storage: Storage) -> WorkerMetrics:
+    from zaqar_notify.metrics import WorkerMetrics
+
+    if start_metrics(conf, "worker", storage) is None:
+        return WorkerMetrics()
+    from zaqar_notify.prometheus import PrometheusWorkerMetrics
+
+    return PrometheusWorkerMetrics()
 
 
 def _count_in(directory: str) -> None:
@@ -328,6 +344,9 @@ def _behind_keystone(conf: cfg.ConfigOpts, api: WSGIApplication) -> WSGIApplicat
 
 
 def build_worker(conf: cfg.ConfigOpts) -> Worker:
+    from zaqar_notify.alerts import Alerts
+    from zaqar_notify.attempt_log import AttemptLog
+    from zaqar_notify.flow import Endurance, Telling
     from zaqar_notify.lanes import Limits
     from zaqar_notify.notifiers.sending import Senders
     from zaqar_notify.retry import Policy
@@ -336,6 +355,7 @@ def build_worker(conf: cfg.ConfigOpts) -> Worker:
 
     require_keys(conf)
     _check_timeouts(conf)
+    notification = conf.notification
     storage = build_storage(conf)
     storage.check()
     notifiers = build_notifiers(conf)
@@ -352,13 +372,21 @@ def build_worker(conf: cfg.ConfigOpts) -> Worker:
         settings=_settings(Settings, conf.worker),
         limits=_settings(Limits, conf.worker),
         policy=Policy(
-            schedule=tuple(conf.notification.retry_schedule),
-            jitter=conf.notification.retry_jitter,
-            fault_delay=conf.notification.fault_delay,
-            fault_delay_max=conf.notification.fault_delay_max,
-            after_max=conf.notification.retry_after_max,
+            schedule=tuple(notification.retry_schedule),
+            jitter=notification.retry_jitter,
+            fault_delay=notification.fault_delay,
+            fault_delay_max=notification.fault_delay_max,
+            after_max=notification.retry_after_max,
+            most_attempts=notification.max_attempts,
         ),
-        confirmed_only=conf.notification.require_confirmation,
+        telling=Telling(
+            alerts=Alerts(notification.alert_queue, notification.alert_interval, notification.alert_ttl),
+            endurance=Endurance(notification.disable_after_strikes, notification.disable_after),
+            metrics=_build_worker_metrics(conf, storage),
+            attempts=AttemptLog(conf.delivery_log.log_attempts),
+            record_successes=conf.delivery_log.record == "all",
+        ),
+        confirmed_only=notification.require_confirmation,
         closing=_all_of(senders.close, notifiers.close, storage.close),
     )
 

@@ -24,8 +24,10 @@ from taskflow.utils import persistence_utils
 
 from zaqar_notify import errors
 from zaqar_notify.alerts import Alerts, dead_letter
+from zaqar_notify.attempt_log import AttemptLog, attempt_line
 from zaqar_notify.lanes import Chosen, Lane, Lanes, OpenEntry, Send, Turn
 from zaqar_notify.matching import wanted
+from zaqar_notify.metrics import WorkerMetrics
 from zaqar_notify.model import (
     Alert,
     Disabled,
@@ -279,15 +281,25 @@ _UNDELIVERED = frozenset({State.DEAD, State.GONE})
 """What has ended without success, and its owner wants to know."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Telling:
+    """Who learns what of the attempts."""
+
+    alerts: Alerts = dataclasses.field(default_factory=lambda: Alerts(None))
+    endurance: Endurance = dataclasses.field(default_factory=Endurance)
+    metrics: WorkerMetrics = dataclasses.field(default_factory=WorkerMetrics)
+    attempts: AttemptLog = dataclasses.field(default_factory=lambda: AttemptLog("none"))
+    record_successes: bool = False
+    """Keep what went over the wire of successful attempts, too."""
+
+
 class Settling:
     """What has become of deliveries and is not stored yet, in order; and the flow that stores it a micro-batch at a time."""
 
-    def __init__(
-        self, storage: Storage, policy: Policy, alerts: Alerts, endurance: Endurance, *, micro_batch: int, log: logging.Logger
-    ) -> None:
+    def __init__(self, storage: Storage, policy: Policy, telling: Telling, *, micro_batch: int, log: logging.Logger) -> None:
         self._storage = storage
-        self._alerts = alerts
-        self._endurance = endurance
+        self._telling = telling
+        self._alerts = telling.alerts
         self._failing: set[str] = set()
         """Subscriptions that have failed since they last succeeded, as far as is known here."""
         self._turns: dict[LaneKey, Breaker] = {}
@@ -315,13 +327,16 @@ class Settling:
 
     def settle(self, send: Send, outcome: Outcome, wall: float, duration: float | None) -> None:
         """An attempt has come to this outcome."""
+        delivered = outcome.kind is OutcomeKind.DELIVERED
+        logged = self._telling.attempts.wants(outcome.kind)
+        policy = self._policies.of(send.subscription) if logged or not delivered else self._policy
         following = next_state(
             outcome,
             attempts=send.attempts,
             faults=send.lines - send.attempts,
             now=wall,
             expires_at=send.expires_at,
-            policy=self._policy if outcome.kind is OutcomeKind.DELIVERED else self._policies.of(send.subscription),
+            policy=policy,
             chance=random.random(),  # noqa: S311 - jitter
         )
         disable = outcome.disable or (outcome.detail or "gone" if outcome.kind is OutcomeKind.GONE else None)
@@ -333,10 +348,21 @@ class Settling:
             status=outcome.status,
             duration=duration,
             detail=outcome.detail,
-            exchange=outcome.exchange,
+            exchange=None if delivered and not self._telling.record_successes else outcome.exchange,
         )
-        if self._log.isEnabledFor(logging.DEBUG):
-            self._log.debug("delivery %s, attempt %d: %s (%s)", send.id, send.attempt, outcome.kind.value, line.detail)
+        self._count(send, outcome, following, wall, duration)
+        if logged:
+            self._telling.attempts.add(
+                attempt_line(
+                    send,
+                    outcome,
+                    attempt=send.attempt,
+                    most=len(policy.schedule),
+                    duration=duration,
+                    state=following.state,
+                    due_at=following.due_at,
+                )
+            )
         self.add(
             Settlement(
                 send.message.id,
@@ -356,12 +382,21 @@ class Settling:
             send.entry,
         )
 
+    def _count(self, send: Send, outcome: Outcome, following: Next, wall: float, duration: float | None) -> None:
+        message = send.message
+        # A delayed message is late only once its delay has ended; a redelivery has waited for somebody to ask for it.
+        late = outcome.kind is OutcomeKind.DELIVERED and send.expires_at <= message.expires_at
+        lag = wall - max(message.created_at, message.expires_at - message.ttl) if late else None
+        self._telling.metrics.attempt(send.subscription.subscriber, outcome.kind, duration, lag)
+        if following.state in _UNDELIVERED:
+            self._telling.metrics.dead_letter()
+
     def _failure(self, send: Send, outcome: Outcome, wall: float) -> Failure | None:
         strike = outcome.kind is OutcomeKind.REJECTED and outcome.target
         if not (strike or outcome.kind is OutcomeKind.RETRY):
             return None
         self._failing.add(send.subscription.id)
-        limits = self._endurance
+        limits = self._telling.endurance
         reasons = (f"{limits.strikes} attempts in a row found the target to be wrong", "nothing but failures for too long")
         about = self._alerts.disabled(send.message, send.subscription, reasons[0 if strike else 1], outcome.detail, wall)
         return Failure(wall, strike, limits.strikes, limits.failing, *reasons, alert=about[0] if about else None)
@@ -413,6 +448,7 @@ class Settling:
         about: Sequence[Alert] = ()
         # What was tried or parked, and ran out of time, has failed like any other.
         if state is State.EXPIRED and (send.entry is None or send.lines):
+            self._telling.metrics.dead_letter()
             detail = "expired before it could be delivered"
             letters = dead_letter(send.message, send.subscription, state, detail, send.attempts)
             about = self._alerts.dead(send.message, send.subscription, state, detail, wall)
@@ -471,6 +507,7 @@ class Settling:
     def run(self) -> None:
         """Store one micro-batch. Raises `StorageUnavailable` after some tries; the next call goes on with the same batch, so
         that nothing is sent again while the leases last."""
+        self._telling.attempts.flush()
         if self._batch is None:
             self._batch = self._next_batch()
         settlements, closings, breakers = self._batch

@@ -492,6 +492,8 @@ class Lanes:
 
     def emptied(self, keys: Sequence[LaneKey]) -> None:
         for key in keys:
+            if key in self._held and self._held[key].trips:
+                continue  # to be probed all the same, with what comes
             self._held.pop(key, None)
             if key in self._lanes:
                 self._lanes[key].parked_until = self._lanes[key].held_until = 0.0

@@ -16,8 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from zaqar_notify import errors
-from zaqar_notify.alerts import Alerts
-from zaqar_notify.flow import Dispatch, Endurance, Leased, Routes, Settling
+from zaqar_notify.flow import Dispatch, Leased, Routes, Settling, Telling
 from zaqar_notify.lanes import Lanes, Limits, Send, Sender, Turn
 from zaqar_notify.model import Delivery, LaneKey, Outcome, OutcomeKind, Scope, State
 from zaqar_notify.notifiers.sending import sound
@@ -62,8 +61,7 @@ class Worker:
         settings: Settings,
         limits: Limits,
         policy: Policy,
-        alerts: Alerts | None = None,
-        endurance: Endurance | None = None,
+        telling: Telling | None = None,
         confirmed_only: bool = False,
         closing: Callable[[], None] = lambda: None,
     ) -> None:
@@ -75,11 +73,11 @@ class Worker:
         self._closing = closing
         self._settings = settings
         self._lanes = Lanes(limits)
+        self._telling = telling or Telling()
         self._settling = Settling(
             storage,
             policy,
-            alerts or Alerts(None),
-            endurance or Endurance(),
+            self._telling,
             micro_batch=settings.micro_batch,
             log=self._log,
         )
@@ -163,6 +161,7 @@ class Worker:
         self._take()
         self._start_sends()
         self._keep_house()
+        self._telling.metrics.flush(time.monotonic(), self._lanes.in_flight)
         self._wait(self._pause())
 
     def _collect(self) -> None:

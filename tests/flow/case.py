@@ -15,7 +15,7 @@ from typing import Any
 from zaqar_notify.alerts import Alerts
 from zaqar_notify.encryption import Keyring
 from zaqar_notify.errors import UnknownScheme
-from zaqar_notify.flow import Endurance
+from zaqar_notify.flow import Endurance, Telling
 from zaqar_notify.lanes import Limits
 from zaqar_notify.model import Delivery, DeliveryRecord, Draft, Outcome, OutcomeKind, State, Subscription
 from zaqar_notify.notifiers.base import BatchNotifier, Notifier, Report, SingleNotifier
@@ -117,8 +117,7 @@ class FlowCase(unittest.TestCase):
             settings=self.settings,
             limits=self.limits,
             policy=self.policy,
-            alerts=self.alerts,
-            endurance=self.endurance,
+            telling=Telling(alerts=self.alerts, endurance=self.endurance),
         )
         if start:
             worker.start()

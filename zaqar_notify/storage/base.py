@@ -37,6 +37,7 @@ from zaqar_notify.model import (
     Stats,
     Subscription,
 )
+from zaqar_notify.storage import ids
 
 Confirmation = Callable[[Subscription], Draft]
 """Makes the message that asks a subscriber to confirm. Called within a transaction: quick, and without I/O."""
@@ -412,8 +413,20 @@ class Storage(abc.ABC):
     ) -> list[DeliveryRecord] | None:
         """The same for a subscription, by message id, newest first: ``marker`` is the last message id already seen."""
 
+    def get_delivery(
+        self, project: str, queue: str, message_id: str, subscription_id: str, *, exchanges: bool = False
+    ) -> DeliveryRecord | None:
+        """One of those of `message_deliveries`; None when there is none."""
+        number = ids.parse(subscription_id)
+        if number is None:
+            return None
+        before = ids.show(number - 1) if number else None
+        found = self.message_deliveries(project, queue, message_id, before, 1, exchanges=exchanges)
+        return found[0] if found and found[0].subscription_id == subscription_id else None
+
     # -- again, or not at all -----------------------------------------------------------------------------------------------
 
+    @abc.abstractmethod
     def redeliver(self, project: str, queue: str, message_id: str, subscription_id: str, ttl: float) -> None:
         """Start a delivery anew, whatever became of it: a row that is due at once, with no attempt used up, and that expires
         ``ttl`` seconds from now. Its log goes on.
@@ -422,12 +435,14 @@ class Storage(abc.ABC):
         while the delivery has not ended, or when the body of the message was dropped already.
         """
 
+    @abc.abstractmethod
     def cancel(self, project: str, queue: str, message_id: str, subscription_id: str) -> None:
         """End a delivery that has not ended: state CANCELLED, in the log. What is in flight may still arrive; its outcome is
         not stored. Of a message that is not matched yet, this subscription is left out. `NotFound` as in `redeliver`;
         `Conflict` when it has ended.
         """
 
+    @abc.abstractmethod
     def ping(self, project: str, queue: str, subscription_id: str, draft: Draft) -> str | None:
         """Store a message of kind TEST that readers never see, with a row, due at once, for this subscription alone. Returns
         its id; None when there is no such subscription."""
@@ -503,11 +518,12 @@ class Storage(abc.ABC):
         more, and it comes due at ``until``.
         """
 
+    @abc.abstractmethod
     def breakers(self) -> list[Breaker]:
         """The open ones. Costs nothing to speak of, however many lanes and parked rows there are."""
 
-    def depths(self) -> Depths:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def depths(self) -> Depths: ...
 
     @abc.abstractmethod
     def give_back(self, token: int, message_ids: Collection[str], rows: Collection[tuple[str, str]] = ()) -> None:
