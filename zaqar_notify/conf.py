@@ -179,6 +179,34 @@ WORKER: list[cfg.Opt] = [
     seconds("park_after", 1.0, "How long a delivery may wait in memory for its lane before it is parked in the database."),
     seconds("slow_after", 1.0, "An attempt that takes longer makes its lane a slow one and becomes a row of its own."),
     cfg.FloatOpt("slow_share", default=1 / 3, min=0.01, max=1.0, help="Share of max_in_flight that all slow lanes may use."),
+    cfg.FloatOpt(
+        "breaker_failures",
+        default=0.7,
+        min=0.01,
+        max=1.0,
+        help="Share of failures (refused connections, timeouts, TLS failures, 5xx) that opens the circuit breaker of a lane.",
+    ),
+    cfg.IntOpt("breaker_attempts", default=10, min=1, help="Fewest attempts in breaker_window that open a breaker."),
+    cfg.Opt(
+        "breaker_window",
+        type=types.Float(min=1),
+        default=300.0,
+        help="The time over which attempts are counted for that. In seconds.",
+    ),
+    cfg.Opt(
+        "breaker_wait",
+        type=types.Float(min=0.1),
+        default=30.0,
+        help="How long a breaker that has opened stays so, until one delivery is sent as a probe. Doubles with each probe that "
+        "fails. In seconds.",
+    ),
+    seconds("breaker_wait_max", 3600.0, "The longest such time."),
+    cfg.FloatOpt(
+        "release_rate",
+        default=10.0,
+        min=0.1,
+        help="Attempts per second in a lane whose breaker has closed, at first; doubles every 10 s, and ends after a minute.",
+    ),
     cfg.IntOpt("micro_batch", default=500, min=1, help="Most outcomes that are settled in one transaction."),
     seconds("settle_delay", 0.05, "How long an outcome waits for others before it is settled."),
     seconds("dispatch_interval", 0.01, "Shortest time between two dispatches under load; after idle time dispatch is at once."),
@@ -208,6 +236,33 @@ NOTIFICATION: list[cfg.Opt] = [
     seconds("fault_delay", 5.0, "First wait after a fault of our own (it uses up no attempt); doubles each time."),
     seconds("fault_delay_max", 300.0, "Longest wait after a fault of our own."),
     seconds("retry_after_max", 36000.0, "Longest wait that an endpoint can ask for with Retry-After."),
+    cfg.IntOpt(
+        "max_attempts",
+        default=100,
+        min=1,
+        max=1000,
+        help="Most attempts of a delivery that a queue or a subscription can ask for.",
+    ),
+    cfg.IntOpt(
+        "disable_after_strikes",
+        default=3,
+        min=1,
+        help="A subscription is disabled by so many attempts in a row that found the target itself to be wrong.",
+    ),
+    cfg.Opt(
+        "disable_after",
+        type=types.Float(min=1),
+        default=432000.0,
+        help="A subscription is disabled by nothing but failures for so long. In seconds.",
+    ),
+    cfg.StrOpt(
+        "alert_queue",
+        regex="^[a-zA-Z0-9_.-]{1,64}$",
+        help="A queue that each project is told in of deliveries that died, of subscriptions that were disabled and of "
+        "credentials that are refused: subscribe to it. Unset: nobody is told.",
+    ),
+    seconds("alert_interval", 3600.0, "Shortest time between two alerts for the same cause."),
+    cfg.IntOpt("alert_ttl", default=345600, min=60, help="Time to live, in seconds, of an alert."),
 ]
 
 GUARD: list[cfg.Opt] = [
@@ -236,7 +291,17 @@ SIGNED_URL: list[cfg.Opt] = [
 
 DELIVERY_LOG: list[cfg.Opt] = [
     seconds("retention", 604800.0, "How long a message's deliveries can be asked for after the last of them has ended."),
+    seconds("retention_delivered", None, "The same for a delivery that was delivered. Unset: as long as the others."),
     seconds("body_retention", None, "How long the body is kept after that. Unset: as long as the log."),
+    cfg.StrOpt(
+        "record",
+        default="failures",
+        choices=[
+            ("all", "Request, response and phase times of each attempt."),
+            ("failures", "Those of the attempts that did not deliver."),
+        ],
+        help="What is kept of an attempt beside its outcome. Of each attempt there is a line, whatever is chosen here.",
+    ),
     cfg.StrOpt(
         "log_attempts",
         default="all",

@@ -20,6 +20,6 @@ def wanted(
         return State.EXPIRED
     if subscription.disabled is not None:
         return State.SUPPRESSED
-    if confirmed_only and not subscription.confirmed and message.kind is MessageKind.NOTIFICATION:
+    if confirmed_only and not subscription.confirmed and message.kind is not MessageKind.CONFIRMATION:
         return State.SUPPRESSED
     return None

@@ -13,9 +13,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from zaqar_notify import signing
+from zaqar_notify import signing, trace
 from zaqar_notify.errors import Conflict, InvalidQueue, InvalidRequest, UnknownScheme
-from zaqar_notify.model import Draft, Subscription
+from zaqar_notify.model import Draft, State, Subscription
 
 MASK = "********"
 """Stands for a secret wherever options are shown; sent back in a PATCH it keeps the secret."""
@@ -28,12 +28,19 @@ MAX_NESTING = 200
 MAX_PROJECT = 256
 MAX_QUEUE_NAME = 64
 MAX_SUBSCRIBER = 2048
+MAX_WAIT = 604800
+"""Seconds; the longest wait of a schedule."""
+MAX_IN_FLIGHT = 1000
+MIN_RATE = 0.001
+MAX_RATE = 10000
+"""Sends per second."""
 END_OF_TIME = 253402300799
 """The last second of the year 9999."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _QUEUE_NAME = re.compile(r"[a-zA-Z0-9_\-.]+")
+_SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.\-]*):.")
 
 _SHARED = ("messages", "subscriptions", "claims")
@@ -48,7 +55,7 @@ _RETRY_NUMBERS = ("retries_with_no_delay", "minimum_delay_retries", "minimum_del
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Limits:
-    """The options of ``[transport]``, under their own names."""
+    """The options of ``[transport]``, under their own names, and one of ``[notification]``."""
 
     default_message_ttl: int = 3600
     min_message_ttl: int = 60
@@ -74,6 +81,8 @@ class Limits:
     max_deliveries_per_page: int = 20
     client_id_uuid_safe: str = "strict"
     subscriber_types: Sequence[str] = ()
+    max_attempts: int = 100
+    """Of ``[notification]``."""
 
 
 # -- JSON -------------------------------------------------------------------------------------------------------------------
@@ -360,13 +369,9 @@ def share(document: Any, now: float) -> Share:
 
 def _end_of_share(value: Any, now: float) -> float:
     # Digits alone would be a date without its dashes: who sends them means seconds.
-    if not isinstance(value, str) or value.isdigit():
+    expires_at = _instant(value) if isinstance(value, str) and not value.isdigit() else None
+    if expires_at is None:
         raise InvalidRequest("expires has to be an instant in ISO 8601, as in 2030-01-31T12:00:00.")
-    try:
-        instant = datetime.datetime.fromisoformat(value)
-        expires_at = instant.replace(tzinfo=instant.tzinfo or datetime.UTC).timestamp()
-    except (ValueError, OverflowError):
-        raise InvalidRequest("expires has to be an instant in ISO 8601, as in 2030-01-31T12:00:00.") from None
     if expires_at <= now:
         raise InvalidRequest("expires lies in the past.")
     if expires_at > END_OF_TIME:
@@ -374,19 +379,50 @@ def _end_of_share(value: Any, now: float) -> float:
     return expires_at
 
 
-def check_retry_policy(value: Any) -> None:
+def _instant(text: str) -> float | None:
+    """Epoch seconds of an instant in ISO 8601, which is UTC where it names no zone; None for what is none."""
+    try:
+        instant = datetime.datetime.fromisoformat(text)
+        return instant.replace(tzinfo=instant.tzinfo or datetime.UTC).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _check_retry_policy(value: Any, limits: Limits, what: str) -> None:
     """Zaqar's ``_retry_policy``, of a queue or a subscription."""
-    policy = json_object(value, "_retry_policy")
+    policy = json_object(value, what)
+    for name, check in _SCHEDULING.items():
+        if name in policy:
+            check(policy[name], limits, f"{what}.{name}")
     for name in _RETRY_NUMBERS:
         if name in policy:
-            _integer(policy[name], 0, None, f"_retry_policy.{name}")
+            _integer(policy[name], 0, None, f"{what}.{name}")
     if policy.get("retry_backoff_function", "linear") not in _BACKOFF_FUNCTIONS:
-        raise InvalidRequest(f"_retry_policy.retry_backoff_function has to be one of {', '.join(_BACKOFF_FUNCTIONS)}.")
+        raise InvalidRequest(f"{what}.retry_backoff_function has to be one of {', '.join(_BACKOFF_FUNCTIONS)}.")
     if not isinstance(policy.get("ignore_subscription_override", False), bool):
-        raise InvalidRequest("_retry_policy.ignore_subscription_override has to be true or false.")
+        raise InvalidRequest(f"{what}.ignore_subscription_override has to be true or false.")
     if "minimum_delay" in policy and "maximum_delay" in policy and policy["maximum_delay"] - policy["minimum_delay"] < 10:
-        raise InvalidRequest("_retry_policy.maximum_delay has to be at least 10 more than minimum_delay.")
+        raise InvalidRequest(f"{what}.maximum_delay has to be at least 10 more than minimum_delay.")
 
+
+def _check_max_attempts(value: Any, limits: Limits, what: str) -> None:
+    _integer(value, 1, limits.max_attempts, what)
+
+
+def _check_schedule(value: Any, limits: Limits, what: str) -> None:
+    most = limits.max_attempts
+    if not isinstance(value, list) or not 1 <= len(value) <= most or not all(_is_number(wait, 0, MAX_WAIT) for wait in value):
+        raise InvalidRequest(f"{what} has to be a list of 1 to {most} numbers of seconds, each from 0 to {MAX_WAIT}.")
+
+
+def _is_number(value: Any, least: float, most: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+
+
+_SCHEDULING: Mapping[str, Callable[[Any, Limits, str], object]] = {
+    "max_attempts": _check_max_attempts,
+    "schedule": _check_schedule,
+}
 
 _RESERVED: Mapping[str, Callable[[Any, Limits, str], object]] = {
     "_default_message_ttl": _message_ttl,
@@ -396,20 +432,32 @@ _RESERVED: Mapping[str, Callable[[Any, Limits, str], object]] = {
     "_dead_letter_queue_messages_ttl": _optional_ttl,
     "_max_claim_count": _claim_count,
     "_enable_encrypt_messages": _flag,
-    "_retry_policy": lambda value, limits, what: check_retry_policy(value),
+    "_retry_policy": _check_retry_policy,
 }
 
 
 # -- messages ---------------------------------------------------------------------------------------------------------------
 
 
-def messages(document: Any, *, default_ttl: int, limits: Limits, default_delay: int = 0) -> list[Draft]:
-    """The defaults are for messages that name none. Keys that are not known are ignored, as Zaqar does."""
+def messages(
+    document: Any, *, default_ttl: int, limits: Limits, default_delay: int = 0, traceparent: str | None = None
+) -> list[Draft]:
+    """The defaults are for messages that name none. Keys that are not known are ignored, as Zaqar does.
+
+    ``traceparent`` is the header of the request (W3C Trace Context): a valid one becomes an attribute of each message that has
+    none of that name, and does not count against `MAX_ATTRIBUTES`.
+    """
     posted = json_object(document, "The request").get("messages")
     if not isinstance(posted, list) or not posted:
         raise InvalidRequest('The request has to hold a list "messages" of at least one message.')
     times = default_ttl, default_delay
-    return [_draft(message, f"messages[{index}]", times, limits) for index, message in enumerate(posted)]
+    drafts = [_draft(message, f"messages[{index}]", times, limits) for index, message in enumerate(posted)]
+    return drafts if traceparent is None or not trace.is_valid(traceparent) else _traced(drafts, traceparent)
+
+
+def _traced(drafts: Sequence[Draft], traceparent: str) -> list[Draft]:
+    added = {trace.ATTRIBUTE: traceparent}
+    return [dataclasses.replace(draft, attributes={**added, **draft.attributes}) for draft in drafts]
 
 
 def _draft(message: Any, where: str, times: tuple[int, int], limits: Limits) -> Draft:
@@ -468,7 +516,7 @@ def subscription(document: Any, *, project: str, queue: str, limits: Limits, now
     asked = json_object(document, "The subscription")
     if "subscriber" not in asked:
         raise InvalidRequest('The subscription has no "subscriber": the URI that gets the notifications.')
-    options, secret = _options(asked.get("options", {}))
+    options, secret = _options(asked.get("options", {}), queue, limits)
     ttl = _subscription_ttl(asked.get("ttl", limits.default_subscription_ttl), limits, now)
     return Subscription(
         id="",
@@ -484,8 +532,8 @@ def subscription(document: Any, *, project: str, queue: str, limits: Limits, now
     )
 
 
-def subscription_changes(document: Any, *, limits: Limits, now: float) -> dict[str, Any]:
-    """The fields of a subscription that a PATCH replaces. A secret that is absent or masked is kept."""
+def subscription_changes(document: Any, *, queue: str, limits: Limits, now: float) -> dict[str, Any]:
+    """The fields of a subscription of ``queue`` that a PATCH replaces. A secret that is absent or masked is kept."""
     asked = json_object(document, "The request")
     changes: dict[str, Any] = {}
     if "subscriber" in asked:
@@ -493,7 +541,7 @@ def subscription_changes(document: Any, *, limits: Limits, now: float) -> dict[s
     if "ttl" in asked:
         changes["ttl"] = _subscription_ttl(asked["ttl"], limits, now)
     if "options" in asked:
-        options, secret = _options(asked["options"], keep_masked=True)
+        options, secret = _options(asked["options"], queue, limits, keep_masked=True)
         changes["options"] = options
         if secret is not None:
             changes["secret"] = secret
@@ -534,11 +582,14 @@ def _subscription_ttl(value: Any, limits: Limits, now: float) -> int | None:
     return ttl
 
 
-def _options(value: Any, keep_masked: bool = False) -> tuple[dict[str, Any], str | None]:
-    """The options without the secret, and the secret."""
+def _options(value: Any, queue: str, limits: Limits, keep_masked: bool = False) -> tuple[dict[str, Any], str | None]:
+    """The options without the secret, and the secret. What only a notifier knows is for the notifier to check."""
     options = dict(json_object(value, "options"))
-    if "_retry_policy" in options:
-        check_retry_policy(options["_retry_policy"])
+    for name, check in _CHECKED_OPTIONS.items():
+        if name in options:
+            check(options[name], limits, f"options.{name}")
+    if options.get("dead_letter_queue") == queue:
+        raise InvalidRequest("options.dead_letter_queue has to be another queue than the subscription's own.")
     if "secret" not in options:
         return options, None
     secret = options.pop("secret")
@@ -550,9 +601,96 @@ def _options(value: Any, keep_masked: bool = False) -> tuple[dict[str, Any], str
     return options, secret
 
 
+def _check_in_flight(value: Any, limits: Limits, what: str) -> None:
+    _integer(value, 1, MAX_IN_FLIGHT, what)
+
+
+def _check_rate(value: Any, limits: Limits, what: str) -> None:
+    if not _is_number(value, MIN_RATE, MAX_RATE):
+        raise InvalidRequest(f"{what} has to be a number of notifications per second, from {MIN_RATE} to {MAX_RATE}.")
+
+
+def _check_letters(value: Any, limits: Limits, what: str) -> None:
+    if value is None:
+        raise InvalidRequest(f"{what} has to be the name of a queue; leave it out where there is to be none.")
+    _dead_letter_queue(value, limits, what)
+
+
+_CHECKED_OPTIONS: Mapping[str, Callable[[Any, Limits, str], object]] = {
+    "_retry_policy": _check_retry_policy,
+    **_SCHEDULING,
+    "max_in_flight": _check_in_flight,
+    "rate": _check_rate,
+    "dead_letter_queue": _check_letters,
+}
+
+
 def confirmed(document: Any) -> bool:
     """A subscriber's answer to the request to confirm."""
     answer = json_object(document, "The request").get("confirmed")
     if not isinstance(answer, bool):
         raise InvalidRequest('The request has to say "confirmed": true or false.')
     return answer
+
+
+# -- deliveries -------------------------------------------------------------------------------------------------------------
+
+
+def redelivery_ttl(document: Any, *, default_ttl: int, limits: Limits) -> int:
+    """Seconds. null is as good as nothing."""
+    ttl = json_object(document, "The request").get("ttl")
+    return default_ttl if ttl is None else _message_ttl(ttl, limits, "ttl")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DeliveryFilter:
+    """``since`` and ``until``, epoch seconds, are about the last line of a delivery's log: from, and before."""
+
+    states: frozenset[State] | None = None
+    since: float | None = None
+    until: float | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return self.states is None and self.since is None and self.until is None
+
+    def has(self, state: State, last_at: float | None) -> bool:
+        """``last_at``: of the last line; None where there is none, so that it is in no range of time."""
+        if self.states is not None and state not in self.states:
+            return False
+        if self.since is None and self.until is None:
+            return True
+        if last_at is None:
+            return False
+        return (self.since is None or self.since <= last_at) and (self.until is None or last_at < self.until)
+
+
+def delivery_filter(states: Iterable[str] | None, since: str | None, until: str | None) -> DeliveryFilter:
+    """From the values of a query's fields; each of ``states`` may hold several, parted by commas."""
+    made = DeliveryFilter(
+        None if states is None else _states(states),
+        None if since is None else _moment(since, "since"),
+        None if until is None else _moment(until, "until"),
+    )
+    if made.since is not None and made.until is not None and made.since >= made.until:
+        raise InvalidRequest("since has to be before until.")
+    return made
+
+
+def _states(texts: Iterable[str]) -> frozenset[State]:
+    known = {state.value: state for state in State}
+    names = [name for text in texts for name in text.split(",") if name]
+    if not names or any(name not in known for name in names):
+        raise InvalidRequest(f"state has to be one or more of {', '.join(known)}, parted by commas.")
+    return frozenset(known[name] for name in names)
+
+
+def _moment(text: str, what: str) -> float:
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    # In a query that nobody has encoded the + before a zone is read as a space.
+    instant = _instant(text)
+    instant = _instant(text.replace(" ", "+")) if instant is None else instant
+    if instant is None:
+        raise InvalidRequest(f"{what} has to be seconds since 1970, or an instant in ISO 8601, as in 2030-01-31T12:00:00Z.")
+    return instant

@@ -19,6 +19,8 @@ class LimitsTest(unittest.TestCase):
         options = {option.name: option.default for option in conf.TRANSPORT}
         fields = {field.name: getattr(LIMITS, field.name) for field in dataclasses.fields(Limits)}
         fields["subscriber_types"] = list(fields["subscriber_types"])
+        others = {option.name: option.default for option in conf.NOTIFICATION}
+        self.assertEqual(fields.pop("max_attempts"), others["max_attempts"])
         self.assertEqual(fields, options)
 
 
@@ -408,7 +410,7 @@ class SubscriptionTest(unittest.TestCase):
 
 class SubscriptionChangesTest(unittest.TestCase):
     def change(self, document):
-        return validation.subscription_changes(document, limits=LIMITS, now=1000.0)
+        return validation.subscription_changes(document, queue="q", limits=LIMITS, now=1000.0)
 
     def test_each_field_alone(self):
         self.assertEqual(self.change({"subscriber": "log:x"}), {"subscriber": "log:x"})

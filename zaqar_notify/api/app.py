@@ -13,7 +13,7 @@ import falcon
 
 from zaqar_notify.api.claims import Claim, Claims
 from zaqar_notify.api.confirmation import Confirmations
-from zaqar_notify.api.deliveries import MessageDeliveries, SubscriptionDeliveries
+from zaqar_notify.api.deliveries import Cancelling, Delivery, MessageDeliveries, Redelivering, SubscriptionDeliveries
 from zaqar_notify.api.health import Health
 from zaqar_notify.api.home import Home, Versions
 from zaqar_notify.api.identity import Anyone, Identity, SignedRequests
@@ -32,7 +32,7 @@ from zaqar_notify.api.ping import Ping
 from zaqar_notify.api.policy import Rules
 from zaqar_notify.api.queues import Queue, QueuePurge, Queues, QueueSettings, QueueShare, QueueStats
 from zaqar_notify.api.service import Check, Clock, Service
-from zaqar_notify.api.subscriptions import Confirming, Enabling, Subscription, Subscriptions
+from zaqar_notify.api.subscriptions import Confirming, Enabling, Pinging, Subscription, Subscriptions
 from zaqar_notify.errors import NotifyError, StorageUnavailable
 from zaqar_notify.metrics import ApiMetrics
 from zaqar_notify.signing import UrlSigner
@@ -109,20 +109,25 @@ def _routes(service: Service, identity: Identity) -> _Routes:
         (f"{_QUEUE}/messages/{{message_id}}", Message(service)),
         (f"{_QUEUE}/claims", Claims(service, settings)),
         (f"{_QUEUE}/claims/{{claim_id}}", Claim(service)),
-        *notification_routes(service, _QUEUE),
+        *notification_routes(service, settings, _QUEUE),
     ]
 
 
-def notification_routes(service: Service, queue: str) -> _Routes:
+def notification_routes(service: Service, settings: QueueSettings, queue: str) -> _Routes:
     """Subscriptions and deliveries; ``queue`` is the template of a queue's path."""
     message = f"{queue}/messages/{{message_id}}"
+    delivery = f"{message}/deliveries/{{subscription_id}}"
     subscription = f"{queue}/subscriptions/{{subscription_id}}"
     return [
         (f"{message}/deliveries", MessageDeliveries(service)),
+        (delivery, Delivery(service)),
+        (f"{delivery}/redeliver", Redelivering(service, settings)),
+        (f"{delivery}/cancel", Cancelling(service)),
         (f"{queue}/subscriptions", Subscriptions(service)),
         (subscription, Subscription(service)),
         (f"{subscription}/confirm", Confirming(service)),
         (f"{subscription}/enable", Enabling(service)),
+        (f"{subscription}/ping", Pinging(service, settings)),
         (f"{subscription}/deliveries", SubscriptionDeliveries(service)),
     ]
 

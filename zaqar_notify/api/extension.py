@@ -43,8 +43,12 @@ TEMPLATES = (
     f"{_SUBSCRIPTIONS}/{{subscription_id}}",
     f"{_SUBSCRIPTIONS}/{{subscription_id}}/confirm",
     f"{_SUBSCRIPTIONS}/{{subscription_id}}/enable",
+    f"{_SUBSCRIPTIONS}/{{subscription_id}}/ping",
     f"{_SUBSCRIPTIONS}/{{subscription_id}}/deliveries",
     f"{_MESSAGES}/{{message_id}}/deliveries",
+    f"{_MESSAGES}/{{message_id}}/deliveries/{{subscription_id}}",
+    f"{_MESSAGES}/{{message_id}}/deliveries/{{subscription_id}}/redeliver",
+    f"{_MESSAGES}/{{message_id}}/deliveries/{{subscription_id}}/cancel",
 )
 """The routes that are added; the names of the first two fields follow those of the app."""
 
@@ -279,7 +283,7 @@ class _Publishing:
             # As the router takes the path apart: a target may begin with more than one slash.
             queue = req.path.lstrip("/").split("/")[2]
             validation.check_queue_name(queue)
-            drafts = self._drafts(raw)
+            drafts = self._drafts(raw, req.get_header("traceparent"))
         except InvalidRequest as error:
             if self._strict:
                 raise
@@ -295,11 +299,11 @@ class _Publishing:
         validation.check_project(project)
         return project
 
-    def _drafts(self, raw: bytes) -> list[Draft]:
+    def _drafts(self, raw: bytes, traceparent: str | None) -> list[Draft]:
         limits = self._service.limits
         document = validation.parse_json(raw, limits.max_messages_post_size, "The request")
         ttl, delay = limits.default_message_ttl, limits.default_message_delay
-        return validation.messages(document, default_ttl=ttl, default_delay=delay, limits=limits)
+        return validation.messages(document, default_ttl=ttl, default_delay=delay, limits=limits, traceparent=traceparent)
 
     def process_response(self, req: falcon.Request, resp: falcon.Response, resource: object, req_succeeded: bool) -> None:
         held: _Held | None = req.env.pop(_HELD, None)

@@ -13,7 +13,7 @@ from zaqar_notify import validation
 from zaqar_notify.api.body import read_body
 from zaqar_notify.api.middleware import Access
 from zaqar_notify.api.paging import next_links
-from zaqar_notify.api.queues import QueueSettings
+from zaqar_notify.api.queues import QueueSettings, default_ttl
 from zaqar_notify.api.service import Service
 from zaqar_notify.errors import InvalidRequest, NotFound
 from zaqar_notify.model import Message as MessageRecord
@@ -42,10 +42,12 @@ class Messages:
         metadata = self._settings.metadata(project, queue)
         # The operator may have lowered the limits since the queue's metadata was stored.
         size = min(size, metadata.get("_max_messages_post_size", size))
-        ttl = min(limits.max_message_ttl, metadata.get("_default_message_ttl", limits.default_message_ttl))
+        ttl = default_ttl(metadata, limits)
         delay = min(limits.max_message_delay, metadata.get("_default_message_delay", limits.default_message_delay))
         document = validation.parse_json(raw, size, "The request")
-        drafts = validation.messages(document, default_ttl=ttl, default_delay=delay, limits=limits)
+        drafts = validation.messages(
+            document, default_ttl=ttl, default_delay=delay, limits=limits, traceparent=req.get_header("traceparent")
+        )
         ids = self._storage.publish(project, queue, drafts, req.context.client_id)
         req.context.published = len(ids)
         self._wake()

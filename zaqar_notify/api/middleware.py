@@ -25,7 +25,7 @@ class Access(enum.Enum):
 
     One that is ZAQAR has a second one, ``rules``: HTTP method -> action in the policy. HEAD follows GET. With
     ``client_id_optional_when_signed`` a pre-signed request to it may come without a Client-ID, and with any Accept and
-    Content-Type.
+    Content-Type. One with ``signable`` false takes no pre-signed request at all.
     """
 
     ZAQAR = "zaqar"  # a caller that the rules allow this, Client-ID, JSON
@@ -105,6 +105,8 @@ class Callers:
             raise
         if not caller.signed:
             self._check(req.method, resource, caller)
+        elif not getattr(resource, "signable", True):
+            raise Forbidden("A pre-signed URL does not allow this.")
         req.context.caller = caller
         req.context.project = caller.project
 

@@ -15,6 +15,7 @@ _QUEUE = "/v2/queues/{queue}"
 _MESSAGES = f"{_QUEUE}/messages"
 _MESSAGE = f"{_MESSAGES}/{{message_id}}"
 _CLAIM = f"{_QUEUE}/claims/{{claim_id}}"
+_DELIVERY = f"{_MESSAGE}/deliveries/{{subscription_id}}"
 _SUBSCRIPTIONS = f"{_QUEUE}/subscriptions"
 _SUBSCRIPTION = f"{_SUBSCRIPTIONS}/{{subscription_id}}"
 
@@ -73,6 +74,7 @@ ACTIONS = [
     _action("subscription:delete", "rule:subscriber", "Unsubscribe.", ("DELETE", _SUBSCRIPTION)),
     _action("subscription:confirm", "rule:subscriber", "Confirm a subscription.", ("PUT", f"{_SUBSCRIPTION}/confirm")),
     _action("subscription:enable", "rule:subscriber", "Enable a subscription again.", ("POST", f"{_SUBSCRIPTION}/enable")),
+    _action("subscription:ping", "rule:subscriber", "Send a test notification.", ("POST", f"{_SUBSCRIPTION}/ping")),
     _action(
         "deliveries:get_all",
         "rule:reader",
@@ -80,6 +82,9 @@ ACTIONS = [
         ("GET", f"{_MESSAGE}/deliveries"),
         ("GET", f"{_SUBSCRIPTION}/deliveries"),
     ),
+    _action("deliveries:get", "rule:reader", "See whether a message has arrived.", ("GET", _DELIVERY)),
+    _action("deliveries:redeliver", "rule:subscriber", "Start a delivery anew.", ("POST", f"{_DELIVERY}/redeliver")),
+    _action("deliveries:cancel", "rule:subscriber", "End a delivery.", ("POST", f"{_DELIVERY}/cancel")),
 ]
 
 

@@ -57,6 +57,12 @@ def with_defaults(metadata: Mapping[str, Any], limits: validation.Limits) -> dic
     return {**validation.reserved_defaults(limits), **metadata}
 
 
+def default_ttl(metadata: Mapping[str, Any], limits: validation.Limits) -> int:
+    """Of what is posted to the queue with this metadata. The operator may have lowered the limits since that was stored."""
+    ttl: int = metadata.get("_default_message_ttl", limits.default_message_ttl)
+    return min(limits.max_message_ttl, ttl)
+
+
 class Queues:
     access = Access.ZAQAR
     rules: ClassVar[Mapping[str, str]] = {"GET": "queues:get_all"}

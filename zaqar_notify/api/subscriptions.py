@@ -11,10 +11,13 @@ import falcon
 from zaqar_notify import validation
 from zaqar_notify.api.body import read_json
 from zaqar_notify.api.confirmation import confirm_path
+from zaqar_notify.api.deliveries import href as delivery_path
 from zaqar_notify.api.middleware import Access
 from zaqar_notify.api.paging import read_page
+from zaqar_notify.api.queues import QueueSettings, default_ttl
 from zaqar_notify.api.service import Service
-from zaqar_notify.errors import Forbidden, NotFound
+from zaqar_notify.errors import Conflict, Forbidden, NotFound
+from zaqar_notify.model import Draft
 from zaqar_notify.model import Subscription as SubscriptionRecord
 from zaqar_notify.storage.base import Storage, Subscribed
 
@@ -87,7 +90,7 @@ class Subscription:
     def on_patch(self, req: falcon.Request, resp: falcon.Response, queue: str, subscription_id: str) -> None:
         project = req.context.project
         document = read_json(req, self._limits.max_subscription_size, "The request")
-        changes = validation.subscription_changes(document, limits=self._limits, now=self._clock())
+        changes = validation.subscription_changes(document, queue=queue, limits=self._limits, now=self._clock())
         current = find(self._storage, project, queue, subscription_id)
         self._check(dataclasses.replace(current, **changes))
         changed = self._storage.update_subscription(project, queue, subscription_id, changes)
@@ -147,6 +150,34 @@ class Enabling:
         resp.status = falcon.HTTP_204
 
 
+class Pinging:
+    """Sends the subscriber a test notification."""
+
+    access = Access.ZAQAR
+    rules: ClassVar[Mapping[str, str]] = {"POST": "subscription:ping"}
+    BODY = b'{"test":true}'
+
+    def __init__(self, service: Service, settings: QueueSettings) -> None:
+        self._storage = service.storage
+        self._limits = service.limits
+        self._settings = settings
+        self._confirmed_only = service.confirmations.required
+        self._wake = service.wake
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response, queue: str, subscription_id: str) -> None:
+        project = req.context.project
+        if self._confirmed_only and not find(self._storage, project, queue, subscription_id).confirmed:
+            raise Conflict("The subscriber has not confirmed the subscription: it is sent nothing else before it has.")
+        ttl = default_ttl(self._settings.metadata(project, queue), self._limits)
+        message_id = self._storage.ping(project, queue, subscription_id, Draft(self.BODY, ttl))
+        if message_id is None:
+            raise NotFound(UNKNOWN)
+        self._wake()
+        resp.status = falcon.HTTP_202
+        resp.location = delivery_path(queue, message_id, subscription_id)
+        resp.media = {"message_id": message_id}
+
+
 def find(storage: Storage, project: str, queue: str, subscription_id: str) -> SubscriptionRecord:
     subscription = storage.get_subscription(project, queue, subscription_id)
     if subscription is None:
@@ -159,7 +190,7 @@ def href(subscription: SubscriptionRecord) -> str:
 
 
 def show(subscription: SubscriptionRecord, now: float) -> dict[str, Any]:
-    shown = {
+    shown: dict[str, Any] = {
         "id": subscription.id,
         "source": subscription.queue,
         "subscriber": subscription.subscriber,
@@ -170,4 +201,8 @@ def show(subscription: SubscriptionRecord, now: float) -> dict[str, Any]:
     }
     if subscription.disabled is not None:
         shown["disabled"] = dataclasses.asdict(subscription.disabled)
+    if subscription.strikes:
+        shown["strikes"] = subscription.strikes
+    if subscription.failing_since is not None:
+        shown["failing_since"] = subscription.failing_since
     return shown
