@@ -6,7 +6,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-APT_PACKAGES="curl nginx-light"
+APT_PACKAGES="curl nginx-light prometheus"
 NPM_PACKAGES=""
 PIP_PACKAGES=""
 

@@ -238,14 +238,16 @@ def _build_api_metrics(conf: cfg.ConfigOpts, storage: Storage) -> ApiMetrics | N
     return PrometheusApiMetrics()
 
 
-def _build_worker_metrics(conf: cfg.ConfigOpts, storage: Storage) -> WorkerMetrics:
+def _build_worker_metrics(conf: cfg.ConfigOpts, storage: Storage) -> tuple[WorkerMetrics, Callable[[], None]]:
+    """The metrics, and what stops their being shown."""
     from zaqar_notify.metrics import WorkerMetrics
 
-    if start_metrics(conf, "worker", storage) is None:
-        return WorkerMetrics()
+    exposition = start_metrics(conf, "worker", storage)
+    if exposition is None:
+        return WorkerMetrics(), lambda: None
     from zaqar_notify.prometheus import PrometheusWorkerMetrics
 
-    return PrometheusWorkerMetrics()
+    return PrometheusWorkerMetrics(), exposition.close
 
 
 def _count_in(directory: str) -> None:
@@ -358,6 +360,7 @@ def build_worker(conf: cfg.ConfigOpts) -> Worker:
     notification = conf.notification
     storage = build_storage(conf)
     storage.check()
+    metrics, stop_metrics = _build_worker_metrics(conf, storage)
     notifiers = build_notifiers(conf)
     senders = Senders(
         notifiers.pick,
@@ -382,12 +385,12 @@ def build_worker(conf: cfg.ConfigOpts) -> Worker:
         telling=Telling(
             alerts=Alerts(notification.alert_queue, notification.alert_interval, notification.alert_ttl),
             endurance=Endurance(notification.disable_after_strikes, notification.disable_after),
-            metrics=_build_worker_metrics(conf, storage),
+            metrics=metrics,
             attempts=AttemptLog(conf.delivery_log.log_attempts),
             record_successes=conf.delivery_log.record == "all",
         ),
         confirmed_only=notification.require_confirmation,
-        closing=_all_of(senders.close, notifiers.close, storage.close),
+        closing=_all_of(stop_metrics, senders.close, notifiers.close, storage.close),
     )
 
 
