@@ -15,7 +15,7 @@ from zaqar_notify.api.identity import Anyone, ApiKeys, KeystoneTokens
 from zaqar_notify.api.middleware import Access
 from zaqar_notify.api.openapi.document import SIGNED, document
 from zaqar_notify.errors import CannotStart, StorageUnavailable
-from zaqar_notify.model import DeliveryRecord, Disabled, LogEntry, Message, OutcomeKind, State, Subscription
+from zaqar_notify.model import DeliveryRecord, Disabled, Exchange, LogEntry, Message, OutcomeKind, State, Subscription
 from zaqar_notify.storage.memory import MemoryStorage
 from zaqar_notify.validation import Limits
 
@@ -88,6 +88,7 @@ class DocumentTest(ApiCase):
         self.assertEqual(action, operation["x-policy-action"])
         signed = {name: [] for name in SIGNED}
         of_queue = re.match(r"/v2/queues/\{queue\}/(messages|claims|subscriptions)", path) is not None
+        of_queue = of_queue and getattr(resource, "signable", True)
         self.assertEqual(of_queue, signed in operation["security"], "what pre-signed URLs can be made for")
         self.assertTrue([one for one in operation["security"] if len(one) == 1])
         optional = getattr(resource, "client_id_optional_when_signed", False)
@@ -298,6 +299,8 @@ class RareAnswersTest(ApiCase):
         for enable_by in ("owner", "operator"):
             disabled = dataclasses.replace(subscription, disabled=Disabled("gone", self.clock.now, enable_by))
             self.check_shown("Subscription", subscriptions.show(disabled, self.clock.now))
+        failing = dataclasses.replace(subscription, strikes=2, failing_since=self.clock.now)
+        self.check_shown("Subscription", subscriptions.show(failing, self.clock.now))
 
     def test_deliveries(self):
         ended = LogEntry(2, self.clock.now, State.EXPIRED)
@@ -308,3 +311,8 @@ class RareAnswersTest(ApiCase):
             for due in (None, self.clock.now):
                 record = DeliveryRecord("0" * 16, "1" * 16, State.PENDING, due, tuple(log))
                 self.check_shown("Delivery", deliveries.show(record))
+        exchange = Exchange({"method": "POST"}, None, {"name": 0.25})
+        for shown in (exchange, dataclasses.replace(exchange, response={"status": 200}), None):
+            line = LogEntry(1, self.clock.now, State.PENDING, OutcomeKind.RETRY, exchange=shown)
+            record = DeliveryRecord("0" * 16, "1" * 16, State.PENDING, None, (line,))
+            self.check_shown("Delivery", deliveries.show(record, exchanges=True))

@@ -65,6 +65,9 @@ def _make_what_is_asked_for(case: Any) -> None:
     # By another client than the one that reads, which leaves out its own messages.
     caller = {name: value for name, value in case.headers.items() if name in ("Authorization", "X-Project-ID")}
     caller["Client-ID"] = CLIENT
+    if {"message_id", "subscription_id"} <= case.path_parameters.keys():
+        _make_delivery(queue, caller, case)
+        return
     names = [name for name in _MAKERS if name in case.path_parameters]
     made_id = _MAKERS[names[0] if names else "message_id"](queue, caller)
     # None: the queue takes nothing, by a limit in its metadata.
@@ -88,6 +91,16 @@ def _make_claim(queue: str, caller: Caller) -> str | None:
 
 def _make_subscription(queue: str, caller: Caller) -> str | None:
     return _make(f"{queue}/subscriptions", caller, {"subscriber": SUBSCRIBER.format(f"made/{next(_turns)}")})
+
+
+def _make_delivery(queue: str, caller: Caller, case: Any) -> None:
+    """What can be started anew has ended."""
+    subscription_id, message_id = _make_subscription(queue, caller), _make_message(queue, caller)
+    if subscription_id is None or message_id is None:
+        return
+    case.path_parameters.update(message_id=message_id, subscription_id=subscription_id)
+    if case.operation.definition.raw["operationId"] == "redeliver":
+        _session.post(f"{queue}/messages/{message_id}/deliveries/{subscription_id}/cancel", headers=caller, timeout=30)
 
 
 SUBSCRIBER = "http://endpoint.example/{}"
@@ -153,6 +166,8 @@ def _correct_subscription(case: Any) -> None:
     options = body.get("options", {})
     for name in ("timeout", "post_headers", "post_data"):
         options.pop(name, None)
+    if "dead_letter_queue" in options:
+        options["dead_letter_queue"] = f"{options['dead_letter_queue'][:60]}.dlq"
     _correct_delays(options.get("_retry_policy"))
 
 

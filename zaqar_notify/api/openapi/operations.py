@@ -8,6 +8,7 @@ from typing import Any
 
 from zaqar_notify.api.openapi.fragments import Json, answer, integer, json_content, parameter, ref, schema
 from zaqar_notify.api.openapi.schemas import CLAIM_ID, MESSAGE_ID, SUBSCRIPTION_ID
+from zaqar_notify.model import State
 from zaqar_notify.validation import DEFAULT_PAGE, Limits
 
 PATCH_TYPE = "application/openstack-messaging-v2.0-json-patch"
@@ -15,6 +16,7 @@ PATCH_TYPE = "application/openstack-messaging-v2.0-json-patch"
 QUEUE = "/v2/queues/{queue}"
 MESSAGES = f"{QUEUE}/messages"
 MESSAGE = f"{MESSAGES}/{{message_id}}"
+DELIVERY = f"{MESSAGE}/deliveries/{{subscription_id}}"
 CLAIMS = f"{QUEUE}/claims"
 CLAIM = f"{CLAIMS}/{{claim_id}}"
 SUBSCRIPTIONS = f"{QUEUE}/subscriptions"
@@ -137,6 +139,7 @@ def paths(limits: Limits, security: Security) -> Json:
     message = [*queue, ref("parameters", "MessageId")]
     claim = [*queue, ref("parameters", "ClaimId")]
     subscription = [*queue, ref("parameters", "SubscriptionId")]
+    delivery = [*message, ref("parameters", "SubscriptionId")]
     return {
         **_service(operation),
         "/v2/queues": _queues(operation, limits),
@@ -147,12 +150,16 @@ def paths(limits: Limits, security: Security) -> Json:
         MESSAGES: {"parameters": queue, **_messages(operation, limits)},
         MESSAGE: {"parameters": message, **_message(operation)},
         f"{MESSAGE}/deliveries": {"parameters": message, **_message_deliveries(operation, limits)},
+        DELIVERY: {"parameters": delivery, **_delivery(operation)},
+        f"{DELIVERY}/redeliver": {"parameters": delivery, **_redeliver(operation)},
+        f"{DELIVERY}/cancel": {"parameters": delivery, **_cancel(operation)},
         CLAIMS: {"parameters": queue, **_claims(operation, limits)},
         CLAIM: {"parameters": claim, **_claim(operation)},
         SUBSCRIPTIONS: {"parameters": queue, **_subscriptions(operation, limits)},
         SUBSCRIPTION: {"parameters": subscription, **_subscription(operation)},
         f"{SUBSCRIPTION}/confirm": {"parameters": subscription, **_confirm(operation)},
         f"{SUBSCRIPTION}/enable": {"parameters": subscription, **_enable(operation)},
+        f"{SUBSCRIPTION}/ping": {"parameters": subscription, **_ping(operation)},
         f"{SUBSCRIPTION}/deliveries": {"parameters": subscription, **_subscription_deliveries(operation, limits)},
     }
 
@@ -231,7 +238,8 @@ def _service(operation: _Operations) -> Json:
                 "How the service is",
                 {"200": answer("How it is.", schema("Health"), _HEALTH)},
                 action="health:get",
-                description="For administrators: it takes the role `admin`, or, without authentication, the header `X-Roles: admin`.",
+                description="For administrators: it takes the role `admin`, or, without authentication, the header "
+                "`X-Roles: admin`.",
             )
         },
     }
@@ -419,6 +427,15 @@ def _messages(operation: _Operations, limits: Limits) -> Json:
             },
             action="messages:create",
             description="All are stored, or none. The queue is made if it is missing.",
+            parameters=[
+                parameter(
+                    "header",
+                    "traceparent",
+                    {"type": "string"},
+                    "W3C Trace Context: a valid one is kept as the messages' attribute of this name, and passed on.",
+                    "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+                )
+            ],
             body=_body(
                 "NewMessages",
                 {"messages": [{"body": {"order": 7}, "ttl": 3600, "attributes": {"kind": "order"}}, {"body": "any JSON"}]},
@@ -610,6 +627,7 @@ def _subscriptions(operation: _Operations, limits: Limits) -> Json:
                         "unsubscribe",
                         "confirm_subscription",
                         "enable_subscription",
+                        "ping_subscription",
                         "list_subscription_deliveries",
                     ),
                 )
@@ -705,9 +723,40 @@ def _enable(operation: _Operations) -> Json:
     }
 
 
+def _ping(operation: _Operations) -> Json:
+    return {
+        "post": operation(
+            "ping_subscription",
+            "subscriptions",
+            "Send a test notification",
+            {
+                "202": answer(
+                    "It is on its way.",
+                    schema("Pinged"),
+                    {"message_id": MESSAGE_ID},
+                    _LOCATED,
+                    links={
+                        name: {
+                            "queue": "$request.path.queue",
+                            "message_id": "$response.body#/message_id",
+                            "subscription_id": "$request.path.subscription_id",
+                        }
+                        for name in ("get_delivery", "cancel_delivery")
+                    },
+                )
+            },
+            action="subscription:ping",
+            description="To this subscriber alone; it is signed, tried again and logged like any other. 409: the subscriber "
+            "has to confirm first.",
+            errors=(404, 409),
+            signed=True,
+        )
+    }
+
+
 # -- deliveries -------------------------------------------------------------------------------------------------------------
 
-_DELIVERIES = {
+_DELIVERIES: Json = {
     "deliveries": [
         {
             "message_id": MESSAGE_ID,
@@ -749,8 +798,86 @@ def _deliveries(operation: _Operations, limits: Limits, operation_id: str, summa
         summary,
         {"200": answer("A page of deliveries.", schema("Deliveries"), _DELIVERIES)},
         action="deliveries:get_all",
-        description=_REMEMBERED,
-        parameters=[ref("parameters", "Marker"), _limit(limits.max_deliveries_per_page, "deliveries on a page")],
+        description=f"{_REMEMBERED} With state, since or until a page may be short, or empty, and have a link to the next.",
+        parameters=[
+            ref("parameters", "Marker"),
+            _limit(limits.max_deliveries_per_page, "deliveries on a page"),
+            _states(),
+            _text(
+                "since", f"Only what has its last attempt, or its end, at this time or later. {_TIME}", "2035-01-01T00:00:00Z"
+            ),
+            _text("until", f"Only what has its last attempt, or its end, before this time. {_TIME}", "2051222402.3"),
+            _flag("exchanges", "Show what went over the wire."),
+        ],
         errors=(404,),
         signed=True,
     )
+
+
+_TIME = "Seconds since 1970, or an instant in ISO 8601."
+_EXCHANGE = {
+    "request": {
+        "method": "POST",
+        "url": "https://example.org/notify",
+        "headers": {"content-type": "application/json"},
+        "body_size": 81,
+    },
+    "response": {"status": 500, "headers": {"content-type": "text/plain"}, "body": "no such table"},
+    "phases": {"name": 0.001, "connect": 0.003, "tls": 0.007, "first_byte": 0.012, "end": 0.012},
+}
+
+
+def _states() -> Json:
+    described = {"type": "array", "items": {"enum": [state.value for state in State]}}
+    made = parameter("query", "state", described, "Only those in one of these states, joined by commas.", ["dead", "expired"])
+    return made | {"style": "form", "explode": False}
+
+
+def _delivery(operation: _Operations) -> Json:
+    [delivery] = _DELIVERIES["deliveries"]
+    [attempt] = delivery["attempts"]
+    return {
+        "get": operation(
+            "get_delivery",
+            "deliveries",
+            "What became of a message for a subscription",
+            {"200": answer("The delivery.", schema("Delivery"), delivery | {"attempts": [attempt | {"exchange": _EXCHANGE}]})},
+            action="deliveries:get",
+            description=_REMEMBERED,
+            parameters=[
+                parameter("query", "exchanges", {"type": "boolean", "default": True}, "Show what went over the wire.", True)
+            ],
+            errors=(404,),
+            signed=True,
+        )
+    }
+
+
+def _redeliver(operation: _Operations) -> Json:
+    return {
+        "post": operation(
+            "redeliver",
+            "deliveries",
+            "Start a delivery anew",
+            {"202": answer("It is on its way.", headers=_LOCATED)},
+            action="deliveries:redeliver",
+            description="Whatever became of it. It has all its attempts again, and its log goes on. 409: it has not ended, or "
+            "the message's body is not kept any more.",
+            body=_body("Redelivery", {"ttl": 86400}, required=False),
+            errors=(404, 409),
+        )
+    }
+
+
+def _cancel(operation: _Operations) -> Json:
+    return {
+        "post": operation(
+            "cancel_delivery",
+            "deliveries",
+            "End a delivery",
+            {"204": answer("It is cancelled.", headers=_LOCATED)},
+            action="deliveries:cancel",
+            description="An attempt that is under way may still arrive. 409: it has ended.",
+            errors=(404, 409),
+        )
+    }

@@ -32,7 +32,7 @@ def schemas(limits: Limits) -> Json:
         **_messages(limits),
         **_claims(limits),
         **_subscriptions(limits),
-        **_deliveries(),
+        **_deliveries(limits),
     }
 
 
@@ -98,7 +98,8 @@ def _queues(limits: Limits) -> Json:
         "ShownMetadata": {
             "type": "object",
             "description": "The queue's metadata, with the reserved names at their defaults where they are not set.",
-            "properties": {name: _unbounded(described) for name, described in _reserved(limits).items()},
+            "properties": {name: _unbounded(described) for name, described in _reserved(limits).items()}
+            | {"_retry_policy": {"type": "object", "description": "How deliveries are tried again."}},
             "required": sorted(_reserved(limits).keys() - {"_retry_policy"}),
         },
         "Queue": record(
@@ -160,7 +161,7 @@ def _queues(limits: Limits) -> Json:
             description="What to send in the headers URL-Paths, URL-Methods (each joined by commas), X-Project-ID, URL-Expires "
             "and URL-Signature.",
         ),
-        "RetryPolicy": _retry_policy(),
+        "RetryPolicy": _retry_policy(limits),
     }
 
 
@@ -212,13 +213,29 @@ def _unbounded(described: Json) -> Json:
     return {name: value for name, value in described.items() if name not in ("minimum", "maximum")}
 
 
-def _retry_policy() -> Json:
+def _scheduling(limits: Limits) -> Json:
+    return {
+        "schedule": listed({"type": "number", "minimum": 0, "maximum": validation.MAX_WAIT}, limits.max_attempts)
+        | {
+            "minItems": 1,
+            "description": "Seconds to wait before each attempt. The first attempt is made at once, whatever the first says.",
+        },
+        "max_attempts": integer(
+            1,
+            limits.max_attempts,
+            description="How many attempts are made: a longer schedule is cut, the last wait of a shorter one is repeated.",
+        ),
+    }
+
+
+def _retry_policy(limits: Limits) -> Json:
     number = integer(0, INT64)
     return {
         "type": "object",
-        "description": "How deliveries are tried again. Where both delays are given, maximum_delay is at least 10 more than "
-        "minimum_delay.",
+        "description": "How deliveries are tried again. With a schedule the numbers and delays do not count. Where both delays "
+        "are given, maximum_delay is at least 10 more than minimum_delay.",
         "properties": {
+            **_scheduling(limits),
             "retries_with_no_delay": {**number, "default": 3},
             "minimum_delay_retries": {**number, "default": 3},
             "minimum_delay": {**number, "default": 5, "description": "Seconds."},
@@ -279,7 +296,8 @@ def _messages(limits: Limits) -> Json:
             "pattern": "^MD5:[0-9a-f]{32}$",
             "description": "MD5 of the body as the JSON text that Python's json.dumps makes.",
         },
-        "attributes": _attributes() | {"description": "Only where it has any."},
+        # One more: the header traceparent of the request which posted it.
+        "attributes": _attributes(validation.MAX_ATTRIBUTES + 1) | {"description": "Only where it has any."},
         "sealed": {
             "type": "boolean",
             "description": "true: the service lacks the key to decrypt the body, which is null. Else not there.",
@@ -295,7 +313,7 @@ def _messages(limits: Limits) -> Json:
             limits.max_message_delay,
             description="Seconds until it can be read, claimed and delivered; its ttl begins then. Default: the queue's.",
         ),
-        "attributes": _attributes(),
+        "attributes": _attributes(validation.MAX_ATTRIBUTES),
     }
     return {
         "Message": record(message, optional=("checksum", "attributes", "sealed")),
@@ -320,10 +338,10 @@ def _messages(limits: Limits) -> Json:
     }
 
 
-def _attributes() -> Json:
+def _attributes(most: int) -> Json:
     return {
         "type": "object",
-        "maxProperties": validation.MAX_ATTRIBUTES,
+        "maxProperties": most,
         "additionalProperties": {
             "anyOf": [{"type": ["string", "boolean"]}, {"type": "number", "minimum": -(2**63), "maximum": INT64}, listed(TEXT)]
         },
@@ -364,9 +382,11 @@ def _subscriptions(limits: Limits) -> Json:
             "properties": _given(limits, "ChangedOptions"),
             "anyOf": [{"required": ["subscriber"]}, {"required": ["ttl"]}, {"required": ["options"]}],
         },
-        "NewOptions": _options(f"^{_SECRET}$", "Without one a secret is made."),
+        "NewOptions": _options(limits, f"^{_SECRET}$", "Without one a secret is made."),
         "ChangedOptions": _options(
-            rf"^({_SECRET}|\*{{{len(validation.MASK)}}})$", f'Without one, or with "{validation.MASK}", it stays as it is.'
+            limits,
+            rf"^({_SECRET}|\*{{{len(validation.MASK)}}})$",
+            f'Without one, or with "{validation.MASK}", it stays as it is.',
         )
         | {"description": "They replace all options but the secret."},
         "Subscribed": record(
@@ -389,8 +409,16 @@ def _subscriptions(limits: Limits) -> Json:
                 "options": {"type": "object", "description": f'As they were given; a secret is shown as "{validation.MASK}".'},
                 "confirmed": FLAG,
                 "disabled": disabled | {"description": "Only where it gets nothing now: why, and who may enable it again."},
+                "strikes": {
+                    **integer(1),
+                    "description": "Only where there are any: attempts in a row that found the target itself to be wrong.",
+                },
+                "failing_since": {
+                    **SECONDS,
+                    "description": "Only where nothing has succeeded since: seconds since 1970-01-01, UTC.",
+                },
             },
-            optional=("disabled",),
+            optional=("disabled", "strikes", "failing_since"),
         ),
         "Subscriptions": record(
             {
@@ -398,6 +426,7 @@ def _subscriptions(limits: Limits) -> Json:
                 "links": schema("Links"),
             }
         ),
+        "Pinged": record({"message_id": {**TEXT, "description": "The id by which its delivery can be asked for."}}),
         "Confirmation": {
             "type": "object",
             "properties": {"confirmed": {"type": "boolean", "description": "false ends it: nothing more is sent there."}},
@@ -425,10 +454,11 @@ def _given(limits: Limits, options: str) -> Json:
     }
 
 
-def _options(secret: str, otherwise: str) -> Json:
+def _options(limits: Limits, secret: str, otherwise: str) -> Json:
     return {
         "type": "object",
-        "description": "What the notifier is told. Those of webhooks are described here; others are kept and shown.",
+        "description": "How it is notified. Beside what holds for all, those of webhooks are described here; others are kept "
+        "and shown.",
         "properties": {
             "secret": {
                 "type": "string",
@@ -446,7 +476,19 @@ def _options(secret: str, otherwise: str) -> Json:
                 "type": "string",
                 "description": 'The body of the notification; "$zaqar_message$", with the quotes, stands for the message.',
             },
+            **_scheduling(limits),
             "_retry_policy": schema("RetryPolicy"),
+            "max_in_flight": integer(1, validation.MAX_IN_FLIGHT, description="Attempts under way at once, at most."),
+            "rate": {
+                "type": "number",
+                "minimum": validation.MIN_RATE,
+                "maximum": validation.MAX_RATE,
+                "description": "Attempts per second, at most.",
+            },
+            "dead_letter_queue": {
+                **QUEUE_NAME,
+                "description": "Another queue of the project, which gets the messages that could not be delivered.",
+            },
         },
     }
 
@@ -464,7 +506,7 @@ def _subscription_ttl(limits: Limits) -> Json:
 # -- deliveries -------------------------------------------------------------------------------------------------------------
 
 
-def _deliveries() -> Json:
+def _deliveries(limits: Limits) -> Json:
     state = {"enum": [state.value for state in State]}
     attempt = record(
         {
@@ -481,9 +523,24 @@ def _deliveries() -> Json:
             "status": {"type": ["integer", "null"], "description": "That of the answer, in the transport's numbers."},
             "duration": {"type": ["number", "null"], "description": "Seconds."},
             "error": {"type": ["string", "null"]},
-        }
+            "exchange": nullable(_exchange())
+            | {"description": "Only where it was asked for: what went over the wire. null: nothing, or it was not recorded."},
+        },
+        optional=("exchange",),
     )
     return {
+        "Redelivery": {
+            "type": "object",
+            "properties": {
+                "ttl": nullable(
+                    integer(
+                        limits.min_message_ttl,
+                        limits.max_message_ttl,
+                        description="Seconds for which it is tried; default: the queue's for messages.",
+                    )
+                )
+            },
+        },
         "Delivery": record(
             {
                 "message_id": TEXT,
@@ -495,3 +552,21 @@ def _deliveries() -> Json:
         ),
         "Deliveries": record({"deliveries": listed(schema("Delivery")), "links": schema("Links")}),
     }
+
+
+def _exchange() -> Json:
+    return record(
+        {
+            "request": {"type": "object", "description": "Of HTTP: method, url, headers and body_size; secrets are masked."},
+            "response": {
+                "type": ["object", "null"],
+                "description": "Of HTTP: status, headers and the beginning of the body. null: there was none.",
+            },
+            "phases": {
+                "type": "object",
+                "additionalProperties": {"type": "number"},
+                "description": "Seconds from the start of the attempt to the end of each phase: name, connect, tls, "
+                "first_byte, end.",
+            },
+        }
+    )
