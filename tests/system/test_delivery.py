@@ -166,7 +166,7 @@ class Delivering(DeliveryCase):
         self.wait_delivery(message, "delivered", answer["subscription_id"])
         shown = self.service.log("api") + self.service.log("worker") + str(self.service.deliveries(message))
         shown += str(self.service.request("GET", "/v2/queues/demo/subscriptions"))
-        self.assertIn("DEBUG", shown)
+        self.assertIn("outcome=retry", shown)
         for hidden in (secret, made.removeprefix("whsec_")):
             self.assertNotIn(hidden, shown)
         for file in self.service.data_dir.rglob("*.db*"):
