@@ -569,7 +569,12 @@ class MemoryStorage(Storage):
             return list(itertools.islice(found, limit))
 
     def update_subscription(
-        self, project: str, queue: str, subscription_id: str, changes: Mapping[str, Any]
+        self,
+        project: str,
+        queue: str,
+        subscription_id: str,
+        changes: Mapping[str, Any],
+        confirmation: Confirmation | None = None,
     ) -> Subscription | None:
         with self._lock:
             existing = self._live_subscription(project, queue, subscription_id)
@@ -579,8 +584,12 @@ class MemoryStorage(Storage):
             if other is not None and other is not existing:
                 raise Conflict("Another subscription of the queue has this subscriber.")
             age = _age(changes["ttl"], self._clock()) if "ttl" in changes else {}
-            existing.record = dataclasses.replace(existing.record, **{**changes, **age})
-            return existing.record
+            record = dataclasses.replace(existing.record, **{**changes, **age})
+            if confirmation is not None and record.subscriber != existing.record.subscriber:
+                record = dataclasses.replace(record, confirmed=False)
+                self._ask(record, confirmation)
+            existing.record = record
+            return record
 
     def delete_subscription(self, project: str, queue: str, subscription_id: str) -> None:
         with self._lock:
