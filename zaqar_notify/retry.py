@@ -122,10 +122,17 @@ def _schedule(chosen: Mapping[str, Any], service: Policy) -> tuple[float, ...]:
         waits = iter(service.schedule)
     else:
         waits = _zaqar_waits(chosen)
-    schedule = tuple(float(wait) for wait in itertools.islice(waits, most))
+    schedule = tuple(_seconds(wait) for wait in itertools.islice(waits, most))
     if chosen.get("max_attempts"):
         schedule += schedule[-1:] * (most - len(schedule))
     return schedule
+
+
+def _seconds(wait: float) -> float:
+    # Also Python's words for what is no number of JSON: a delivery that is due at "nan" would never be taken again.
+    if isinstance(wait, bool) or not isinstance(wait, int | float) or wait < 0:
+        raise ValueError("a wait is a number of seconds")
+    return float(wait)
 
 
 def _zaqar_waits(chosen: Mapping[str, Any]) -> Iterator[float]:

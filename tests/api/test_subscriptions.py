@@ -403,6 +403,23 @@ class ConfirmationTests:
         self.refused(409, "POST", PATH, {"subscriber": "http://endpoint.example/0"})
         self.assertEqual(self.requested(), [])
 
+    def test_another_subscriber_is_asked_before_it_gets_anything(self):
+        one = f"{PATH}/{self.subscribe()}"
+        self.ok("PUT", f"{one}/confirm", {"confirmed": True}, status=204)
+        self.requested()
+        wakes = len(self.wakes)
+        for document in ({"ttl": 600}, {"subscriber": "http://endpoint.example/0", "options": {}}):
+            self.ok("PATCH", one, document, status=204)
+        self.assertIs(self.ok("GET", one).json["confirmed"], True)
+        self.assertEqual((self.requested(), len(self.wakes)), ([], wakes))
+        self.ok("PATCH", one, {"subscriber": "http://endpoint.example/1"}, status=204)
+        self.assertIs(self.ok("GET", one).json["confirmed"], False)
+        self.assertEqual(len(self.wakes), wakes + 1)
+        [(_, asked)] = self.requested()
+        self.assertEqual(asked.body["Message_Type"], "SubscriptionConfirmation")
+        self.assertEqual(self.answer(asked.body, "SubscribeBody").status_code, 204)
+        self.assertIs(self.ok("GET", one).json["confirmed"], True)
+
     def test_what_is_refused_asks_nobody(self):
         self.refused(400, "POST", PATH, {"subscriber": "nobody:x"})
         self.assertEqual((self.wakes, self.requested()), ([], []))

@@ -371,6 +371,23 @@ class ConfirmationConformance(HiddenCase):
         self.assertRaises(Conflict, self.storage.subscribe, self.subscription(), self.ask)
         self.assertEqual([], list(self.take(self.storage.join()).rows))
 
+    def test_another_subscriber_is_asked(self) -> None:
+        mine = self.subscribe(confirmed=True)
+        for changes in ({"ttl": 600}, {"subscriber": mine.subscriber, "options": {"a": 1}}):
+            self.assertTrue(self.storage.update_subscription("p", "q", mine.id, changes, self.ask).confirmed)
+        self.assertEqual([], list(self.take(self.storage.join()).rows))
+        changed = self.storage.update_subscription("p", "q", mine.id, {"subscriber": "http://b/"}, self.ask)
+        self.assertEqual((False, "http://b/", changed), (changed.confirmed, changed.subscriber, self.asked))
+        self.assertEqual(changed, self.storage.get_subscription("p", "q", mine.id))
+        row = self.take(self.storage.join()).rows[0]
+        message = self.storage.load([row.message_id], []).messages[row.message_id]
+        self.assertEqual((mine.id, MessageKind.CONFIRMATION), (row.subscription_id, message.kind))
+
+    def test_another_subscriber_is_not_asked_where_none_has_to_confirm(self) -> None:
+        mine = self.subscribe(confirmed=True)
+        self.assertTrue(self.storage.update_subscription("p", "q", mine.id, {"subscriber": "http://b/"}).confirmed)
+        self.assertEqual([], list(self.take(self.storage.join()).rows))
+
     def test_what_raises_stores_nothing(self) -> None:
         def ask(subscription: Subscription) -> Draft:
             raise InvalidRequest("no")
@@ -381,6 +398,8 @@ class ConfirmationConformance(HiddenCase):
         mine = self.subscribe(options={"a": 1})
         self.assertRaises(InvalidRequest, self.storage.subscribe, self.subscription(options={"b": 1}), ask)
         self.assertRaises(InvalidRequest, self.storage.confirm, "p", "q", mine.id, True, ask)
+        changes = {"subscriber": "http://b/", "ttl": 600}
+        self.assertRaises(InvalidRequest, self.storage.update_subscription, "p", "q", mine.id, changes, ask)
         self.assertEqual(mine, self.storage.get_subscription("p", "q", mine.id))
         self.assertEqual([], list(self.take(self.storage.join()).rows))
 

@@ -82,6 +82,8 @@ class Subscription:
         self._storage = service.storage
         self._limits = service.limits
         self._check = service.check
+        self._confirmations = service.confirmations
+        self._wake = service.wake
         self._clock = service.clock
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, queue: str, subscription_id: str) -> None:
@@ -93,9 +95,12 @@ class Subscription:
         changes = validation.subscription_changes(document, queue=queue, limits=self._limits, now=self._clock())
         current = find(self._storage, project, queue, subscription_id)
         self._check(dataclasses.replace(current, **changes))
-        changed = self._storage.update_subscription(project, queue, subscription_id, changes)
+        ask = self._confirmations.of if self._confirmations.required else None
+        changed = self._storage.update_subscription(project, queue, subscription_id, changes, ask)
         if changed is None:
             raise NotFound(UNKNOWN)
+        if ask is not None and changed.subscriber != current.subscriber:
+            self._wake()
         resp.status = falcon.HTTP_204
         resp.location = href(changed)
 

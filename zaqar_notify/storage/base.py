@@ -375,11 +375,17 @@ class Storage(abc.ABC):
 
     @abc.abstractmethod
     def update_subscription(
-        self, project: str, queue: str, subscription_id: str, changes: Mapping[str, Any]
+        self,
+        project: str,
+        queue: str,
+        subscription_id: str,
+        changes: Mapping[str, Any],
+        confirmation: Confirmation | None = None,
     ) -> Subscription | None:
         """Replace fields (subscriber, ttl, options, secret, secret_made, disabled); None when there is no such one.
 
-        A ``ttl`` among the changes starts the age anew. `Conflict` when another live one has the subscriber.
+        A ``ttl`` among the changes starts the age anew. `Conflict` when another live one has the subscriber. With
+        ``confirmation`` another subscriber than before has not confirmed, and is asked as in `subscribe`.
         """
 
     @abc.abstractmethod

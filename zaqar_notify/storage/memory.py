@@ -594,7 +594,12 @@ class MemoryStorage(Storage):
             return list(itertools.islice(found, limit))
 
     def update_subscription(
-        self, project: str, queue: str, subscription_id: str, changes: Mapping[str, Any]
+        self,
+        project: str,
+        queue: str,
+        subscription_id: str,
+        changes: Mapping[str, Any],
+        confirmation: Confirmation | None = None,
     ) -> Subscription | None:
         with self._lock:
             existing = self._live_subscription(project, queue, subscription_id)
@@ -604,10 +609,15 @@ class MemoryStorage(Storage):
             if other is not None and other is not existing:
                 raise Conflict("Another subscription of the queue has this subscriber.")
             age = _age(changes["ttl"], self._clock()) if "ttl" in changes else {}
+            moved = changes.get("subscriber", existing.record.subscriber) != existing.record.subscriber
             enabled = existing.record.disabled is not None and "disabled" in changes and changes["disabled"] is None
-            fresh = {"strikes": 0, "failing_since": None} if enabled else {}
-            existing.record = dataclasses.replace(existing.record, **{**changes, **age, **fresh})
-            return existing.record
+            fresh = {"strikes": 0, "failing_since": None} if enabled or moved else {}
+            record = dataclasses.replace(existing.record, **{**changes, **age, **fresh})
+            if confirmation is not None and moved:
+                record = dataclasses.replace(record, confirmed=False)
+                self._ask(record, confirmation)
+            existing.record = record
+            return record
 
     def delete_subscription(self, project: str, queue: str, subscription_id: str) -> None:
         with self._lock:

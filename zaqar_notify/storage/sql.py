@@ -328,7 +328,12 @@ class SqlStorage(Storage):
         return [self._subscription(row) for row in found]
 
     def update_subscription(
-        self, project: str, queue: str, subscription_id: str, changes: Mapping[str, Any]
+        self,
+        project: str,
+        queue: str,
+        subscription_id: str,
+        changes: Mapping[str, Any],
+        confirmation: Confirmation | None = None,
     ) -> Subscription | None:
         number = ids.parse(subscription_id)
         if number is None:
@@ -339,11 +344,16 @@ class SqlStorage(Storage):
             existing = self._live_subscription(connection, project, queue, number)
             if existing is None:
                 return None
-            self._free_subscriber(connection, existing, changes.get("subscriber", existing.subscriber), now)
+            subscriber = changes.get("subscriber", existing.subscriber)
+            self._free_subscriber(connection, existing, subscriber, now)
             values = self._values(existing.id, changes, now)
             if _begins_anew(existing, changes):
                 values |= {"strikes": 0, "failing_since": None}
-            return self._change(connection, existing, values)
+            if confirmation is None or subscriber == existing.subscriber:
+                return self._change(connection, existing, values)
+            changed = self._change(connection, existing, {**values, "confirmed": False})
+            self._ask(connection, changed, confirmation)
+            return changed
 
         return self._database.write(work)
 

@@ -129,7 +129,7 @@ def _links(name: str, value: str, *operation_ids: str) -> dict[str, Json]:
 
 
 def _ids(name: str, most: int, description: str, example: str) -> Json:
-    described = {"type": "array", "items": {"type": "string"}, "maxItems": most}
+    described = {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1, "maxItems": most}
     return parameter("query", name, described, description, [example]) | {"style": "form", "explode": False}
 
 
@@ -238,8 +238,7 @@ def _service(operation: _Operations) -> Json:
                 "How the service is",
                 {"200": answer("How it is.", schema("Health"), _HEALTH)},
                 action="health:get",
-                description="For administrators: it takes the role `admin`, or, without authentication, the header "
-                "`X-Roles: admin`.",
+                description="It takes the role `admin`; without authentication, the header `X-Roles: admin`.",
             )
         },
     }
