@@ -21,10 +21,12 @@ LOOKING = {
     "subscription:get_all",
     "subscription:get",
     "deliveries:get_all",
+    "deliveries:get",
 }
 PUBLISHING = {"queues:create", "queues:update", "messages:create"}
 CONSUMING = {"messages:delete", "messages:delete_all", "claims:create", "claims:update", "claims:delete"}
-SUBSCRIBING = {f"subscription:{verb}" for verb in ("get_all", "get", "create", "update", "delete", "confirm", "enable")}
+SUBSCRIBING = {f"subscription:{verb}" for verb in ("get_all", "get", "create", "update", "delete", "confirm", "enable", "ping")}
+SUBSCRIBING |= {"deliveries:redeliver", "deliveries:cancel"}
 OWNING = {"queues:delete", "queues:purge", "queues:share"}
 
 

@@ -10,6 +10,7 @@ from zaqar_notify.api.middleware import Access
 Q = "/v2/queues/{queue}"
 MESSAGES, CLAIMS, SUBSCRIPTIONS = f"{Q}/messages", f"{Q}/claims", f"{Q}/subscriptions"
 MESSAGE, CLAIM, SUBSCRIPTION = f"{MESSAGES}/{{message_id}}", f"{CLAIMS}/{{claim_id}}", f"{SUBSCRIPTIONS}/{{subscription_id}}"
+DELIVERY = f"{MESSAGE}/deliveries/{{subscription_id}}"
 SECRETS = ("mine-metadata", "mine-body", "mine.example", "mine-option")
 PATCH = [{"op": "add", "path": "/metadata/added", "value": 1}]
 PATCH_TYPE = "application/openstack-messaging-v2.0-json-patch"
@@ -47,7 +48,8 @@ REQUESTS = {
         ask(404, query="?ids={message_id},{claimed_id}"),
     ],
     ("GET", MESSAGE): [ask(404)],
-    ("GET", f"{MESSAGE}/deliveries"): [ask(404), ask(404, query="?marker={subscription_id}")],
+    ("GET", f"{MESSAGE}/deliveries"): [ask(404), ask(404, query="?marker={subscription_id}"), ask(404, query="?state=pending")],
+    ("GET", DELIVERY): [ask(404), ask(404, query="?exchanges=false")],
     ("GET", CLAIM): [ask(404)],
     ("GET", SUBSCRIPTIONS): [ask(200), ask(200, query="?marker={before}"), ask(200, query="?marker={subscription_id}")],
     ("GET", SUBSCRIPTION): [ask(404)],
@@ -58,6 +60,9 @@ REQUESTS = {
     ("PATCH", SUBSCRIPTION): [ask(404, document={"ttl": 60}), ask(404, document=HOOK)],
     ("PUT", f"{SUBSCRIPTION}/confirm"): [ask(404, document={"confirmed": False}), ask(404, document={"confirmed": True})],
     ("POST", f"{SUBSCRIPTION}/enable"): [ask(404)],
+    ("POST", f"{SUBSCRIPTION}/ping"): [ask(404)],
+    ("POST", f"{DELIVERY}/redeliver"): [ask(404), ask(404, document={"ttl": 60})],
+    ("POST", f"{DELIVERY}/cancel"): [ask(404)],
     ("DELETE", SUBSCRIPTION): [ask(204)],
     ("PATCH", Q): [ask(200, 404, document=PATCH, content_type=PATCH_TYPE)],
     ("POST", SUBSCRIPTIONS): [ask(201, document={"subscriber": "http://mine.example/hook", "ttl": 3600})],
@@ -74,6 +79,10 @@ REQUESTS = {
     ("DELETE", Q): [ask(204)],
 }
 """What is asked of each route, and what may be answered to a stranger. First what looks, then what changes."""
+
+
+UNSIGNED = {("POST", f"{DELIVERY}/redeliver"), ("POST", f"{DELIVERY}/cancel")}
+"""What no pre-signed URL can be made for, although it lies below what is."""
 
 
 class ByHeaders:
@@ -134,6 +143,7 @@ class TenancyTests:
             f"{MESSAGES}?echo=true&include_claimed=true",
             MESSAGE,
             f"{MESSAGE}/deliveries",
+            DELIVERY,
             CLAIM,
             SUBSCRIPTIONS,
             SUBSCRIPTION,
@@ -225,7 +235,15 @@ class TenancyTests:
             return self.signed(url, "other")
 
         own = {key for key in REQUESTS if not key[1].startswith((MESSAGES, CLAIMS, SUBSCRIPTIONS))}
-        self.walk_as(stranger, but=own)
+        self.walk_as(stranger, but=own | UNSIGNED)
+
+    def test_the_owners_own_signature_does_not_reach_deliveries(self):
+        before = self.mine()
+        for method, template in UNSIGNED:
+            path = template.format(**self.ids())
+            url = SIGNER.sign([MESSAGES.format(queue="q")], [method], "p", self.clock() + 60)
+            self.refused(403, method, path, text="pre-signed", **self.signed(url, "p"))
+        self.assertEqual(self.mine(), before)
 
     def test_the_owners_signature_in_the_name_of_another_project(self):
         before = self.mine()
@@ -259,7 +277,7 @@ class TenancyTests:
             "URL-Paths": ",".join(share["paths"]),
         }
         own = {key for key in REQUESTS if not key[1].startswith((MESSAGES, CLAIMS, SUBSCRIPTIONS))}
-        self.walk_as(lambda method, path: {"project": "other", "headers": headers}, but=own)
+        self.walk_as(lambda method, path: {"project": "other", "headers": headers}, but=own | UNSIGNED)
         for path in (MESSAGES, SUBSCRIPTIONS, MESSAGE, SUBSCRIPTION, CLAIM):
             self.refused(403, "GET", path.format(**self.ids()), project="p", headers=headers)
 
