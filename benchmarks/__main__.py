@@ -27,6 +27,8 @@ SCENARIOS: Mapping[str, Callable[[Bench], list[Figure]]] = {
     "keys": scenarios.keys,
     "fanout": scenarios.fanout,
     "drain": scenarios.drain,
+    "watched": scenarios.watched,
+    "fairness": scenarios.fairness,
     "latency": scenarios.latency,
     "neighbours": scenarios.neighbours,
     "thousand": scenarios.thousand,

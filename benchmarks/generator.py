@@ -45,6 +45,7 @@ class Load:
     """Bytes of the JSON text of one message's body."""
     key: str | None = None
     """An API key that is sent along."""
+    project: str = PROJECT
 
 
 @dataclasses.dataclass
@@ -230,7 +231,7 @@ def request_template(load: Load) -> bytes:
     key = f"Authorization: Bearer {load.key}\r\n" if load.key else ""
     head = (
         f"POST /v2/queues/{load.queue}/messages HTTP/1.1\r\nHost: {HOST}:{load.port}\r\nClient-ID: {CLIENT_ID}\r\n"
-        f"X-Project-ID: {PROJECT}\r\nAccept: application/json\r\nContent-Type: application/json\r\n"
+        f"X-Project-ID: {load.project}\r\nAccept: application/json\r\nContent-Type: application/json\r\n"
         f"{key}Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body

@@ -91,11 +91,11 @@ class Service:
         self.key = self._run("key", "create", "--project", generator.PROJECT, "--roles", "read,publish,subscribe,admin").strip()
         return self.key
 
-    def request(self, method: str, path: str, document: object = None) -> tuple[int, Any]:
+    def request(self, method: str, path: str, document: object = None, project: str = generator.PROJECT) -> tuple[int, Any]:
         connection = http.client.HTTPConnection(generator.HOST, self.port, timeout=30)
         headers = {
             "Client-ID": generator.CLIENT_ID,
-            "X-Project-ID": generator.PROJECT,
+            "X-Project-ID": project,
             "Accept": "application/json",
             "Content-Type": "application/json",
             **({"Authorization": f"Bearer {self.key}"} if self.key else {}),
@@ -108,9 +108,10 @@ class Service:
             connection.close()
         return answer.status, json.loads(body) if body else None
 
-    def subscribe(self, queue: str, urls: Sequence[str]) -> None:
+    def subscribe(self, queue: str, urls: Sequence[str], project: str = generator.PROJECT) -> None:
         for url in urls:
-            status, document = self.request("POST", f"/v2/queues/{queue}/subscriptions", {"subscriber": url, "options": {}})
+            path, wanted = f"/v2/queues/{queue}/subscriptions", {"subscriber": url, "options": {}}
+            status, document = self.request("POST", path, wanted, project)
             if status != 201:
                 raise ServiceFailed(f"subscribing {url} was answered {status} {document}")
 
