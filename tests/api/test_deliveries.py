@@ -1,10 +1,22 @@
+import dataclasses
 import urllib.parse
 
 from tests.api.case import ApiCase, OverMemory, OverSql
-from zaqar_notify.model import LogEntry, OutcomeKind, State
+from zaqar_notify.api import deliveries
+from zaqar_notify.model import Exchange, LogEntry, OutcomeKind, State
 from zaqar_notify.storage.base import Closing, Settlement
 
 QUEUE = "/v2/queues/q"
+EXCHANGE = Exchange(
+    {"method": "POST", "url": "http://endpoint.example/0", "headers": {"webhook-id": "1"}, "body_size": 12},
+    {"status": 503, "headers": {}, "body": "busy"},
+    {"name": 0.25, "end": 0.5},
+)
+SHOWN_EXCHANGE = dataclasses.asdict(EXCHANGE)
+
+
+def path_of(message_id, subscription_id, then=""):
+    return f"{QUEUE}/messages/{message_id}/deliveries/{subscription_id}{then}"
 
 
 class DeliveryTests:
@@ -128,6 +140,255 @@ class DeliveryTests:
         for query in ("", "limit=20", "limit=1"):
             pages = list(self.walk(path, "deliveries", query))
             self.assertEqual([delivery["message_id"] for page in pages for delivery in page], message_ids[::-1])
+
+    # -- one delivery -------------------------------------------------------------------------------------------------------
+
+    def ended(self, state=State.DEAD, outcome=OutcomeKind.RETRY, exchange=EXCHANGE):
+        """A message with a delivery that has ended: the ids of both parts."""
+        subscription_id = self.subscribe()
+        [message_id] = self.post("x")
+        line = LogEntry(1, self.clock.now, state, outcome, 503, 0.5, "busy", exchange)
+        self.settle([message_id], [(message_id, subscription_id, line)])
+        return message_id, subscription_id
+
+    def taken_rows(self):
+        taken = self.storage.take(self.storage.join(), 30.0, entries=0, rows=10)
+        return {(row.message_id, row.subscription_id): row for row in taken.rows}
+
+    def test_one(self):
+        message_id, subscription_id = self.ended()
+        other = self.subscribe(1)
+        [listed] = self.deliveries(f"messages/{message_id}")
+        one = self.ok("GET", path_of(message_id, subscription_id)).json
+        [attempt] = one.pop("attempts")
+        self.assertEqual(one | {"attempts": [attempt | {"exchange": SHOWN_EXCHANGE}]}, one | {"attempts": [attempt]})
+        self.assertNotIn("exchange", listed["attempts"][0])
+        self.assertEqual(self.ok("GET", path_of(message_id, subscription_id) + "?exchanges=false").json, listed)
+        for unknown in (other, "0" * 16, "7" + "f" * 15, "x", "%00"):
+            self.refused(404, "GET", path_of(message_id, unknown))
+            self.refused(404, "GET", path_of(unknown, subscription_id))
+        self.refused(404, "GET", f"/v2/queues/other/messages/{message_id}/deliveries/{subscription_id}")
+        self.refused(400, "GET", path_of(message_id, subscription_id) + "?exchanges=maybe")
+
+    def test_one_of_several(self):
+        ids = [self.subscribe(number) for number in range(3)]
+        [message_id] = self.post("x")
+        for subscription_id in ids:
+            self.assertEqual(self.ok("GET", path_of(message_id, subscription_id)).json["subscription_id"], subscription_id)
+
+    def test_one_answers_after_message_and_subscription_are_deleted(self):
+        message_id, subscription_id = self.ended()
+        self.ok("DELETE", f"{QUEUE}/messages/{message_id}", status=204)
+        self.ok("DELETE", f"{QUEUE}/subscriptions/{subscription_id}", status=204)
+        self.assertEqual(self.ok("GET", path_of(message_id, subscription_id)).json["state"], "dead")
+
+    def test_exchanges_in_listings(self):
+        message_id, subscription_id = self.ended()
+        for path in (f"messages/{message_id}", f"subscriptions/{subscription_id}"):
+            for query, expected in (("", None), ("?exchanges=false", None), ("?exchanges=true", SHOWN_EXCHANGE)):
+                [delivery] = self.ok("GET", f"{QUEUE}/{path}/deliveries{query}").json["deliveries"]
+                self.assertEqual(delivery["attempts"][0].get("exchange"), expected)
+
+    def test_an_exchange_that_was_not_recorded(self):
+        message_id, subscription_id = self.ended(exchange=None)
+        self.assertIsNone(self.ok("GET", path_of(message_id, subscription_id)).json["attempts"][0]["exchange"])
+
+    # -- again, or not at all -----------------------------------------------------------------------------------------------
+
+    def test_redeliver(self):
+        for state, outcome in ((State.DEAD, OutcomeKind.RETRY), (State.DELIVERED, OutcomeKind.DELIVERED)):
+            message_id, subscription_id = self.ended(state, outcome)
+            self.wakes.clear()
+            path = path_of(message_id, subscription_id)
+            answer = self.ok("POST", f"{path}/redeliver", status=202)
+            self.assertEqual((answer.text, answer.headers["location"]), ("", path))
+            self.assertTrue(self.wakes)
+            self.assertEqual(self.ok("GET", path).json["state"], "pending")
+            row = self.taken_rows()[message_id, subscription_id]
+            self.assertEqual((row.attempts, row.lines), (0, 1))
+            self.assertAlmostEqual(row.expires_at, self.clock.now + 3600, delta=1)
+            self.ok("DELETE", f"{QUEUE}/subscriptions/{subscription_id}", status=204)
+
+    def test_redeliver_with_a_ttl(self):
+        message_id, subscription_id = self.ended()
+        self.ok("PUT", QUEUE, {"_default_message_ttl": 7200}, status=204)
+        path = path_of(message_id, subscription_id, "/redeliver")
+        for document, ttl in (({"ttl": 60}, 60), ({"ttl": 1209600}, 1209600), ({"ttl": None}, 7200), ({"else": 1}, 7200)):
+            self.ok("POST", path, document, status=202)
+            row = self.taken_rows()[message_id, subscription_id]
+            self.assertAlmostEqual(row.expires_at, self.clock.now + ttl, delta=1)
+            self.ok("POST", path_of(message_id, subscription_id, "/cancel"), status=204)
+
+    def test_redeliver_refused(self):
+        message_id, subscription_id = self.ended()
+        path = path_of(message_id, subscription_id, "/redeliver")
+        for document in ([], "x", 5, {"ttl": 59}, {"ttl": 1209601}, {"ttl": "60"}, {"ttl": 60.0}, {"ttl": True}):
+            with self.subTest(document=document):
+                self.refused(400, "POST", path, document)
+        self.refused(400, "POST", path, body="{")
+        self.wakes.clear()
+        for unknown in ("0" * 16, "x", "%00", "%ff"):
+            self.refused(404, "POST", path_of(message_id, unknown, "/redeliver"))
+            self.refused(404, "POST", path_of(unknown, subscription_id, "/redeliver"))
+        self.assertEqual(self.wakes, [])
+        self.ok("POST", path, status=202)
+        self.refused(409, "POST", path)
+
+    def test_redeliver_to_one_that_is_gone(self):
+        message_id, subscription_id = self.ended()
+        self.ok("DELETE", f"{QUEUE}/subscriptions/{subscription_id}", status=204)
+        self.refused(404, "POST", path_of(message_id, subscription_id, "/redeliver"))
+
+    def test_cancel(self):
+        subscription_id = self.subscribe()
+        [message_id] = self.post("x")
+        path = path_of(message_id, subscription_id)
+        answer = self.ok("POST", f"{path}/cancel", status=204)
+        self.assertEqual(answer.headers["location"], path)
+        self.assertEqual(self.ok("GET", path).json["state"], "cancelled")
+        self.refused(409, "POST", f"{path}/cancel")
+        for unknown in ("0" * 16, "x", "%00", "%ff"):
+            self.refused(404, "POST", path_of(message_id, unknown, "/cancel"))
+            self.refused(404, "POST", path_of(unknown, subscription_id, "/cancel"))
+
+    # -- filters --------------------------------------------------------------------------------------------------------------
+
+    def mixed(self):
+        """Messages that came to different ends, one each second: a subscription's id, and those of the messages."""
+        subscription_id = self.subscribe()
+        states = [State.DELIVERED, State.DEAD, State.EXPIRED, State.PENDING]
+        message_ids = self.post(*range(len(states)))
+        lines = [
+            (message_id, subscription_id, LogEntry(1, self.clock.now + second, state, OutcomeKind.RETRY))
+            for second, (message_id, state) in enumerate(zip(message_ids[:3], states, strict=False))
+        ]
+        self.settle_some(message_ids, lines)
+        return subscription_id, message_ids
+
+    def settle_some(self, message_ids, lines):
+        """The others stay in the outbox."""
+        taken = self.storage.take(self.storage.join(), 30.0, entries=1000, rows=0)
+        settled = {message_id for message_id, *_ in lines}
+        settlements = [
+            Settlement(message_id, subscription_id, taken.token, False, log=log) for message_id, subscription_id, log in lines
+        ]
+        self.storage.settle(settlements, [Closing(message_id, taken.token) for message_id in settled])
+        self.storage.give_back(taken.token, set(message_ids) - settled)
+
+    def found(self, subscription_id, **query):
+        path = f"{QUEUE}/subscriptions/{subscription_id}/deliveries"
+        pages = self.walk(path, "deliveries", urllib.parse.urlencode(query))
+        return [delivery["message_id"] for page in pages for delivery in page]
+
+    def test_by_state(self):
+        subscription_id, [delivered, dead, expired, pending] = self.mixed()
+        for asked, expected in (
+            ("delivered", [delivered]),
+            ("dead", [dead]),
+            ("dead,expired", [expired, dead]),
+            ("pending", [pending]),
+            ("dead,,dead", [dead]),
+            ("gone", []),
+        ):
+            self.assertEqual(self.found(subscription_id, state=asked), expected, asked)
+        both = self.ok("GET", f"{QUEUE}/subscriptions/{subscription_id}/deliveries?state=dead&state=delivered").json
+        self.assertEqual([one["message_id"] for one in both["deliveries"]], [dead, delivered])
+        [of_message] = self.ok("GET", f"{QUEUE}/messages/{dead}/deliveries?state=dead").json["deliveries"]
+        self.assertEqual(of_message["subscription_id"], subscription_id)
+        self.assertEqual(self.ok("GET", f"{QUEUE}/messages/{dead}/deliveries?state=delivered").json["deliveries"], [])
+
+    def test_by_time(self):
+        subscription_id, [delivered, dead, expired, _] = self.mixed()
+        at = self.clock.now
+        for query, expected in (
+            ({"since": at}, [expired, dead, delivered]),
+            ({"since": at + 0.5}, [expired, dead]),
+            ({"until": at + 2}, [dead, delivered]),
+            ({"since": at + 1, "until": at + 2}, [dead]),
+            ({"since": at + 3}, []),
+            ({"since": at, "state": "dead"}, [dead]),
+            ({"since": "2023-11-14T22:13:21Z"}, [expired, dead]),
+            ({"since": "2023-11-14T22:13:21"}, [expired, dead]),
+            ({"since": "2023-11-15T00:13:21+02:00"}, [expired, dead]),
+            ({"since": "2023-11-14"}, [expired, dead, delivered]),
+        ):
+            with self.subTest(query=query):
+                self.assertEqual(self.found(subscription_id, **query), expected)
+        path = f"{QUEUE}/subscriptions/{subscription_id}/deliveries?since=2023-11-15T00:13:21+02:00"
+        self.assertEqual(len(self.ok("GET", path).json["deliveries"]), 2, "a + that nobody has encoded")
+
+    def test_filters_refused(self):
+        subscription_id = self.subscribe()
+        [message_id] = self.post("x")
+        for path in (f"messages/{message_id}", f"subscriptions/{subscription_id}"):
+            for query in (
+                {"state": "nonsense"},
+                {"state": "dead,Dead"},
+                {"state": ","},
+                {"state": "\0"},
+                {"since": "yesterday"},
+                {"since": "-1"},
+                {"since": "nan"},
+                {"since": "1e9"},
+                {"until": "9" * 400},
+                {"since": "2", "until": "2"},
+                {"exchanges": "perhaps"},
+            ):
+                with self.subTest(path=path, query=query):
+                    self.refused(400, "GET", f"{QUEUE}/{path}/deliveries?{urllib.parse.urlencode(query)}")
+
+    def test_filters_of_what_is_unknown(self):
+        self.refused(404, "GET", f"{QUEUE}/messages/{'0' * 16}/deliveries?state=dead")
+        self.refused(404, "GET", f"{QUEUE}/subscriptions/{'0' * 16}/deliveries?since=0")
+
+    def test_pages_of_what_is_filtered(self):
+        subscription_id = self.subscribe()
+        message_ids = self.post(*range(30))
+        lines = [
+            (
+                message_id,
+                subscription_id,
+                LogEntry(1, self.clock.now, State.DELIVERED if n % 3 else State.DEAD, OutcomeKind.RETRY, exchange=EXCHANGE),
+            )
+            for n, message_id in enumerate(message_ids)
+        ]
+        self.settle(message_ids, lines)
+        path = f"{QUEUE}/subscriptions/{subscription_id}/deliveries"
+        query = "state=dead&since=2023-11-14T22:13:20%2B00:00&exchanges=true"
+        for limit in (1, 3, 20):
+            pages = list(self.walk(path, "deliveries", f"{query}&limit={limit}"))
+            self.assertEqual([one["message_id"] for page in pages for one in page], message_ids[27::-3])
+            self.assertTrue(all(len(page) <= limit for page in pages))
+            self.assertTrue(all(one["attempts"][0]["exchange"] for page in pages for one in page))
+
+    def test_a_request_looks_at_so_many_and_no_more(self):
+        subscription_id = self.subscribe()
+        message_ids = [one for _ in range(13) for one in self.post(*range(100))]
+        oldest = message_ids[0]
+        lines = [
+            (message_id, subscription_id, LogEntry(1, self.clock.now, State.DELIVERED, OutcomeKind.DELIVERED))
+            for message_id in message_ids[1:]
+        ]
+        lines.append((oldest, subscription_id, LogEntry(1, self.clock.now, State.DEAD, OutcomeKind.RETRY)))
+        self.settle_some(message_ids, lines)
+        looked_at = []
+        read = self.storage.subscription_deliveries
+
+        def counting(*arguments, **options):
+            found = read(*arguments, **options)
+            looked_at[-1] += len(found)
+            return found
+
+        self.storage.subscription_deliveries = counting
+        pages = []
+        href = f"{QUEUE}/subscriptions/{subscription_id}/deliveries?state=dead"
+        while href:
+            looked_at.append(0)
+            page = self.ok("GET", href).json
+            pages.append([one["message_id"] for one in page["deliveries"]])
+            href = page["links"][0]["href"] if page["links"] else None
+        self.assertEqual(pages, [[], [oldest]])
+        self.assertEqual(looked_at, [deliveries.MOST_LOOKED_AT, 300])
 
     def test_unknown(self):
         subscription_id = self.subscribe()

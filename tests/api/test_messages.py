@@ -95,6 +95,23 @@ class MessageTests:
     def listed(self, query="", **options):
         return [entry["id"] for entry in self.ok("GET", f"{PATH}?echo=true&{query}", **options).json["messages"]]
 
+    def test_traceparent(self):
+        trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+        mine = {"traceparent": "mine"}
+        full = {f"a{number}": number for number in range(20)}
+        documents = [{"body": 1}, {"body": 2, "attributes": mine}, {"body": 3, "attributes": full}]
+        for header, expected in (
+            (trace, [{"traceparent": trace}, mine, {**full, "traceparent": trace}]),
+            (trace.upper(), [None, mine, full]),
+            ("00-x", [None, mine, full]),
+            (None, [None, mine, full]),
+        ):
+            with self.subTest(header=header):
+                headers = {"traceparent": header}
+                self.ok("POST", "/v2/queues/q/messages", {"messages": documents}, status=201, headers=headers)
+                listed = self.ok("DELETE", "/v2/queues/q/messages?pop=3").json["messages"]
+                self.assertEqual([message.get("attributes") for message in listed], expected)
+
     def test_delay(self):
         document = {"messages": [{"body": 1, "delay": 30, "ttl": 60}, {"body": 2, "delay": 0}]}
         delayed, free = [href.rpartition("/")[2] for href in self.ok("POST", PATH, document, status=201).json["resources"]]

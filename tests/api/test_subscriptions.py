@@ -9,7 +9,7 @@ from tests.api.case import CLIENT, HOOK, SIGNER, ApiCase, OverMemory, OverSql
 from zaqar_notify import signing, validation
 from zaqar_notify.encryption import Keyring
 from zaqar_notify.model import Disabled, MessageKind
-from zaqar_notify.storage.base import Settlement
+from zaqar_notify.storage.base import Closing, Failure, Settlement
 from zaqar_notify.validation import MASK
 
 PATH = "/v2/queues/q/subscriptions"
@@ -256,6 +256,52 @@ class SubscriptionTests:
         self.refused(403, "POST", f"{PATH}/{subscription_id}/enable", text="operator")
         self.assertEqual(self.ok("GET", f"{PATH}/{subscription_id}").json["disabled"], dataclasses.asdict(disabled))
 
+    def failing(self, subscription_id, at, **failure):
+        [message_id] = self.post("x")
+        taken = self.storage.take(self.storage.join(), 30.0, entries=10, rows=0)
+        limits = {"most_strikes": 3, "longest": 100.0, "reason_strikes": "wrong", "reason_longest": "too long"}
+        failed = Failure(at, **{"strike": False, **limits, **failure})
+        settlement = Settlement(message_id, subscription_id, taken.token, from_row=False, due_at=at + 5, failure=failed)
+        self.assertEqual(0, self.storage.settle([settlement], [Closing(message_id, taken.token)]))
+
+    def test_what_fails_is_shown(self):
+        subscription_id = self.subscribe()
+        path = f"{PATH}/{subscription_id}"
+        self.assertFalse({"strikes", "failing_since"} & self.ok("GET", path).json.keys())
+        since = self.clock.now
+        self.failing(subscription_id, since)
+        shown = self.ok("GET", path).json
+        self.assertEqual((shown["failing_since"], shown.get("strikes")), (since, None))
+        self.failing(subscription_id, since + 7, strike=True)
+        shown = self.ok("GET", path).json
+        self.assertEqual((shown["failing_since"], shown["strikes"]), (since, 1))
+        self.assertEqual(self.ok("GET", PATH).json["subscriptions"], [shown])
+        self.failing(subscription_id, since + 8, strike=True, most_strikes=2)
+        self.assertEqual(self.ok("GET", path).json["disabled"]["reason"], "wrong")
+        self.ok("POST", f"{path}/enable", status=204)
+        self.assertFalse({"strikes", "failing_since", "disabled"} & self.ok("GET", path).json.keys())
+
+    def test_ping(self):
+        subscription_id = self.subscribe()
+        self.subscribe(1)
+        self.wakes.clear()
+        answer = self.ok("POST", f"{PATH}/{subscription_id}/ping", status=202)
+        self.assertEqual(set(answer.json), {"message_id"})
+        message_id = answer.json["message_id"]
+        self.assertEqual(answer.headers["location"], f"/v2/queues/q/messages/{message_id}/deliveries/{subscription_id}")
+        self.assertEqual(self.ok("GET", answer.headers["location"]).json["state"], "pending")
+        self.assertEqual(self.wakes, [0], "readers do not see it")
+        taken = self.storage.take(self.storage.join(), 30.0, entries=10, rows=10)
+        self.assertEqual([(row.message_id, row.subscription_id) for row in taken.rows], [(message_id, subscription_id)])
+        self.assertEqual(list(taken.entries), [])
+        message = self.storage.load([message_id], []).messages[message_id]
+        self.assertEqual((message.kind, message.body, message.ttl), (MessageKind.TEST, {"test": True}, 3600))
+
+    def test_ping_of_nobody(self):
+        for unknown in ("0" * 16, "x", "%00", "%ff"):
+            self.refused(404, "POST", f"{PATH}/{unknown}/ping")
+        self.assertEqual(self.wakes, [])
+
     def test_pages_hold_everything_once(self):
         ids = [self.subscribe(number) for number in range(25)]
         for query, sizes in (("", [10, 10, 5]), ("limit=20", [20, 5]), ("limit=5", [5] * 5)):
@@ -419,6 +465,16 @@ class ConfirmationTests:
         self.assertEqual(asked.body["Message_Type"], "SubscriptionConfirmation")
         self.assertEqual(self.answer(asked.body, "SubscribeBody").status_code, 204)
         self.assertIs(self.ok("GET", one).json["confirmed"], True)
+
+    def test_ping_waits_for_the_confirmation(self):
+        path = f"{PATH}/{self.subscribe()}"
+        self.requested()
+        self.refused(409, "POST", f"{path}/ping")
+        self.assertEqual(self.requested(), [])
+        self.ok("PUT", f"{path}/confirm", {"confirmed": True}, status=204)
+        self.ok("POST", f"{path}/ping", status=202)
+        self.assertEqual(len(self.requested()), 1)
+        self.refused(404, "POST", f"{PATH}/{'0' * 16}/ping")
 
     def test_what_is_refused_asks_nobody(self):
         self.refused(400, "POST", PATH, {"subscriber": "nobody:x"})

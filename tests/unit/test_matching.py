@@ -38,3 +38,6 @@ class WantedTest(unittest.TestCase):
         self.assertIsNone(wanted(request, SUBSCRIPTION, 1000.0, confirmed_only=True))
         self.assertIsNone(wanted(request, confirmed, 1000.0, confirmed_only=True))
         self.assertIs(wanted(request, SUBSCRIPTION, 1060.0, confirmed_only=True), State.EXPIRED)
+        test = dataclasses.replace(MESSAGE, kind=MessageKind.TEST)
+        self.assertIs(wanted(test, SUBSCRIPTION, 1000.0, confirmed_only=True), State.SUPPRESSED)
+        self.assertIsNone(wanted(test, confirmed, 1000.0, confirmed_only=True))

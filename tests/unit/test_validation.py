@@ -134,6 +134,8 @@ class QueueMetadataTest(unittest.TestCase):
             "retry_backoff_function": "geometric",
             "ignore_subscription_override": True,
             "of_a_later_version": None,
+            "schedule": [0, 5.5],
+            "max_attempts": 100,
         }
         validation.queue_metadata({"_retry_policy": good}, LIMITS)
         wrong = [
@@ -146,6 +148,8 @@ class QueueMetadataTest(unittest.TestCase):
             {"retry_backoff_function": "cubic"},
             {"retry_backoff_function": ["linear"]},
             {"ignore_subscription_override": 1},
+            {"schedule": []},
+            {"max_attempts": 101},
         ]
         for policy in wrong:
             with self.subTest(policy=policy), self.assertRaisesRegex(InvalidRequest, "_retry_policy"):
@@ -403,6 +407,31 @@ class SubscriptionTest(unittest.TestCase):
                 self.refused({"subscriber": "http://e/", "options": options}, "options has to be a JSON object")
         self.refused({"subscriber": "http://e/", "options": {"_retry_policy": 5}}, "_retry_policy")
 
+    def test_options_for_all_notifiers(self):
+        good = {
+            "max_attempts": 100,
+            "schedule": [0, 0.5, 604800],
+            "max_in_flight": 1000,
+            "rate": 0.001,
+            "dead_letter_queue": "dead",
+            "_retry_policy": {"schedule": [0] * 100, "max_attempts": 1},
+        }
+        self.assertEqual(self.make({"subscriber": "http://e/", "options": good}).options, good)
+        wrong = {
+            "max_attempts": [0, 101, 1.0, "1", True, None],
+            "schedule": [[], [0] * 101, [-1], [604801], ["1"], [True], [None], 5, "5", None, {}],
+            "max_in_flight": [0, 1001, 1.5, "1", True, None],
+            "rate": [0, -1, 0.0009, 10000.1, "1", True, None],
+            "dead_letter_queue": ["", "a b", "a/b", "x" * 65, 5, None, [], "q"],
+        }
+        for name, values in wrong.items():
+            for value in values:
+                with self.subTest(name=name, value=value):
+                    self.refused({"subscriber": "http://e/", "options": {name: value}}, f"options.{name}")
+                    if name in ("max_attempts", "schedule"):
+                        nested = {"_retry_policy": {name: value}}
+                        self.refused({"subscriber": "http://e/", "options": nested}, f"options._retry_policy.{name}")
+
     def test_no_object(self):
         for document in ([], "x", 5, None, True):
             self.refused(document, "JSON object")
@@ -437,6 +466,8 @@ class SubscriptionChangesTest(unittest.TestCase):
             {"options": []},
             {"options": {"secret": "x"}},
             {"options": {"secret": None}},
+            {"options": {"dead_letter_queue": "q"}},
+            {"options": {"rate": 0}},
         ]
         for document in documents:
             with self.subTest(document=document), self.assertRaises(InvalidRequest):
