@@ -37,8 +37,9 @@ def attempt_line(
     """``attempt`` n of at most ``most``, ``duration`` seconds long, has put the delivery into ``state``; the next one is due at
     ``due_at`` (epoch seconds). What others can choose is quoted where it has to be: it stays one line with these keys."""
     message, subscription = delivery.message, delivery.subscription
+    message_id = message.id if message.foreign_id is None else value(message.foreign_id)
     return (
-        f"delivery={delivery.id} message={value(message.public_id)} subscription={subscription.id}"
+        f"delivery={delivery.id} message={message_id} subscription={subscription.id}"
         f" queue={value(message.queue)} project={value(message.project)}"
         f" scheme={value(subscription.subscriber.partition(':')[0])}"
         f" outcome={outcome.kind._value_} status={'-' if outcome.status is None else outcome.status}"

@@ -216,15 +216,15 @@ def start_metrics(conf: cfg.ConfigOpts, kind: str, storage: Storage) -> Expositi
     """
     if conf.metrics.listen is None:
         return None
-    directory = os.path.abspath(os.path.join(conf.data_dir, "metrics", kind))
-    os.makedirs(directory, mode=0o700, exist_ok=True)
-    _count_in(directory)
-    from zaqar_notify.prometheus import Exposition
-
     host, _, port = conf.metrics.listen.rpartition(":")
     number = int(port) + METRICS_PORTS[kind]
-    if not 0 < number < 65536:
+    if not METRICS_PORTS[kind] < number < 65536:
         raise errors.CannotStart(f"[metrics] listen: {number} is no port")
+    directory = os.path.abspath(os.path.join(conf.data_dir, "metrics", kind))
+    _count_in(directory)
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    from zaqar_notify.prometheus import Exposition
+
     exposition = Exposition(directory, host.strip("[]"), number, storage.depths)
     exposition.start()
     return exposition

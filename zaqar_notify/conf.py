@@ -310,7 +310,7 @@ DELIVERY_LOG: list[cfg.Opt] = [
             ("failures", "Those that did not deliver."),
             ("none", "None: the deliveries can be asked for all the same."),
         ],
-        help="Which attempts the worker writes a line about to its log. It costs about 4 % of a worker's throughput, and 300 "
+        help="Which attempts the worker writes a line about to its log. It costs about 6 % of a worker's throughput, and 300 "
         "bytes for each attempt.",
     ),
 ]
@@ -318,7 +318,7 @@ DELIVERY_LOG: list[cfg.Opt] = [
 METRICS: list[cfg.Opt] = [
     cfg.StrOpt(
         "listen",
-        regex=r"(\[[0-9A-Fa-f:.]+\]|[^:\s\[\]]+):[0-9]{1,5}",
+        regex=r"^(\[[0-9A-Fa-f:.]+\]|[^:\s\[\]]+):[0-9]{1,5}$",
         help="Address and port, such as 127.0.0.1:9101, where the API's processes show /metrics to Prometheus; workers do so "
         "at the next port. All processes of a kind on one machine, with one data_dir, share one listener. Unset: no metrics.",
     ),

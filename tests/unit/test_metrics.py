@@ -19,7 +19,7 @@ from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
-from zaqar_notify import errors, prometheus
+from zaqar_notify import bootstrap, errors, prometheus
 from zaqar_notify.api.app import create_app
 from zaqar_notify.api.middleware import Measuring
 from zaqar_notify.encryption import Keyring
@@ -391,6 +391,38 @@ class SeveralProcessesTest(unittest.TestCase):
             process = self.start()
             self.assertEqual(1, process.wait(WAIT))
             self.assertIn(f"[metrics] listen: cannot use 127.0.0.1 port {self.port}", process.stderr.read())
+
+
+class StartTest(unittest.TestCase):
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.directory = pathlib.Path(directory.name)
+
+    def start(self, listen, kind="worker"):
+        file = self.directory / "conf"
+        file.write_text(f"[DEFAULT]\ndata_dir = {self.directory}\n[metrics]\n" + (f"listen = {listen}\n" if listen else ""))
+        conf = bootstrap.configure(config_files=[str(file)])
+        return bootstrap.start_metrics(conf, kind, None)
+
+    def test_without_an_address_nothing_is_made(self):
+        self.assertIsNone(self.start(None))
+        self.assertEqual(["conf"], os.listdir(self.directory))
+
+    def test_what_is_no_address(self):
+        for listen in ("9101", "localhost", "127.0.0.1:", ":9101", "a b:1", "::1:9101", "127.0.0.1:123456", "127.0.0.1:0"):
+            with self.subTest(listen), self.assertRaisesRegex(errors.CannotStart, "listen"):
+                self.start(listen, "api")
+
+    def test_workers_need_the_next_port_too(self):
+        with self.assertRaisesRegex(errors.CannotStart, "65536 is no port"):
+            self.start("127.0.0.1:65535")
+
+    def test_beside_metrics_of_another_program_there_are_none(self):
+        # This process has imported prometheus_client before, as such a program would.
+        with self.assertRaisesRegex(errors.CannotStart, "this process has metrics of its own"):
+            self.start("127.0.0.1:9101")
+        self.assertNotIn("PROMETHEUS_MULTIPROC_DIR", os.environ)
 
 
 class DashboardFilesTest(unittest.TestCase):
