@@ -700,6 +700,31 @@ class RoutesTest(ExtensionCase):
         following = self.client.simulate_get(path, query_string=query, headers=HEADERS).json
         self.assertEqual(2, len({one["subscription_id"] for one in page["deliveries"] + following["deliveries"]}))
 
+    def test_one_delivery_by_the_id_that_the_app_gave(self):
+        self.wake = lambda: None
+        client = self.mounted(message_ids=lambda resp: ["a?b#c%"])
+        created = client.simulate_post("/v2/queues/q/subscriptions", headers=HEADERS, json=HOOK).json
+        self.assertEqual(201, self.post("x", client=client).status_code)
+        path = f"/v2/queues/q/messages/a%3Fb%23c%25/deliveries/{created['subscription_id']}"
+        shown = client.simulate_get(path, headers=HEADERS).json
+        self.assertEqual(("a?b#c%", "pending"), (shown["message_id"], shown["state"]))
+        cancelled = client.simulate_post(f"{path}/cancel", headers=HEADERS)
+        self.assertEqual((204, path), (cancelled.status_code, cancelled.headers["location"]))
+        again = client.simulate_post(f"{path}/redeliver", headers=HEADERS)
+        self.assertEqual((202, path), (again.status_code, again.headers["location"]))
+        pinged = client.simulate_post(f"/v2/queues/q/subscriptions/{created['subscription_id']}/ping", headers=HEADERS)
+        self.assertEqual(202, pinged.status_code)
+        self.assertEqual("pending", client.simulate_get(pinged.headers["location"], headers=HEADERS).json["state"])
+
+    def test_the_trace_of_a_post_is_kept(self):
+        trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+        self.wake = lambda: None
+        headers = {**HEADERS, "traceparent": trace}
+        self.assertEqual(201, self.post("x", client=self.mounted(), headers=headers).status_code)
+        taken = self.storage.take(self.worker, 30.0, entries=10, rows=0)
+        [message] = self.storage.load([entry.message_id for entry in taken.entries], ()).messages.values()
+        self.assertEqual({"traceparent": trace}, message.attributes)
+
     def test_the_app_authenticates(self):
         self.loopback_only = True
         client = self.mounted(project=lambda req: req.get_header("Tenant"))
