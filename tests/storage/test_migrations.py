@@ -15,8 +15,9 @@ from alembic.script import ScriptDirectory
 from tests.storage import case
 from tests.storage.contract import NOW
 from zaqar_notify.errors import CannotStart
-from zaqar_notify.model import Message, MessageKind, OutcomeKind, State
+from zaqar_notify.model import LaneKey, Message, MessageKind, OutcomeKind, State
 from zaqar_notify.storage import ids, tables
+from zaqar_notify.storage.base import Failure, Settlement
 from zaqar_notify.storage.migrations import configuration
 
 
@@ -82,6 +83,12 @@ class FirstRevisionTest(case.SqlCase):
                 (NOW + 300,),
             )
             outside.execute(
+                "INSERT INTO deliveries (message_id, subscription_id, lane_id, attempts, lines, expires_at)"
+                " VALUES (4, 9, 1, 1, 1, ?)",
+                (NOW + 300,),
+            )
+            outside.execute("INSERT INTO lanes (id, project, name, due_at) VALUES (1, 'p', 'http://a', 0)")
+            outside.execute(
                 "INSERT INTO delivery_log (message_id, subscription_id, number, at, state, outcome) VALUES (1, 9, 1, ?, 4, 1)",
                 (int(NOW * 1000),),
             )
@@ -126,6 +133,36 @@ class FirstRevisionTest(case.SqlCase):
             [ids.show(2), ids.show(3), ids.show(5), *given],
             [message.id for message in self.storage.list_messages("p", "q", None, 10)],
         )
+
+    def test_lanes_are_emptied_and_projects_have_their_turns(self) -> None:
+        self.storage.upgrade()
+        self.publish(2, project="o")
+        worker = self.storage.join()
+        lane = LaneKey("p", "http://a")
+        taken = self.take(worker, entries=2, rows=0, lanes=2)
+        self.assertEqual(([lane], {}), (taken.lanes, taken.probes))
+        self.assertEqual([], self.storage.breakers())
+        loaded = self.storage.load([entry.message_id for entry in taken.entries], []).messages.values()
+        self.assertEqual({"o", "p"}, {message.project for message in loaded})
+        taken = self.take(worker, rows=0, parked={lane: 5})
+        self.assertEqual([(ids.show(4), NOW + 300, lane)], [(row.message_id, row.expires_at, row.lane) for row in taken.rows])
+        with contextlib.closing(sqlite3.connect(self.path)) as inside:
+            for table in ("queues", "outbox", "deliveries"):
+                found = inside.execute(
+                    f"SELECT DISTINCT p.name FROM {table} AS t LEFT JOIN projects AS p ON p.id = t.project_id"
+                )
+                self.assertTrue({("p",)} <= set(found.fetchall()) <= {("p",), ("o",)}, table)
+
+    def test_it_can_fail_and_be_delivered_again(self) -> None:
+        self.storage.upgrade()
+        taken = self.take(self.storage.join())
+        failure = Failure(NOW, True, 1, 60.0, "strikes", "longest")
+        row = Settlement(ids.show(2), ids.show(9), taken.token, True, self.failed(2), failure=failure)
+        self.assertEqual(0, self.storage.settle([row]))
+        subscription = self.storage.get_subscription("p", "q", ids.show(9))
+        self.assertEqual((1, NOW, "strikes"), (subscription.strikes, subscription.failing_since, subscription.disabled.reason))
+        self.storage.redeliver("p", "q", ids.show(2), ids.show(9), 600)
+        self.assertEqual([NOW + 600], [row.expires_at for row in self.take(self.storage.join()).rows])
 
 
 def _new_fields(message: Message) -> tuple[Any, ...]:

@@ -20,9 +20,9 @@ from sqlalchemy import event
 from tests.storage import case, conformance
 from zaqar_notify.encryption import Keyring
 from zaqar_notify.errors import CannotStart, Conflict, InvalidRequest, StorageUnavailable
-from zaqar_notify.model import ApiKey, Disabled, Draft, LaneKey, OutcomeKind, State, Subscription
+from zaqar_notify.model import Alert, ApiKey, Disabled, Draft, Exchange, LaneKey, OutcomeKind, State, Subscription
 from zaqar_notify.storage import statements
-from zaqar_notify.storage.base import Closing, Settlement, Storage
+from zaqar_notify.storage.base import Breaker, Closing, Failure, Settlement, Storage
 from zaqar_notify.storage.sql import SqlStorage
 from zaqar_notify.storage.sqlite import FileLock, WorkerLocks
 
@@ -770,6 +770,7 @@ class PlanTest(case.SqlCase):
             [Settlement(row.message_id, row.subscription_id, taken.token, from_row=True, log=end) for row in taken.rows]
         )
         storage.give_back(again.token, given, [(row.message_id, row.subscription_id) for row in again.rows])
+        self.trust_everything(worker, second)
         self.clock.now += 70
         storage.subscribe(self.subscription("http://b/"))
         storage.delete_subscription("p", "q", first.id)
@@ -785,6 +786,40 @@ class PlanTest(case.SqlCase):
         storage.leave(worker)
         self.prune_all()
         storage.check()
+
+    def trust_everything(self, worker: int, mine: Subscription) -> None:
+        self.storage = storage = self.open(retention_delivered=30.0)
+        storage.put_queue("p", "sealed", {"_enable_encrypt_messages": True})
+        asked = self.subscription("http://sealed/", queue="sealed")
+        other = storage.subscribe(asked).subscription
+        storage.ping("p", "q", mine.id, Draft(b"1", 60))
+        given = [*self.publish(4, ttl=600), *self.publish(queue="sealed", ttl=600)]
+        storage.cancel("p", "q", given[3], mine.id)
+        token = self.take(worker).token
+        exchange = Exchange({"method": "POST"})
+        alert = Alert("cause", "alerts", Draft(b"1", 60))
+        failure = Failure(self.clock.now, True, 1, 60.0, "strikes", "longest", alert)
+        ends: list[dict[str, Any]] = [
+            {"log": dataclasses.replace(self.delivered(), exchange=exchange), "recovered": True},
+            {"log": self.failed(), "failure": failure, "alerts": (alert,)},
+            {"park": conformance.LANE},
+        ]
+        settled = [Settlement(one, mine.id, token, False, **end) for one, end in zip(given, ends, strict=False)]
+        settled += [
+            Settlement(given[3], mine.id, token, False, self.delivered()),
+            Settlement(given[4], other.id, token, False, dataclasses.replace(self.delivered(), exchange=exchange)),
+        ]
+        breakers = [Breaker(conformance.LANE, 1, self.clock.now + 5), Breaker(LaneKey("p", "other"), 1, self.clock.now)]
+        self.assertEqual(1, storage.settle(settled, [Closing(one, token) for one in given], breakers))
+        storage.settle([], [], [Breaker(LaneKey("p", "other"), 0, 0.0)])
+        storage.breakers()
+        storage.depths()
+        storage.message_deliveries("p", "q", given[0], None, 5, exchanges=True)
+        self.clock.now += 10
+        self.take(worker, lanes=3)
+        storage.redeliver("p", "q", given[0], mine.id, 60)
+        self.clock.now += 30
+        self.prune_all()
 
     def consume_everything(self) -> None:
         storage = self.storage

@@ -18,8 +18,6 @@ from zaqar_notify.storage.statements import json_list
 _WORKER_SHIFT = 32
 """A token is the worker's id and, in its lower bits, the number of the take."""
 
-_MOST_PROJECTS = 256
-"""So many share a bound. What they leave of it is for those after them."""
 _BEFORE_ALL = -1
 _BEHIND_ALL = 2**63 - 1
 
@@ -99,36 +97,21 @@ def take(
 
 
 def _take_in_turns(run: _Run, kind: _Kind, lease: Lease, turns: Turns, most: int) -> list[Any]:
-    taken: list[Any] = []
-    circle = _Circle(run, kind, turns.get(kind, _BEFORE_ALL), lease.now)
-    while len(taken) < most:
-        following = circle.following(min(most - len(taken), _MOST_PROJECTS))
-        if not following:
-            break
-        turns[kind] = following[-1]
-        taken += _share(run, kind, lease, following, most - len(taken))
-    return taken
+    if most <= 0:
+        return []
+    projects = _next_projects(run, kind, turns.get(kind, _BEFORE_ALL), lease.now, most)
+    if projects:
+        turns[kind] = projects[-1]
+    return _share(run, kind, lease, projects, most)
 
 
-class _Circle:
-    """Once around the projects that have something due, beginning behind the one that had the last turn."""
-
-    def __init__(self, run: _Run, kind: _Kind, last_turn: int, now: float) -> None:
-        self._run = run
-        self._kind = kind
-        self._now = now
-        self._ranges = [(_BEFORE_ALL, last_turn), (last_turn, _BEHIND_ALL)]
-        """(after, last), the next one at the end."""
-
-    def following(self, most: int) -> list[int]:
-        found: list[int] = []
-        while self._ranges and len(found) < most:
-            after, last = self._ranges.pop()
-            asked = {"after": after, "last": last, "now": self._now, "limit": most - len(found)}
-            found += self._run(self._kind.projects, asked).scalars().all()
-            if len(found) == most:
-                self._ranges.append((found[-1], last))
-        return found
+def _next_projects(run: _Run, kind: _Kind, last_turn: int, now: float, most: int) -> list[int]:
+    """Those that have something due, beginning behind the one that had the last turn."""
+    found: list[int] = []
+    for after, last in ((last_turn, _BEHIND_ALL), (_BEFORE_ALL, last_turn)):
+        if len(found) < most:
+            found += run(kind.projects, {"after": after, "last": last, "now": now, "limit": most - len(found)}).scalars()
+    return found
 
 
 def _share(run: _Run, kind: _Kind, lease: Lease, projects: list[int], most: int) -> list[Any]:
