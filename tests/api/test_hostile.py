@@ -26,6 +26,8 @@ DOCUMENTS = {
         "_flavor": "x",
         "_retry_policy": {
             "retries_with_no_delay": 3,
+            "schedule": [0, 5],
+            "max_attempts": 5,
             "minimum_delay_retries": 3,
             "minimum_delay": 5,
             "maximum_delay": 30,
@@ -49,7 +51,15 @@ DOCUMENTS = {
     ("/v2/queues/{queue}/subscriptions", "POST"): {
         "subscriber": "http://endpoint.example/new",
         "ttl": 60,
-        "options": {"secret": "x", "_retry_policy": {"minimum_delay": 5}},
+        "options": {
+            "secret": "x",
+            "_retry_policy": {"minimum_delay": 5},
+            "schedule": [0, 5],
+            "max_attempts": 5,
+            "max_in_flight": 2,
+            "rate": 1.5,
+            "dead_letter_queue": "dead",
+        },
     },
     ("/v2/queues/{queue}/subscriptions/{subscription_id}", "PATCH"): {
         "subscriber": "http://endpoint.example/new",
@@ -57,9 +67,20 @@ DOCUMENTS = {
         "options": {"_retry_policy": {"minimum_delay": 5, "retry_backoff_function": "linear"}},
     },
     ("/v2/queues/{queue}/subscriptions/{subscription_id}/confirm", "PUT"): {"confirmed": True},
+    ("/v2/queues/{queue}/messages/{message_id}/deliveries/{subscription_id}/redeliver", "POST"): {"ttl": 60},
     ("/v2/queues/{queue}/purge", "POST"): {"resource_types": ["messages", "subscriptions"]},
 }
 """A good document for each route that takes one; each value in it is replaced by each of WRONG."""
+
+WITHOUT = {
+    (f"/v2/queues/{{queue}}/{path}", "POST")
+    for path in (
+        "subscriptions/{subscription_id}/enable",
+        "subscriptions/{subscription_id}/ping",
+        "messages/{message_id}/deliveries/{subscription_id}/cancel",
+    )
+}
+"""What takes none."""
 
 WRONG = [
     None,
@@ -125,6 +146,10 @@ RAW = [
 ]
 
 FIELDS = (
+    "state",
+    "since",
+    "until",
+    "exchanges",
     "marker",
     "limit",
     "ids",
@@ -274,7 +299,7 @@ class HostileTests:
                 self.send(method, self.path(template), body=raw)
 
     def test_wrong_values(self):
-        takers = set(self.routes("POST", "PUT", "PATCH")) - {(f"{SUBSCRIPTION}/enable", "POST")}
+        takers = set(self.routes("POST", "PUT", "PATCH")) - WITHOUT
         self.assertEqual(takers, set(DOCUMENTS), "every route that takes a document is tried")
         for (template, method), good in DOCUMENTS.items():
             headers = {"Content-Type": PATCH_TYPE if isinstance(good, list) else "application/json"}

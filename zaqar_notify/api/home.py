@@ -27,8 +27,10 @@ _VERSIONS = {
 _QUEUE = "/v2/queues/{queue_name}"
 _MESSAGE = f"{_QUEUE}/messages/{{message_id}}"
 _CLAIM = f"{_QUEUE}/claims/{{claim_id}}"
+_DELIVERY = f"{_MESSAGE}/deliveries/{{subscription_id}}"
 _SUBSCRIPTION = f"{_QUEUE}/subscriptions/{{subscription_id}}"
 _PAGE = "marker,limit"
+_FOUND = "state,since,until,exchanges"
 
 # The relations have Zaqar's names where Zaqar has them: clients look them up.
 _RESOURCES: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -46,7 +48,10 @@ _RESOURCES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "rel/messages_delete": (f"{_QUEUE}/messages{{?ids,claim_ids,pop}}", ("DELETE",)),
     "rel/message_get": (_MESSAGE, ("GET",)),
     "rel/message_delete": (f"{_MESSAGE}{{?claim_id}}", ("DELETE",)),
-    "rel/message_deliveries": (f"{_MESSAGE}/deliveries{{?{_PAGE}}}", ("GET",)),
+    "rel/message_deliveries": (f"{_MESSAGE}/deliveries{{?{_PAGE},{_FOUND}}}", ("GET",)),
+    "rel/delivery": (f"{_DELIVERY}{{?exchanges}}", ("GET",)),
+    "rel/delivery_redeliver": (f"{_DELIVERY}/redeliver", ("POST",)),
+    "rel/delivery_cancel": (f"{_DELIVERY}/cancel", ("POST",)),
     "rel/claim": (_CLAIM, ("GET",)),
     "rel/post_claim": (f"{_QUEUE}/claims{{?limit}}", ("POST",)),
     "rel/patch_claim": (_CLAIM, ("PATCH",)),
@@ -57,7 +62,8 @@ _RESOURCES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "rel/subscription_patch": (_SUBSCRIPTION, ("PATCH",)),
     "rel/subscription_confirm": (f"{_SUBSCRIPTION}/confirm", ("PUT",)),
     "rel/subscription_enable": (f"{_SUBSCRIPTION}/enable", ("POST",)),
-    "rel/subscription_deliveries": (f"{_SUBSCRIPTION}/deliveries{{?{_PAGE}}}", ("GET",)),
+    "rel/subscription_ping": (f"{_SUBSCRIPTION}/ping", ("POST",)),
+    "rel/subscription_deliveries": (f"{_SUBSCRIPTION}/deliveries{{?{_PAGE},{_FOUND}}}", ("GET",)),
 }
 
 
