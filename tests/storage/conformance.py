@@ -18,6 +18,7 @@ from tests.storage.conformance_again import (
     RowExpiryConformance,
 )
 from tests.storage.conformance_claims import ClaimsConformance
+from tests.storage.conformance_expired import ExpiredRowConformance
 from tests.storage.conformance_hidden import HiddenConformance
 from tests.storage.conformance_queues import QueuesConformance
 from tests.storage.conformance_trust import (
@@ -1060,20 +1061,6 @@ class PruningConformance(StorageCase):
         self.publish()
         self.assertEqual(0, self.storage.prune(100))
 
-    def test_rows_of_expired_messages_end_in_the_log(self) -> None:
-        mine = self.subscribe()
-        waiting, worker = self.entry_into_row(mine.id, log=self.failed(), due_at=NOW + 900, attempts=1, lines=1, ttl=60)
-        parked = self.publish(ttl=60)[0]
-        self.park(worker, [parked], mine.id)
-        self.clock.now += 60
-        self.prune_all()
-        self.assertEqual([State.PENDING, State.EXPIRED], [line.state for line in self.delivery(waiting, mine.id).log])
-        self.assertEqual([(1, State.EXPIRED)], [(line.number, line.state) for line in self.delivery(parked, mine.id).log])
-        self.clock.now += 900
-        self.assertEqual([], list(self.take(worker).rows))
-        self.take(worker, lanes=3)
-        self.assertEqual([LANE], list(self.take(worker, parked={LANE: 3}).emptied))
-
     def test_rows_of_what_was_deleted_end_as_cancelled(self) -> None:
         mine = self.subscribe()
         message_id, _ = self.entry_into_row(mine.id, due_at=NOW + 900, ttl=60)
@@ -1254,6 +1241,7 @@ class StorageConformance(
     PingConformance,
     ExchangeConformance,
     RetentionConformance,
+    ExpiredRowConformance,
 ):
     def test_no_part_hides_what_another_has(self) -> None:
         parts = [one for one in StorageConformance.__mro__ if issubclass(one, StorageCase)]

@@ -518,8 +518,9 @@ class PingConformance(HiddenCase):
         self.clock.now += 60
         self.prune_all()
         self.assertEqual(State.EXPIRED, self.state(message_id, mine.id))
-        self.clock.now += RETENTION + 1
-        self.prune_all()
+        for _ in range(2):  # no worker ends it, so housekeeping does
+            self.clock.now += RETENTION + 1
+            self.prune_all()
         self.assertIsNone(self.storage.message_deliveries("p", "q", message_id, None, 10))
 
 

@@ -542,6 +542,9 @@ class Storage(abc.ABC):
     def prune(self, limit: int) -> int:
         """One bounded step of housekeeping; at most about ``limit`` rows are changed. Returns how many were.
 
-        Ends parked and pending rows of expired messages (state expired, in the log), and removes messages, subscriptions,
-        queues and log lines whose retention is over. Never touches what is leased.
+        Hands each row of an expired message to the workers, once: it is due at once and in no lane, so that one of them takes
+        it, finds it expired, and settles it with all that belongs to such an end. What no worker has settled some minutes
+        later ends here (state expired, in the log). So do, at once, rows of what was deleted (state cancelled), and
+        redeliveries whose own time is over before that of their message. Removes messages, subscriptions, queues and log lines
+        whose retention is over. Never touches what is leased.
         """

@@ -48,6 +48,7 @@ from zaqar_notify.storage.base import (
     Subscribed,
     Taken,
 )
+from zaqar_notify.storage.retention import Retention
 
 _WORKER_SHIFT = 32
 _AT_ONCE = 0.0
@@ -121,6 +122,8 @@ class _Row(_Leased):
     lines: int = 0
     expires_at: float | None = None
     """Of a redelivery; None: it expires with its message."""
+    ends_at: float | None = None
+    """It has expired and was handed to the workers: housekeeping ends it then, unless one of them has done so."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -973,7 +976,8 @@ class MemoryStorage(Storage):
             self._log.setdefault(key, []).append(settlement.log)
         replaced = self._rows.pop(key, None)
         left = _Row(None, attempts=settlement.attempts, lines=settlement.lines)
-        left.expires_at = None if replaced is None else replaced.expires_at
+        if replaced is not None:
+            left.expires_at, left.ends_at = replaced.expires_at, replaced.ends_at
         if settlement.park is not None:
             self._lanes.setdefault(settlement.park, _Lane(_AT_ONCE))
             left.lane = settlement.park
@@ -1055,13 +1059,18 @@ class MemoryStorage(Storage):
     def _end_expired_rows(self, now: float) -> Iterable[int]:
         for (message_id, subscription_id), row in list(self._rows.items()):
             message = self._messages[message_id]
-            if self._expires_at(message, row) > now or row.lease is not None:
+            if self._expires_at(message, row) > now or row.lease is not None or (row.ends_at or 0.0) > now:
                 continue
             subscription = self._subscriptions.get(subscription_id)
             deleted = subscription is None or (subscription.deleted_at is not None and not subscription.expired)
             state = State.CANCELLED if deleted or message.queue.deleted else State.EXPIRED
-            del self._rows[message_id, subscription_id]
-            self._log.setdefault((message_id, subscription_id), []).append(LogEntry(row.lines + 1, now, state))
+            # What is not over the workers send, and a redelivery may be over before its message.
+            if state is State.EXPIRED and row.ends_at is None and message.record.expires_at <= now:
+                row.free()
+                row.lane, row.ends_at = None, now + Retention(self._retention).look_again
+            else:
+                del self._rows[message_id, subscription_id]
+                self._log.setdefault((message_id, subscription_id), []).append(LogEntry(row.lines + 1, now, state))
             yield 1
 
     def _prune_messages(self, now: float) -> Iterable[int]:

@@ -42,7 +42,8 @@ def due(connection: Connection, now: float) -> bool:
     parts = (
         select(literal(1)).where(exists().where(queues.c.prune_at <= now)),
         select(literal(1)).where(exists().where(subscriptions.c.prune_at <= now)),
-        select(literal(1)).where(exists().where(deliveries.c.expires_at <= now)),
+        select(literal(1)).where(exists().where(deliveries.c.expires_at <= now, deliveries.c.ends_at.is_(None))),
+        select(literal(1)).where(exists().where(deliveries.c.ends_at <= now)),
         select(literal(1)).where(exists().where(messages.c.prune_at <= now)),
         select(literal(1)).where(exists().where(claims.c.expires_at <= now)),
         select(literal(1)).where(exists().where(*_delay_is_over(now))),
@@ -152,39 +153,68 @@ def remove_idle_lanes(connection: Connection, now: float, limit: int) -> int:
 # -- rows of expired messages --------------------------------------------------------------------------------------------------
 
 
-def end_expired(connection: Connection, now: float, limit: int) -> int:
-    """Rows that nobody has leased, of messages that are over: they end in the log."""
+def end_expired(connection: Connection, now: float, retention: Retention, limit: int) -> int:
+    """Rows that nobody has leased, of messages that are over: they are handed to the workers, which tell whom it concerns.
+
+    Those of what was deleted end here, in the log; so do those that no worker has ended in time.
+    """
+    row = deliveries.c
+    found = _expired(connection, now, limit, row.expires_at, row.ends_at.is_(None))
+    if len(found) < limit:
+        found += _expired(connection, now, limit - len(found), row.ends_at)
+    # The message may live longer than the row says.
+    later = [(one.expires_at, one.message_id, one.subscription_id) for one in found if one.expires_at > now]
+    expired = [one for one in found if one.expires_at <= now]
+    handed = [(now + retention.look_again, one.message_id, one.subscription_id) for one in expired if _is_for_workers(one, now)]
+    ended = [one for one in expired if not _is_for_workers(one, now)]
+    lines = [ledger.line(one.message_id, one.subscription_id, _end(one, now)) for one in ended]
+    for statement, values in statements.INSERT_LINES.of(lines):
+        connection.exec_driver_sql(statement, values)
+    for statement, parameters in (
+        (statements.DELETE_ROW, [(one.message_id, one.subscription_id) for one in ended]),
+        (statements.HAND_OVER_ROW, handed),
+        (statements.KEEP_ROW, later),
+    ):
+        if parameters:
+            connection.exec_driver_sql(statement, parameters)
+    return len(found)
+
+
+def _expired(connection: Connection, now: float, limit: int, due: ColumnElement[Any], *where: ColumnElement[bool]) -> list[Any]:
     row, subscription = deliveries.c, subscriptions.c
     deleted = or_(
         queues.c.deleted_at.is_not(None),
         subscription.id.is_(None),
         subscription.deleted_at.is_not(None) & subscription.deleted_at.is_distinct_from(subscription.expires_at),
     )
-    found = connection.execute(
-        select(row.message_id, row.subscription_id, row.lines, deleted.label("deleted"), _expiry().label("expires_at"))
+    columns = (
+        row.message_id,
+        row.subscription_id,
+        row.lines,
+        row.ends_at,
+        deleted.label("deleted"),
+        _expiry().label("expires_at"),
+        messages.c.expires_at.label("over_at"),
+    )
+    query = (
+        select(*columns)
         .join_from(deliveries, messages, messages.c.id == row.message_id)
         .join(queues, queues.c.id == messages.c.queue_id)
         .outerjoin(subscriptions, subscription.id == row.subscription_id)
-        .where(row.expires_at <= now, row.lease.is_(None))
-        .order_by(row.expires_at)
+        .where(due <= now, row.lease.is_(None), *where)
+        .order_by(due)
         .limit(limit)
-    ).all()
-    if not found:
-        return 0
-    # The message may live longer than the row says.
-    later = [(expires_at, message, of) for message, of, _, _, expires_at in found if expires_at > now]
-    ended = [one for one in found if one.expires_at <= now]
-    lines = [
-        ledger.line(message, of, LogEntry(lines + 1, now, State.CANCELLED if deleted else State.EXPIRED))
-        for message, of, lines, deleted, _ in ended
-    ]
-    for statement, values in statements.INSERT_LINES.of(lines):
-        connection.exec_driver_sql(statement, values)
-    deleted_rows = [(message, of) for message, of, _, _, _ in ended]
-    for statement, parameters in ((statements.DELETE_ROW, deleted_rows), (statements.KEEP_ROW, later)):
-        if parameters:
-            connection.exec_driver_sql(statement, parameters)
-    return len(found)
+    )
+    return list(connection.execute(query))
+
+
+def _is_for_workers(expired: Any, now: float) -> bool:
+    """Once; and not while the message lives, which a redelivery may not: what is not over they send."""
+    return not expired.deleted and expired.ends_at is None and expired.over_at <= now
+
+
+def _end(expired: Any, now: float) -> LogEntry:
+    return LogEntry(expired.lines + 1, now, State.CANCELLED if expired.deleted else State.EXPIRED)
 
 
 def _expiry() -> ColumnElement[float]:

@@ -676,7 +676,7 @@ class SqlStorage(Storage):
             changed = pruning.store_looks(connection, looks, now)
             changed += pruning.prune_queues(connection, now, self._retention, max(1, limit - changed))
             changed += pruning.prune_subscriptions(connection, now, self._retention, max(1, limit - changed))
-            changed += pruning.end_expired(connection, now, max(1, limit - changed))
+            changed += pruning.end_expired(connection, now, self._retention, max(1, limit - changed))
             changed += pruning.end_claims(connection, now, max(1, limit - changed))
             changed += pruning.forget_alerts(connection, now, max(1, limit - changed))
             changed += pruning.remove_idle_lanes(connection, now, max(1, limit - changed))

@@ -631,7 +631,12 @@ DELETE FROM lanes WHERE id IN (
 )
 """
 
-KEEP_ROW = "UPDATE deliveries SET expires_at = ? WHERE message_id = ? AND subscription_id = ?"
+# For the workers to end: due at once, and in no lane.
+HAND_OVER_ROW = """
+UPDATE deliveries SET due_at = 0, lane_id = NULL, ends_at = ? WHERE message_id = ? AND subscription_id = ?
+"""
+
+KEEP_ROW = "UPDATE deliveries SET expires_at = ?, ends_at = NULL WHERE message_id = ? AND subscription_id = ?"
 
 # What has ended, so that readers and consumers need not look for it among the rest.
 END_DELAYS = """

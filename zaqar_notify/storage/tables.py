@@ -259,6 +259,8 @@ deliveries = Table(
     Column("project_id", _Id, nullable=False, server_default=_ZERO),
     # Its expiry is its own: it is a redelivery. Else it is that of the message.
     Column("again", Boolean, nullable=False, server_default=_ZERO),
+    # It has expired and was handed to the workers: housekeeping ends it then, unless one of them has done so.
+    Column("ends_at", Double),
     PrimaryKeyConstraint("message_id", "subscription_id"),
     sqlite_with_rowid=False,
 )
@@ -277,7 +279,9 @@ _index(
     where=deliveries.c.due_at.is_(None),
 )
 _index("ix_deliveries_lease", deliveries.c.lease, where=deliveries.c.lease.is_not(None))
-_index("ix_deliveries_expires", deliveries.c.expires_at)
+# Each row is in one of these two: housekeeping does not step over what it has handed to the workers.
+_index("ix_deliveries_expires", deliveries.c.expires_at, where=deliveries.c.ends_at.is_(None))
+_index("ix_deliveries_ends", deliveries.c.ends_at, where=deliveries.c.ends_at.is_not(None))
 _index("ix_deliveries_subscription", deliveries.c.subscription_id, deliveries.c.message_id)
 
 lanes = Table(

@@ -43,6 +43,9 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", name="uq_projects_name"),
         sqlite_autoincrement=True,
     )
+    op.drop_index("ix_deliveries_expires", "deliveries")
+    _index("ix_deliveries_expires", "deliveries", ["expires_at"], "ends_at IS NULL")
+    _index("ix_deliveries_ends", "deliveries", ["ends_at"], "ends_at IS NOT NULL")
     _number_projects()
 
 
@@ -56,6 +59,7 @@ def _add_columns() -> None:
         ("outbox", sa.Column("cancelled", sa.Integer(), nullable=False, server_default=_ZERO)),
         ("deliveries", sa.Column("project_id", _ID, nullable=False, server_default=_ZERO)),
         ("deliveries", sa.Column("again", sa.Boolean(), nullable=False, server_default=_ZERO)),
+        ("deliveries", sa.Column("ends_at", sa.Double())),
         ("lanes", sa.Column("project_id", _ID, nullable=False, server_default=_ZERO)),
         ("lanes", sa.Column("trips", sa.Integer(), nullable=False, server_default=_ZERO)),
         ("lanes", sa.Column("probe_at", sa.Double())),
