@@ -232,6 +232,29 @@ class EndTest(FlowCase):
         self.assertEqual(letter.attributes["dead_letter_state"], "expired")
         self.assertEqual(self.alert()["state"], "expired")
 
+    def test_what_is_parked_for_a_dead_endpoint_until_it_expires_is_a_dead_letter_and_all_of_it_is_one_alert(self) -> None:
+        self.limits = dataclasses.replace(self.limits, breaker_attempts=10, breaker_wait=600.0, breaker_wait_max=600.0)
+        self.policy = dataclasses.replace(self.policy, schedule=(0.0,) * 100)
+        endpoint = self.notifier("x", Endpoint())
+        subscription = self.subscribe("x://host", options={"dead_letter_queue": "letters"})
+        self.worker()
+        self.publish(20)
+        wait_for(self.storage.breakers, "the breaker to open")
+        parked = self.publish(30, ttl=2)
+        for message in parked:
+            self.wait_state(message, subscription, State.PARKED)
+        sent = len(endpoint.sent)
+        letters = {letter.parent_id: letter for letter in self.read("letters", 30)}
+        self.assertCountEqual(letters, parked)
+        for message in parked:
+            letter = letters[message].attributes
+            self.assertEqual((letter["dead_letter_state"], letter["dead_letter_attempts"]), ("expired", 0))
+            self.assertEqual([line.state for line in self.record(message, subscription).log], [State.EXPIRED])
+        alert = self.alert()
+        self.assertEqual((alert["event"], alert["state"]), ("delivery.dead", "expired"))
+        self.assertEqual((len(self.read("alerts")), len(endpoint.sent)), (1, sent))
+        self.assertEqual(len(self.storage.breakers()), 1)
+
     def test_gone_disables_and_is_said(self) -> None:
         self.notifier("x", Scripted(lambda _: Outcome(OutcomeKind.GONE, "410")))
         subscription = self.subscribe("x://host", options={"dead_letter_queue": "letters"})

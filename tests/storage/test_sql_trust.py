@@ -147,6 +147,41 @@ class CostTest(InsideCase):
         self.fill(self.ROW, [(number, 1, None, NOW + 60, NOW + DAY, number) for number in range(1000, 1500)])
         self.assertTrue(self.steps(call) < before + 500 * 60, "the walk reads no more than the first of each")
 
+    def test_housekeeping_and_taking_do_not_depend_on_how_much_expires_at_once(self) -> None:
+        mine = int(self.subscribe().id, 16)
+        first = int(self.publish()[0], 16)
+        [(queue,)] = self.inside("SELECT id FROM queues")
+
+        def expire(count: int) -> None:
+            nonlocal first
+            numbers = range(first + 1, first + 1 + count)
+            first += count
+            self.fill(
+                "INSERT INTO messages (id, queue_id, body, ttl, created_at, expires_at, version, prune_at)"
+                " VALUES (?, ?, x'31', 60, ?, ?, 1, ?)",
+                [(number, queue, NOW - 60, NOW, NOW + DAY) for number in numbers],
+            )
+            self.fill(self.ROW, [(number, mine, self.lane, None, NOW, 1) for number in numbers])
+
+        def step(changed: int) -> None:
+            self.assertEqual(changed, self.storage.prune(50))
+
+        def costs(count: int) -> dict[str, int]:
+            expire(count)
+            found = {"a step": self.steps(lambda: step(50))}
+            while self.storage.prune(5000):
+                pass
+            return {
+                **found,
+                "nothing more to do": self.steps(lambda: step(0)),
+                "take": self.steps(lambda: self.assertEqual(50, len(self.take(self.worker, rows=50).rows))),
+            }
+
+        few = costs(200)
+        many = costs(20_000)
+        for name, steps in few.items():
+            self.assertTrue(many[name] < 1.5 * steps + 500, f"{name}: {steps} -> {many[name]}")
+
     def test_counting_what_is_parked_reads_none_of_it(self) -> None:
         self.fill(self.ROW, [(number, 2, self.lane, None, NOW + DAY, 1) for number in range(1, 101)])
         few = self.steps(self.storage.depths)
