@@ -233,8 +233,8 @@ class _Match:
             attempts=row.attempts if row else 0,
             lines=row.lines if row else 0,
             from_parking=row is not None and row.lane is not None,
-            # A redelivery may outlive its message, and a message that is claimed its row.
-            expires_at=message.expires_at if row is None else max(message.expires_at, row.expires_at),
+            # A redelivery has an expiry of its own.
+            expires_at=message.expires_at if row is None else row.expires_at,
         )
 
     def _route(self, subscription: Subscription) -> tuple[Route, Lane] | Outcome:

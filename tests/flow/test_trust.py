@@ -373,6 +373,22 @@ class AgainTest(FlowCase):
         self.wait_state(message, subscription, State.DELIVERED)
         self.assertGreater(len(endpoint.sent), 1)
 
+    def test_a_redelivery_that_is_over_is_not_sent_although_its_message_lives(self) -> None:
+        endpoint = self.notifier("x", Scripted(lambda _: Outcome(OutcomeKind.OURS) if self.down else DELIVERED))
+        self.down = False
+        subscription = self.subscribe("x://host", options={"dead_letter_queue": "letters"})
+        self.worker()
+        (message,) = self.publish(ttl=3600)
+        self.wait_state(message, subscription, State.DELIVERED)
+        self.down = True
+        self.storage.redeliver("p", "q", message, subscription.id, 0.2)
+        wait_for(lambda: self.ended(message, subscription), "its end")
+        sent = len(endpoint.sent)
+        self.down = False
+        time.sleep(0.3)
+        self.assertEqual(len(endpoint.sent), sent)
+        self.assertEqual(len(self.storage.list_messages("p", "letters", None, 10)), 1)
+
     def test_a_test_notification_reaches_its_subscriber_alone(self) -> None:
         endpoint = self.notifier("x", Scripted())
         subscription = self.subscribe("x://host/a")

@@ -239,6 +239,9 @@ class RedeliveryConformance(AgainCase):
         self.clock.now += 1
         self.assertEqual(State.EXPIRED, self.state(message_id, self.mine.id))
         self.prune_all()
+        self.assertEqual(State.EXPIRED, self.state(message_id, self.mine.id))
+        self.clock.now += 600  # no worker has ended it
+        self.prune_all()
         self.assertEqual([(1, State.DEAD), (2, State.EXPIRED)], self.log(message_id))
         self.assertEqual([], list(self.take(self.worker).rows))
         self.assertIsNotNone(self.storage.get_message("p", "q", message_id))

@@ -1064,8 +1064,7 @@ class MemoryStorage(Storage):
             subscription = self._subscriptions.get(subscription_id)
             deleted = subscription is None or (subscription.deleted_at is not None and not subscription.expired)
             state = State.CANCELLED if deleted or message.queue.deleted else State.EXPIRED
-            # What is not over the workers send, and a redelivery may be over before its message.
-            if state is State.EXPIRED and row.ends_at is None and message.record.expires_at <= now:
+            if state is State.EXPIRED and row.ends_at is None:
                 row.free()
                 row.lane, row.ends_at = None, now + Retention(self._retention).look_again
             else:

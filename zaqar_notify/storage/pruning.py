@@ -165,8 +165,8 @@ def end_expired(connection: Connection, now: float, retention: Retention, limit:
     # The message may live longer than the row says.
     later = [(one.expires_at, one.message_id, one.subscription_id) for one in found if one.expires_at > now]
     expired = [one for one in found if one.expires_at <= now]
-    handed = [(now + retention.look_again, one.message_id, one.subscription_id) for one in expired if _is_for_workers(one, now)]
-    ended = [one for one in expired if not _is_for_workers(one, now)]
+    handed = [(now + retention.look_again, one.message_id, one.subscription_id) for one in expired if _is_for_workers(one)]
+    ended = [one for one in expired if not _is_for_workers(one)]
     lines = [ledger.line(one.message_id, one.subscription_id, _end(one, now)) for one in ended]
     for statement, values in statements.INSERT_LINES.of(lines):
         connection.exec_driver_sql(statement, values)
@@ -194,7 +194,6 @@ def _expired(connection: Connection, now: float, limit: int, due: ColumnElement[
         row.ends_at,
         deleted.label("deleted"),
         _expiry().label("expires_at"),
-        messages.c.expires_at.label("over_at"),
     )
     query = (
         select(*columns)
@@ -208,9 +207,9 @@ def _expired(connection: Connection, now: float, limit: int, due: ColumnElement[
     return list(connection.execute(query))
 
 
-def _is_for_workers(expired: Any, now: float) -> bool:
-    """Once; and not while the message lives, which a redelivery may not: what is not over they send."""
-    return not expired.deleted and expired.ends_at is None and expired.over_at <= now
+def _is_for_workers(expired: Any) -> bool:
+    """Once."""
+    return not expired.deleted and expired.ends_at is None
 
 
 def _end(expired: Any, now: float) -> LogEntry:
