@@ -397,6 +397,7 @@ class Lanes:
     def pause(self, lane: Lane, wait: float, trips: int = 1) -> Turn:
         """Shut it for ``wait`` seconds: its endpoint has asked for it, or its breaker does. All workers are to know."""
         lane.trips = trips
+        lane.stride = 0
         lane.window.clear()
         self._shut[lane.key] = lane
         self._held.pop(lane.key, None)
@@ -508,7 +509,9 @@ class Lanes:
         """Parked rows were taken from the lanes ``taken``, and those in ``sent`` had some to send. What only ends (its
         subscription was deleted, say) is taken in growing strides: a million rows would take for ever otherwise."""
         for key in taken:
-            lane = self._lanes[key]
+            lane = self._lanes.get(key)
+            if lane is None:
+                continue  # another worker had taken them, and all of them have ended
             lane.stride = 0 if key in sent else min(max(lane.stride * 2, 2 * lane.limit), MOST_STRIDE)
 
     def holdable(self) -> int:
@@ -535,7 +538,7 @@ class Lanes:
 
     def _soon(self, lane: Lane, busy: int, now: float) -> int:
         if lane.trips:
-            return 1
+            return max(1, lane.stride)
         soon = max(2 * lane.limit - busy, lane.stride)
         rate = lane.rate(self.limits, now)
         return soon if rate == math.inf else max(1, min(soon, int(rate * self.limits.park_after / 2) - len(lane.waiting)))

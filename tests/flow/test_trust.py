@@ -9,7 +9,8 @@ from typing import Any
 from tests.flow.case import FlowCase, Scripted, wait_for
 from zaqar_notify.alerts import Alerts
 from zaqar_notify.flow import Endurance
-from zaqar_notify.model import Delivery, Draft, Message, Outcome, OutcomeKind, Scope, State
+from zaqar_notify.model import Delivery, Draft, LaneKey, Message, Outcome, OutcomeKind, Scope, State
+from zaqar_notify.storage.base import Closing, Settlement
 
 DELIVERED = Outcome(OutcomeKind.DELIVERED)
 FAILED = Outcome(OutcomeKind.RETRY, "connection refused")
@@ -60,6 +61,36 @@ class BreakerTest(FlowCase):
         self.wait_state(message, self.subscription, State.PARKED)
         time.sleep(0.6)
         self.assertEqual(self.record(message, self.subscription).log, ())
+
+    def test_what_waits_for_a_subscription_that_is_deleted_ends_soon_and_without_probes(self) -> None:
+        self.worker()
+        messages = self.trip() + self.publish(1500)
+        wait_for(lambda: not self.storage.depths().outbox and self.storage.depths().parked > 1500, "all to be parked")
+        self.storage.delete_subscription("p", "q", self.subscription.id)
+        sent = len(self.endpoint.sent)
+        wait_for(lambda: not self.storage.depths().parked, "the lane to run empty")
+        self.assertLess(len(self.endpoint.sent) - sent, 3)
+        self.wait_state(messages[-1], self.subscription, State.CANCELLED)
+
+    def test_parked_rows_that_another_worker_gave_back_although_it_keeps_the_lane(self) -> None:
+        lane, other = LaneKey("p", "x://host"), self.storage.join()
+        self.publish(2)
+        taken = self.storage.take(other, 600.0, entries=2, rows=0)
+        (message, _) = (entry.message_id for entry in taken.entries)
+        self.storage.settle(
+            [Settlement(entry.message_id, self.subscription.id, taken.token, False, park=lane) for entry in taken.entries],
+            [Closing(entry.message_id, taken.token) for entry in taken.entries],
+        )
+        self.storage.take(other, 600.0, entries=0, rows=0, lanes=1)
+        taken = self.storage.take(other, 600.0, entries=0, rows=0, parked={lane: 1})
+        self.storage.give_back(taken.token, (), [(row.message_id, row.subscription_id) for row in taken.rows])
+        self.storage.delete_subscription("p", "q", self.subscription.id)
+        self.worker()
+        self.wait_state(message, self.subscription, State.CANCELLED)
+        self.endpoint.down = False
+        subscription = self.subscribe("x://host/b")
+        (message,) = self.publish()
+        self.wait_state(message, subscription, State.DELIVERED)
 
     def test_all_workers_know_also_those_that_come_later(self) -> None:
         self.limits = dataclasses.replace(self.limits, breaker_wait=600.0, breaker_wait_max=600.0)

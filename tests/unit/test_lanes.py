@@ -2,7 +2,7 @@
 
 import unittest
 
-from zaqar_notify.lanes import Chosen, Lanes, Limits, OpenEntry, Send
+from zaqar_notify.lanes import MOST_STRIDE, Chosen, Lanes, Limits, OpenEntry, Send
 from zaqar_notify.model import LaneKey, Message, Outcome, OutcomeKind, Scope, Subscription
 
 DELIVERED = Outcome(OutcomeKind.DELIVERED)
@@ -372,6 +372,21 @@ class BreakerTest(LanesCase):
         self.hold(31.0)
         self.assertIsNone(self.attempt(Outcome(OutcomeKind.OURS), now=31.0, from_parking=True))
         self.assertEqual(self.attempt(DELIVERED, now=32.0, from_parking=True).trips, 0)
+
+    def test_what_only_ends_is_taken_in_strides_also_while_it_is_shut(self) -> None:
+        self.trip()
+        self.hold(31.0)
+        taken = []
+        for _ in range(12):
+            taken.append(self.lanes.room(31.0, 10_000)[self.key])
+            self.lanes.pulled([self.key], [])
+        self.assertEqual((taken[0], taken[-1]), (1, MOST_STRIDE))
+        self.lanes.pulled([self.key], [self.key])
+        self.assertEqual(self.lanes.room(31.0, 10_000), {self.key: 1}, "one of what can be sent: the probe")
+
+    def test_parked_rows_that_another_worker_had_taken(self) -> None:
+        self.lanes.pulled([self.key], [])
+        self.assertEqual(self.lanes.room(31.0, 100), {})
 
     def test_each_probe_that_fails_doubles_the_wait_up_to_the_longest(self) -> None:
         self.trip()
