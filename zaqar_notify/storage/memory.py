@@ -78,6 +78,11 @@ class _Message:
     claims: int = 0
     """How often it was claimed."""
 
+    @property
+    def cancelled(self) -> bool:
+        """With its queue. Requests to confirm belong to their subscriptions, which outlive the queue."""
+        return self.queue.deleted and self.record.kind is MessageKind.NOTIFICATION
+
 
 @dataclasses.dataclass(eq=False)
 class _Subscription:
@@ -661,7 +666,7 @@ class MemoryStorage(Storage):
             subscription_id,
             self._log.get(key, ())[-MOST_LINES:],
             None if still_open is None else standing.Open(still_open.due_at, leased=still_open.lease is not None),
-            cancelled=message.queue.deleted or deleted,
+            cancelled=message.cancelled or deleted,
             expired=message.record.expires_at <= now or (subscription is not None and not subscription.record.live(now)),
             now=now,
         )
@@ -764,7 +769,7 @@ class MemoryStorage(Storage):
             messages = (self._messages.get(message_id) for message_id in message_ids)
             subscriptions = (self._subscriptions.get(subscription_id) for subscription_id in subscription_ids)
             return Loaded(
-                {one.record.id: self._show(one) for one in messages if one is not None and not one.queue.deleted},
+                {one.record.id: self._show(one) for one in messages if one is not None and not one.cancelled},
                 {
                     one.record.id: one.record
                     for one in subscriptions
@@ -855,7 +860,7 @@ class MemoryStorage(Storage):
                 continue
             subscription = self._subscriptions.get(subscription_id)
             deleted = subscription is None or (subscription.deleted_at is not None and not subscription.expired)
-            state = State.CANCELLED if deleted or message.queue.deleted else State.EXPIRED
+            state = State.CANCELLED if deleted or message.cancelled else State.EXPIRED
             del self._rows[message_id, subscription_id]
             self._log.setdefault((message_id, subscription_id), []).append(LogEntry(row.lines + 1, now, state))
             yield 1

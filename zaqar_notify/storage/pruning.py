@@ -14,10 +14,20 @@ from sqlalchemy import Connection, Table, bindparam, delete, exists, func, liter
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.sql.elements import ColumnElement
 
-from zaqar_notify.model import LogEntry, State
+from zaqar_notify.model import LogEntry, MessageKind, State
 from zaqar_notify.storage import ledger, statements
 from zaqar_notify.storage.publishing import json_list
-from zaqar_notify.storage.tables import claims, deliveries, delivery_log, id_floors, messages, outbox, queues, subscriptions
+from zaqar_notify.storage.tables import (
+    KIND_CODES,
+    claims,
+    deliveries,
+    delivery_log,
+    id_floors,
+    messages,
+    outbox,
+    queues,
+    subscriptions,
+)
 
 _LOOK_AGAIN = 600.0
 """Seconds, at most, until the next look at something that is over but still in use."""
@@ -129,11 +139,16 @@ def end_claims(connection: Connection, now: float, limit: int) -> int:
 # -- rows of expired messages --------------------------------------------------------------------------------------------------
 
 
+def cancelled_with_queue() -> ColumnElement[bool]:
+    """Of a message joined with its queue. Requests to confirm belong to their subscriptions, which outlive the queue."""
+    return queues.c.deleted_at.is_not(None) & (messages.c.kind == KIND_CODES[MessageKind.NOTIFICATION])
+
+
 def end_expired(connection: Connection, now: float, limit: int) -> int:
     """Rows that nobody has leased, of messages that are over: they end in the log."""
     row, subscription = deliveries.c, subscriptions.c
     deleted = or_(
-        queues.c.deleted_at.is_not(None),
+        cancelled_with_queue(),
         subscription.id.is_(None),
         subscription.deleted_at.is_not(None) & subscription.deleted_at.is_distinct_from(subscription.expires_at),
     )
