@@ -7,7 +7,7 @@ import json
 import urllib.parse
 from typing import Any
 
-from zaqar_notify.model import Alert, Draft, Message, State, Subscription
+from zaqar_notify.model import Alert, Draft, Message, MessageKind, State, Subscription
 
 SAMPLE = 1024
 """Characters of a message's body that an alert shows."""
@@ -55,7 +55,12 @@ class Alerts:
 def dead_letter(
     message: Message, subscription: Subscription, state: State, detail: str, attempts: int
 ) -> list[tuple[str, Draft]]:
-    """The message for the subscription's ``dead_letter_queue``, if it has one: as it was, and why it died as attributes."""
+    """The message for the subscription's ``dead_letter_queue``, if it has one: as it was, and why it died as attributes.
+
+    Only what clients posted: a request to confirm is for the eyes of the subscriber alone.
+    """
+    if message.kind is not MessageKind.NOTIFICATION:
+        return []
     queue = subscription.options.get("dead_letter_queue")
     hops = message.attributes.get(HOPS, 0)
     if not isinstance(queue, str) or not isinstance(hops, int) or hops >= MOST_HOPS or message.sealed:
@@ -85,6 +90,8 @@ def masked(subscriber: str) -> str:
 
 
 def _sample(message: Message) -> str:
+    if message.kind is MessageKind.CONFIRMATION:
+        return ""  # whoever reads it could confirm in the subscriber's place
     text = message.body_json.decode("utf-8", "replace")
     return text if len(text) <= SAMPLE else text[: SAMPLE - 3] + "..."
 

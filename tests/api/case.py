@@ -134,6 +134,7 @@ class ApiCase(unittest.TestCase):
         if document is not None:
             options["json"] = document
         options.setdefault("remote_addr", "127.0.0.1")
+        options.setdefault("host", "localhost")
         return (client or self.client).simulate_request(method, path, headers=sent, **options)
 
     def ok(self, method, path, document=None, *, status=200, **options):

@@ -163,6 +163,14 @@ class LoopbackOnlyTest(ApiCase):
                     self.refused(403, "GET", "/v2/queues", headers={header: value}, text="forwarded")
                     self.refused(403, "GET", "/nowhere", headers={header: value}, text="forwarded")
 
+    def test_a_page_whose_name_leads_here_all_of_a_sudden(self):
+        for host in ("example.org", "example.org:8888", "127.0.0.1.example.org", "localhost.example.org", "192.0.2.1", "[::2]"):
+            with self.subTest(host):
+                self.refused(403, "GET", "/v2/queues", headers={"Host": host}, text="Host header")
+        for host in ("localhost", "LOCALHOST:1", "notify.localhost", "127.0.0.1:8888", "[::1]:8888", "[::1]", ""):
+            with self.subTest(host):
+                self.ok("GET", "/v2/queues", headers={"Host": host})
+
     def test_unix_socket(self):
         app = create_app(self.storage, limits=Limits(), check=lambda _: None, wake=lambda: None, loopback_only=True)
         environ = testing.create_environ("/v2/ping", headers={"Client-ID": CLIENT, "X-Project-ID": "p"})

@@ -66,7 +66,7 @@ class SocketTest(ApiCase):
 
     def test_client_that_leaves_in_the_middle_of_its_body(self):
         with socket.create_connection(self.address, timeout=30) as sender:
-            lines = ["POST /v2/queues/q/messages HTTP/1.1", "Host: x", "Content-Length: 1000"]
+            lines = ["POST /v2/queues/q/messages HTTP/1.1", "Host: localhost", "Content-Length: 1000"]
             lines += [f"{name}: {value}" for name, value in HEADERS.items()]
             sender.sendall("\r\n".join([*lines, "", '{"messages": [']).encode())
             sender.shutdown(socket.SHUT_WR)

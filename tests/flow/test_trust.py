@@ -9,7 +9,7 @@ from typing import Any
 from tests.flow.case import FlowCase, Scripted, wait_for
 from zaqar_notify.alerts import Alerts
 from zaqar_notify.flow import Endurance
-from zaqar_notify.model import Delivery, Draft, LaneKey, Message, Outcome, OutcomeKind, Scope, State
+from zaqar_notify.model import Delivery, Draft, LaneKey, Message, Outcome, OutcomeKind, Scope, State, Subscription
 from zaqar_notify.storage.base import Closing, Settlement
 
 DELIVERED = Outcome(OutcomeKind.DELIVERED)
@@ -305,6 +305,26 @@ class EndTest(FlowCase):
         self.assertEqual((alert["event"], alert["credential"]), ("credential.paused", "main"))
         time.sleep(0.3)
         self.assertEqual(len(self.read("alerts")), 1)
+
+    def test_a_request_to_confirm_is_shown_to_nobody_but_the_subscriber(self) -> None:
+        """Whoever can read the project's queues could confirm in its place."""
+        self.notifier("x", Scripted(lambda _: Outcome(OutcomeKind.GONE, "410", disable="gone")))
+        now = time.time()
+        asked = Subscription("", "p", "q", "x://host/a", None, {"dead_letter_queue": "letters"}, now, None)
+        self.storage.subscribe(asked, lambda _: Draft(b'{"URL-Signature": "a secret"}', 3600))
+        self.worker()
+        alerts = self.read("alerts", 2)
+        self.assertEqual([alert.body["sample"] for alert in alerts], ["", ""])
+        self.assertEqual(self.storage.list_messages("p", "letters", None, 10), [])
+
+    def test_a_test_notification_is_no_dead_letter(self) -> None:
+        self.notifier("x", Scripted(lambda _: Outcome(OutcomeKind.REJECTED)))
+        subscription = self.subscribe("x://host/a", options={"dead_letter_queue": "letters"})
+        message = self.storage.ping("p", "q", subscription.id, Draft(b'{"test": true}', 600))
+        self.worker()
+        self.wait_state(message, subscription, State.DEAD)
+        self.assertEqual(self.read("alerts")[0].body["event"], "delivery.dead")
+        self.assertEqual(self.storage.list_messages("p", "letters", None, 10), [])
 
     def test_without_an_alert_queue_nothing_is_posted(self) -> None:
         self.alerts = Alerts(None)

@@ -471,6 +471,9 @@ class Failing(MemoryStorage):
 
 
 class WithoutStorage(FlowCase):
+    # What waits while the storage is away must not be parked: parking needs it.
+    limits = dataclasses.replace(FlowCase.limits, park_after=60.0)
+
     def make_storage(self) -> Failing:
         from tests.flow.case import KEY
 

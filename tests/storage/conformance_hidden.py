@@ -442,6 +442,17 @@ class ConfirmationConformance(HiddenCase):
         row = self.take(self.storage.join()).rows[0]
         self.assertIn(row.message_id, self.storage.load([row.message_id], []).messages)
 
+    def test_its_queue_may_be_emptied_or_deleted_while_it_is_asked(self) -> None:
+        for number, end in enumerate((self.storage.purge_messages, self.storage.delete_queue)):
+            mine = self.subscribe_asking(f"http://{number}/")
+            end("p", "q")
+            [asked] = self.storage.subscription_deliveries("p", "q", mine.id, None, 9)
+            self.assertEqual(State.PENDING, asked.state)
+            self.assertIn(asked.message_id, self.storage.load([asked.message_id], []).messages)
+            self.clock.now += 100
+            self.prune_all()
+            self.assertEqual(State.EXPIRED, self.state(asked.message_id, mine.id))
+
     def test_what_cannot_be_confirmed(self) -> None:
         mine = self.subscribe()
         expired = self.subscribe("http://b/", ttl=60)

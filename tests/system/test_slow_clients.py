@@ -282,6 +282,16 @@ class RequestTest(Case):
         client.socket.shutdown(socket.SHUT_WR)
         self.assertEqual(client.rest(), b"")
 
+    def test_what_is_cut_off_is_not_carried_out(self):
+        """Also where nobody reads the body: a message that is popped would be gone."""
+        self.client(sized(document())).answer()
+        lines = [b"DELETE /v2/queues/demo/messages?pop=1 HTTP/1.1", *COMMON.splitlines(), b"Content-Length: 100", b"", b"{}"]
+        client = self.client(b"\r\n".join(lines))
+        client.socket.shutdown(socket.SHUT_WR)
+        self.assertEqual(client.rest().split()[1], b"400")
+        status, answer = self.service.request("GET", "/v2/queues/demo/stats")
+        self.assertGreaterEqual(answer["messages"]["free"], 1, status)
+
     def test_expect_with_curl(self):
         for options in ([], ["-H", "Transfer-Encoding: chunked"]):
             command = ["curl", "-sv", "--expect100-timeout", "30", "-H", "Expect: 100-continue", *options]

@@ -66,7 +66,8 @@ class RequestIds:
 class LoopbackOnly:
     """Without authentication nothing but loopback is served, also under a WSGI server that listens elsewhere.
 
-    A forwarding header means that a proxy stands on loopback, and the client anywhere.
+    A forwarding header means that a proxy stands on loopback, and the client anywhere. Another name in the Host header than
+    loopback's means that a web page stands behind it, whose name leads to this machine all of a sudden (DNS rebinding).
     """
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -74,6 +75,15 @@ class LoopbackOnly:
             raise Forbidden("Without authentication ([auth] strategy = none) only requests from loopback are served.")
         if "HTTP_X_FORWARDED_FOR" in req.env or "HTTP_FORWARDED" in req.env:
             raise Forbidden("Without authentication ([auth] strategy = none) forwarded requests are not served.")
+        if not _names_loopback(req.env.get("HTTP_HOST", "localhost")):
+            raise Forbidden("Without authentication ([auth] strategy = none) the Host header has to name loopback.")
+
+
+@functools.lru_cache(maxsize=1024)
+def _names_loopback(host: str) -> bool:
+    """``host`` as in a Host header, with or without a port."""
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    return name.lower() in ("", "localhost") or name.lower().endswith(".localhost") or _is_loopback(name)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -312,7 +312,7 @@ class BufferingWorker(ThreadWorker):  # type: ignore[misc]
         """The client has closed its side. A body that is cut off gets an answer; before that there is nothing to answer."""
         connection.ended = True
         if connection.received and connection.end is not None and connection.end.head_size:
-            self._hand_over(connection, len(connection.received), whole=False)
+            self._refuse(connection, 400, "The request's body could not be read to its end.")
         else:
             self._drop(connection)
 

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, or_, select
 
 from zaqar_notify.model import DeliveryRecord, LogEntry
-from zaqar_notify.storage import ids, standing, statements
+from zaqar_notify.storage import ids, pruning, standing, statements
 from zaqar_notify.storage.base import MOST_LINES
 from zaqar_notify.storage.bodies import Bodies
 from zaqar_notify.storage.standing import Open
@@ -155,15 +155,15 @@ def _records(connection: Connection, pairs: Sequence[tuple[int, int]], wanted: W
 
 
 def _of_messages(connection: Connection, message_ids: set[int], now: float) -> dict[int, tuple[str, bool, bool]]:
-    """Its id outside, whether its queue was deleted, and whether it is expired."""
+    """Its id outside, whether it was cancelled with its queue, and whether it is expired."""
     query = (
-        select(messages.c.id, messages.c.foreign_id, queues.c.deleted_at, messages.c.expires_at)
+        select(messages.c.id, messages.c.foreign_id, pruning.cancelled_with_queue(), messages.c.expires_at)
         .join_from(messages, queues, queues.c.id == messages.c.queue_id)
         .where(messages.c.id.in_(message_ids))
     )
     return {
-        message: (foreign_id or ids.show(message), deleted_at is not None, expires_at <= now)
-        for message, foreign_id, deleted_at, expires_at in connection.execute(query)
+        message: (foreign_id or ids.show(message), cancelled, expires_at <= now)
+        for message, foreign_id, cancelled, expires_at in connection.execute(query)
     }
 
 

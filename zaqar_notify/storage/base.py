@@ -235,14 +235,16 @@ class Storage(abc.ABC):
 
     @abc.abstractmethod
     def delete_queue(self, project: str, name: str) -> None:
-        """Delete the queue with its messages; their deliveries that have not ended are cancelled. Subscriptions stay.
+        """Delete the queue with its messages; their deliveries that have not ended are cancelled. Subscriptions stay, and what
+        asks them to confirm goes on.
 
         Costs the same for any number of messages: pruning removes them later.
         """
 
     @abc.abstractmethod
     def purge_messages(self, project: str, queue: str) -> None:
-        """Delete all messages of the queue; their deliveries that have not ended are cancelled. The queue stays as it is.
+        """Delete all messages of the queue; their deliveries that have not ended are cancelled. The queue stays as it is, with
+        its subscriptions, and what asks them to confirm goes on.
 
         Costs the same for any number of messages.
         """

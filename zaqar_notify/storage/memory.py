@@ -86,6 +86,11 @@ class _Message:
     ended_at: float = -math.inf
     """When the last of those deliveries ended that the log has forgotten."""
 
+    @property
+    def cancelled(self) -> bool:
+        """With its queue. Requests to confirm belong to their subscriptions, which outlive the queue."""
+        return self.queue.deleted and self.record.kind is MessageKind.NOTIFICATION
+
 
 @dataclasses.dataclass(eq=False)
 class _Subscription:
@@ -697,7 +702,7 @@ class MemoryStorage(Storage):
             None
             if still_open is None
             else standing.Open(still_open.due_at, leased=still_open.lease is not None, row=row is not None),
-            cancelled=message.queue.deleted or deleted,
+            cancelled=message.cancelled or deleted,
             expired=expires_at <= now or (subscription is not None and not subscription.record.live(now)),
             now=now,
         )
@@ -899,7 +904,7 @@ class MemoryStorage(Storage):
             messages = (self._messages.get(message_id) for message_id in message_ids)
             subscriptions = (self._subscriptions.get(subscription_id) for subscription_id in subscription_ids)
             return Loaded(
-                {one.record.id: self._show(one) for one in messages if one is not None and not one.queue.deleted},
+                {one.record.id: self._show(one) for one in messages if one is not None and not one.cancelled},
                 {
                     one.record.id: one.record
                     for one in subscriptions
@@ -1063,7 +1068,7 @@ class MemoryStorage(Storage):
                 continue
             subscription = self._subscriptions.get(subscription_id)
             deleted = subscription is None or (subscription.deleted_at is not None and not subscription.expired)
-            state = State.CANCELLED if deleted or message.queue.deleted else State.EXPIRED
+            state = State.CANCELLED if deleted or message.cancelled else State.EXPIRED
             if state is State.EXPIRED and row.ends_at is None:
                 row.free()
                 row.lane, row.ends_at = None, now + Retention(self._retention).look_again

@@ -15,11 +15,12 @@ from sqlalchemy import Connection, Table, case, delete, exists, func, literal, o
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.sql.elements import ColumnElement
 
-from zaqar_notify.model import LogEntry, State
+from zaqar_notify.model import LogEntry, MessageKind, State
 from zaqar_notify.storage import ledger, projects, statements
 from zaqar_notify.storage.retention import Retention
 from zaqar_notify.storage.statements import json_list
 from zaqar_notify.storage.tables import (
+    KIND_CODES,
     STATE_CODES,
     alerts,
     claims,
@@ -153,6 +154,11 @@ def remove_idle_lanes(connection: Connection, now: float, limit: int) -> int:
 # -- rows of expired messages --------------------------------------------------------------------------------------------------
 
 
+def cancelled_with_queue() -> ColumnElement[bool]:
+    """Of a message joined with its queue. Requests to confirm belong to their subscriptions, which outlive the queue."""
+    return queues.c.deleted_at.is_not(None) & (messages.c.kind == KIND_CODES[MessageKind.NOTIFICATION])
+
+
 def end_expired(connection: Connection, now: float, retention: Retention, limit: int) -> int:
     """Rows that nobody has leased, of messages that are over: they are handed to the workers, which tell whom it concerns.
 
@@ -183,7 +189,7 @@ def end_expired(connection: Connection, now: float, retention: Retention, limit:
 def _expired(connection: Connection, now: float, limit: int, due: ColumnElement[Any], *where: ColumnElement[bool]) -> list[Any]:
     row, subscription = deliveries.c, subscriptions.c
     deleted = or_(
-        queues.c.deleted_at.is_not(None),
+        cancelled_with_queue(),
         subscription.id.is_(None),
         subscription.deleted_at.is_not(None) & subscription.deleted_at.is_distinct_from(subscription.expires_at),
     )
