@@ -260,6 +260,18 @@ class SecretsTest(ExchangeCase):
         self.assertIn("x-short-key: O", outcome.exchange.response["body"])
         self.assertIn("POST /hook?key=***&a=b&sig=***", outcome.detail)
 
+    def test_an_answer_to_a_request_to_confirm_may_repeat_it(self) -> None:
+        def repeat(endpoint: behave.Endpoint, connection: Any, request: behave.Received) -> None:
+            connection.sendall(answer(500, body=request.body))
+
+        asked = dataclasses.replace(message({"URL-Signature": "secret"}), kind=MessageKind.CONFIRMATION)
+        endpoint = self.endpoint(repeat)
+        delivery = Delivery("m1-s1", 1, time.monotonic() + WAIT, asked, subscription(endpoint.url))
+        ((_, outcome),) = self.deliver(self.notifier(), delivery)
+        self.assertIn(b"secret", endpoint.requests[0].body)
+        self.assertEqual(500, outcome.status)
+        self.assertNotIn("secret", repr(outcome))
+
     def test_a_secret_at_the_edge_of_what_is_kept(self) -> None:
         def reply(endpoint: behave.Endpoint, connection: Any, request: behave.Received) -> None:
             connection.sendall(answer(500, body=b"x" * 1015 + request.headers["x-key"].encode() + b"y" * 3000))

@@ -199,6 +199,9 @@ class WebhookNotifier(BatchNotifier):
         if response.phases is None:  # a success, and the log wants no more of it
             report(delivery, classify(response, time.time()))
             return
+        if delivery.message.kind is MessageKind.CONFIRMATION:
+            # Who asked for the subscription may read what is kept of the answer; if that repeats the request, it could confirm.
+            response.body = b""
         options = delivery.subscription.options
         hidden: list[bytes] = []
         if "post_headers" in options or "?" in request.url:  # the answer may repeat what it was sent
