@@ -73,12 +73,17 @@ def next_state(
     elif outcome.kind is OutcomeKind.THROTTLED:
         # Waits longer each time, although nothing is used up: who says "later" for ever is asked ever more rarely.
         scheduled = policy.schedule[min(max(attempts + faults, 1), len(policy.schedule) - 1)]
-        wait = max(scheduled, _asked(outcome, policy))
+        # Nothing is used up, so that a schedule without waits would have it sent at once, for ever.
+        wait = max(scheduled or _fault_wait(faults, policy), _asked(outcome, policy))
     else:
-        wait = min(policy.fault_delay * 2.0 ** min(faults, 30), policy.fault_delay_max)
+        wait = _fault_wait(faults, policy)
     wait *= 1.0 + policy.jitter * (2.0 * chance - 1.0)
     wait = max(wait, _asked(outcome, policy))
     return Next(State.PENDING, attempts, min(now + wait, expires_at))
+
+
+def _fault_wait(faults: int, policy: Policy) -> float:
+    return min(policy.fault_delay * 2.0 ** min(faults, 30), policy.fault_delay_max)
 
 
 def _asked(outcome: Outcome, policy: Policy) -> float:

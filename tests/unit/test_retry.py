@@ -85,6 +85,13 @@ class Schedule(unittest.TestCase):
         waits = [after(OutcomeKind.THROTTLED, faults=faults, after=0.0).due_at - 1000.0 for faults in (0, 1, 2, 3, 9, 10**6)]
         self.assertEqual(waits, [5.0, 5.0, 300.0, 1800.0, 86400.0, 86400.0])
 
+    def test_who_throttles_is_not_asked_at_once_whatever_the_schedule(self) -> None:
+        for schedule in ((0.0,), (0.0, 0.0, 0.0)):
+            policy = Policy(schedule=schedule)
+            waits = [after(OutcomeKind.THROTTLED, faults=n, after=0.0, policy=policy).due_at - 1000.0 for n in (0, 1, 2, 50)]
+            self.assertEqual(waits, [5.0, 10.0, 20.0, 300.0])
+            self.assertEqual(after(OutcomeKind.THROTTLED, after=60.0, policy=policy).due_at, 1060.0)
+
     def test_our_own_faults_back_off_by_themselves(self) -> None:
         waits = [after(OutcomeKind.OURS, faults=faults).due_at - 1000.0 for faults in range(8)]
         self.assertEqual(waits, [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0])
