@@ -230,6 +230,7 @@ class Lanes:
         self._lanes: dict[LaneKey, Lane] = {}
         self._held: collections.OrderedDict[LaneKey, Lane] = collections.OrderedDict()
         self._shut: dict[LaneKey, Lane] = {}
+        self._open_breakers: Mapping[LaneKey, int] = {}  # of all lanes, as the storage has said last: there may be very many
         self._paced: list[tuple[float, int, Lane]] = []  # a heap of when they may send again
         self._numbers = itertools.count()
         self._fast, self._slow = _Ring(), _Ring()
@@ -245,6 +246,9 @@ class Lanes:
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = Lane(key, self.limits.lane_min, now)
+            if trips := self._open_breakers.get(key, 0):
+                lane.trips = trips
+                self._shut[key] = lane
         lane.used_at = now
         if chosen is not None:
             lane.chosen = chosen
@@ -414,11 +418,12 @@ class Lanes:
         """What the storage says of all breakers: of those that are open, their trips."""
         for key in [key for key, lane in self._shut.items() if key not in open_breakers and lane.held_until <= now]:
             self._open(self._shut[key], now)
-        for key, trips in open_breakers.items():
-            lane = self.lane(key, now)
+        for key in open_breakers.keys() & self._lanes.keys():
+            lane = self._lanes[key]
             if lane.held_until <= now:
-                lane.trips = trips
+                lane.trips = open_breakers[key]
                 self._shut[key] = lane
+        self._open_breakers = open_breakers
 
     def evict(self, key: LaneKey) -> list[Send]:
         """Takes out what waits for a lane that was shut: it is to be parked."""
@@ -547,5 +552,7 @@ class Lanes:
         before = now - self.limits.idle_after
         for key, lane in list(self._lanes.items()):
             idle = not lane.in_flight and not lane.waiting and key not in self._held
-            if idle and lane.used_at < before and not lane.trips:
+            # What is shut is to stay so: either that is known without it, or it is kept.
+            if idle and lane.used_at < before and (not lane.trips or key in self._open_breakers):
                 del self._lanes[key]
+                self._shut.pop(key, None)

@@ -26,6 +26,8 @@ from zaqar_notify.wake import Listener
 
 TICK = 0.05
 """Seconds between two looks at what is waiting or under way, when nothing else happens."""
+LEARNING_SHARE = 0.05
+"""Of the loop's time that reading the breakers may take, however many are open."""
 BUSY = 64
 GATHER = 0.003
 """With so many sends in flight, the loop waits so many seconds after an outcome for others to come: to be woken by each takes
@@ -101,6 +103,7 @@ class Worker:
         self._paced_at = time.monotonic()
         self._more = True  # there may be due work that was not taken yet
         self._dispatched_at = self._polled_at = self._recovered_at = self._pruned_at = self._troubled_until = 0.0
+        self._learn_at = 0.0
         self._policy = policy
         # Subscriptions, by id: since when disabled, and until when asked to leave in peace (``time.monotonic()``).
         self._disabled: dict[str, float] = {}
@@ -210,8 +213,11 @@ class Worker:
 
     def _learn_of_breakers(self, now: float) -> None:
         """What other workers have found out, and this one before it was started again."""
+        began = time.monotonic()
         known = {breaker.lane: breaker.trips for breaker in self._storage.breakers()} | self._settling.unsaved()
         self._lanes.shut({lane: trips for lane, trips in known.items() if trips}, now)
+        ended = time.monotonic()
+        self._learn_at = ended + (ended - began) / LEARNING_SHARE
 
     def _watch(self) -> None:
         """What takes too long leaves its outbox entry for a row: parked, or in flight under a lease of its own."""
@@ -257,7 +263,8 @@ class Worker:
             if now >= self._recovered_at + self._settings.poll_interval:
                 self._recovered_at = now
                 self._storage.recover()
-                self._learn_of_breakers(now)
+                if now >= self._learn_at:
+                    self._learn_of_breakers(now)
             self._take_and_dispatch(room, parked, now)
         except errors.StorageUnavailable as error:
             self._trouble("taking", error)

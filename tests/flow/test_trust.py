@@ -105,6 +105,26 @@ class BreakerTest(FlowCase):
             self.wait_state(message, self.subscription, State.PARKED)
         self.assertEqual(len(self.endpoint.sent), sent)
 
+    def test_very_many_breakers_take_little_of_the_workers_time(self) -> None:
+        """However long it takes to read them: that is done the less often for it."""
+        asked, breakers = [], self.storage.breakers
+
+        def slow() -> list[Any]:
+            asked.append(time.sleep(0.1))
+            return breakers()
+
+        self.storage.breakers = slow
+        began = time.monotonic()
+        self.worker()
+        healthy = self.notifier("y", Scripted())
+        subscription = self.subscribe("y://host/b")
+        for _ in range(10):
+            (message,) = self.publish()
+            self.wait_state(message, subscription, State.DELIVERED)
+            time.sleep(0.1)
+        self.assertLessEqual(len(asked), 2 + (time.monotonic() - began) / 2, "a twentieth of it")
+        self.assertEqual(len(healthy.sent), 10)
+
     def test_other_endpoints_do_not_notice(self) -> None:
         self.notifier("y", Scripted())
         other = self.subscribe("y://host/b")

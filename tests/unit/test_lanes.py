@@ -427,6 +427,21 @@ class BreakerTest(LanesCase):
         self.lanes.shut({}, 1e6)
         self.assertTrue(self.lanes.submit(self.send(), 1e6))
 
+    def test_breakers_of_lanes_that_nothing_goes_to_cost_no_memory_here(self) -> None:
+        breakers = {LaneKey("p", f"dead-{number}"): 1 for number in range(1000)}
+        self.lanes.shut(breakers, 1.0)
+        self.assertEqual(len(self.lanes._lanes), 0)
+        self.assertFalse(self.lanes.submit(self.send("dead-7"), 1.0))
+        self.assertTrue(self.lanes.submit(self.send("other"), 1.0))
+        self.lanes.forget_idle(1e6)
+        self.assertNotIn(LaneKey("p", "dead-7"), self.lanes._lanes)
+        self.assertFalse(self.lanes.submit(self.send("dead-7"), 1e6))
+
+    def test_a_breaker_of_its_own_that_the_list_does_not_have_yet_is_not_forgotten(self) -> None:
+        self.trip()
+        self.lanes.forget_idle(1e6)
+        self.assertFalse(self.lanes.submit(self.send(), 1e6))
+
     def test_an_old_list_does_not_shut_what_this_worker_probes(self) -> None:
         self.lanes.shut({self.key: 1}, 1.0)
         self.hold(31.0)
