@@ -8,8 +8,8 @@ from typing import Any
 from tests.storage.contract import ELSEWHERE, LEASE, MALFORMED, NOW, RETENTION, SECRET, UNKNOWN, StorageCase, make_keyring
 from zaqar_notify.encryption import Keyring
 from zaqar_notify.errors import Conflict, InvalidRequest
-from zaqar_notify.model import Draft, MessageKind, State, Subscription
-from zaqar_notify.storage.base import Closing, Entry, Row, Settlement
+from zaqar_notify.model import Alert, Draft, MessageKind, State, Subscription
+from zaqar_notify.storage.base import Closing, Entry, Failure, Row, Settlement
 
 OLD_KEY = base64.b64encode(b"k" * 32).decode()
 NEW_KEY = base64.b64encode(b"n" * 32).decode()
@@ -603,6 +603,25 @@ class EncryptionConformance(StorageCase):
         keyring.replace(NEW_KEY)
         self.assertEqual([True], [message.sealed for message in self.storage.list_messages("p", "q", None, 9)])
         self.assertEqual([False] * 2, [message.sealed for message in self.storage.list_messages("p", "plain", None, 9)])
+
+    def test_an_alert_shows_no_more_at_rest_than_the_message_that_it_is_about(self) -> None:
+        keyring = self.have_encryption()
+        for queue in ("q", "plain"):
+            mine = self.subscribe(queue=queue)
+            message_id = self.publish(queue=queue)[0]
+            token = self.take(self.storage.join()).token
+            alerts = (Alert(f"dead:{queue}", f"alerts-{queue}", Draft(self.BODY, 60)),)
+            failure = Failure(
+                self.clock.now, True, 1, 9.0, "strikes", "time", Alert(mine.id, f"alerts-{queue}", alerts[0].draft)
+            )
+            end = Settlement(message_id, mine.id, token, False, self.delivered(), alerts=alerts, failure=failure)
+            self.assertEqual(0, self.storage.settle([end], [Closing(message_id, token)]))
+            for alert in self.listed(f"alerts-{queue}"):
+                self.assert_readable(alert, f"alerts-{queue}")
+        keyring.replace(NEW_KEY)
+        for queue, sealed in (("q", True), ("plain", False)):
+            found = self.storage.list_messages("p", f"alerts-{queue}", None, 9)
+            self.assertEqual([sealed] * 2, [alert.sealed for alert in found])
 
     def test_held_ones_and_confirmations(self) -> None:
         keyring = self.have_encryption()

@@ -167,6 +167,7 @@ class Settlement:
     recovered: bool = False
     """An attempt has succeeded: strikes and failing_since of the subscription are forgotten."""
     alerts: tuple[Alert, ...] = ()
+    """They show parts of the message: encrypted as it is, whatever the queue they go to."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -497,10 +498,12 @@ class Storage(abc.ABC):
         rows: int,
         lanes: int = 0,
         parked: Mapping[LaneKey, int] | None = None,
+        without: Collection[str] = (),
     ) -> Taken:
         """Lease due work for ``lease`` seconds: outbox entries, rows that are due, lanes, and parked rows of lanes held.
 
-        ``entries``, ``rows`` and ``lanes`` are upper bounds; ``parked`` says how many rows of which lane. A lane that has
+        ``entries``, ``rows`` and ``lanes`` are upper bounds; ``parked`` says how many rows of which lane. Entries of the
+        projects ``without`` stay where they are. A lane that has
         run empty, and whose breaker is closed, is removed. A lane with an open breaker is due when that may be probed.
         Every project with due work gets an equal share of each bound, and what others leave of it, in turns: one with a
         million entries or rows delays no other. Within a project the oldest first, but entries whose lease has ended before

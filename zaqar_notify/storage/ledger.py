@@ -85,11 +85,14 @@ class _Settling:
         if self._publish or self._alerts:
             self._publish_drafts()
 
+    def _is_due(self, project: str, alert: Alert) -> bool:
+        return alerting.is_due(self._run, project, alert, self._now)
+
+    def _encrypted(self, messages: set[int]) -> set[int]:
+        return set(self._run(statements.ENCRYPTED, json_list(messages)).scalars()) if messages else set()
+
     def _seal_exchanges(self) -> None:
-        messages = {line[0] for line in self._lines if line[-1] is not None}
-        if not messages:
-            return
-        encrypted = set(self._run(statements.ENCRYPTED, json_list(messages)).scalars())
+        encrypted = self._encrypted({line[0] for line in self._lines if line[-1] is not None})
         if encrypted:
             self._lines = [self._sealed(line) if line[0] in encrypted and line[-1] else line for line in self._lines]
 
@@ -101,9 +104,10 @@ class _Settling:
         asked = json_list({message for message, *_ in (*self._publish, *self._alerts)})
         names: dict[int, str] = dict(self._run(statements.PROJECTS, asked).all())
         posts = [publishing.Post(names[message], queue, (draft,)) for message, queue, draft in self._publish]
-        for message, alert in self._alerts:
-            if alerting.is_due(self._run, names[message], alert, self._now):
-                posts.append(publishing.Post(names[message], alert.queue, (alert.draft,)))
+        due = [(message, alert) for message, alert in self._alerts if self._is_due(names[message], alert)]
+        encrypted = self._encrypted({message for message, _ in due})
+        for message, alert in due:
+            posts.append(publishing.Post(names[message], alert.queue, (alert.draft,), encrypts=message in encrypted))
         publishing.insert(self._connection, posts, self._now, self._bodies, self._retention)
 
 

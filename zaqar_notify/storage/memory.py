@@ -263,8 +263,8 @@ class MemoryStorage(Storage):
         with self._lock:
             return [self._post(self._ensure_queue(project, queue), draft, client_id) for draft in drafts]
 
-    def _post(self, queue: _Queue, draft: Draft, client_id: str | None = None) -> str:
-        message = self._store(queue, draft, client_id)
+    def _post(self, queue: _Queue, draft: Draft, client_id: str | None = None, *, encrypts: bool = False) -> str:
+        message = self._store(queue, draft, client_id, encrypts=encrypts)
         self._outbox[message.record.id] = _Entry(message.free_at)
         return message.record.id
 
@@ -276,11 +276,12 @@ class MemoryStorage(Storage):
         *,
         kind: MessageKind = MessageKind.NOTIFICATION,
         hidden: bool = False,
+        encrypts: bool = False,
     ) -> _Message:
         """Without an outbox entry."""
         now = self._clock()
         message_id = self._new_id(now)
-        encrypted = queue.record.metadata.get("_enable_encrypt_messages") is True
+        encrypted = encrypts or queue.record.metadata.get("_enable_encrypt_messages") is True
         record = Message(
             id=message_id,
             project=queue.record.project,
@@ -816,11 +817,13 @@ class MemoryStorage(Storage):
         rows: int,
         lanes: int = 0,
         parked: Mapping[LaneKey, int] | None = None,
+        without: Collection[str] = (),
     ) -> Taken:
         with self._lock:
             token = worker_id << _WORKER_SHIFT | next(self._takes)
             until = self._clock() + lease
-            taken_entries = self._take_due("entries", self._outbox, token, until, entries, ended_leases_first=True)
+            wanted = {key: entry for key, entry in self._outbox.items() if not without or self._project(key) not in without}
+            taken_entries = self._take_due("entries", wanted, token, until, entries, ended_leases_first=True)
             for message_id in taken_entries:
                 self._outbox[message_id].takes += 1
             taken_rows = sorted(self._take_due("rows", self._rows, token, until, rows))
@@ -990,14 +993,14 @@ class MemoryStorage(Storage):
         elif settlement.due_at is not None:
             left.due_at, left.lease = settlement.due_at, settlement.token if settlement.hold else None
             self._rows[key] = left
-        project = self._messages[settlement.message_id].record.project
-        self._judge(project, settlement)
+        message = self._messages[settlement.message_id]
+        self._judge(message, settlement)
         for queue, draft in settlement.publish:
-            self._post(self._ensure_queue(project, queue), draft)
+            self._post(self._ensure_queue(message.record.project, queue), draft)
         for alert in settlement.alerts:
-            self._alert(project, alert)
+            self._alert(message, alert)
 
-    def _judge(self, project: str, settlement: Settlement) -> None:
+    def _judge(self, message: _Message, settlement: Settlement) -> None:
         """What it says about the subscription itself."""
         subscription = self._subscriptions.get(settlement.subscription_id)
         if subscription is None or subscription.deleted_at is not None:
@@ -1007,9 +1010,9 @@ class MemoryStorage(Storage):
         if settlement.recovered:
             subscription.record = dataclasses.replace(subscription.record, strikes=0, failing_since=None)
         if settlement.failure is not None:
-            self._fail(project, subscription, settlement.failure)
+            self._fail(message, subscription, settlement.failure)
 
-    def _fail(self, project: str, subscription: _Subscription, failure: Failure) -> None:
+    def _fail(self, message: _Message, subscription: _Subscription, failure: Failure) -> None:
         record = subscription.record
         strikes = record.strikes + 1 if failure.strike else 0
         since = failure.at if record.failing_since is None else record.failing_since
@@ -1024,13 +1027,14 @@ class MemoryStorage(Storage):
             return
         subscription.record = dataclasses.replace(record, disabled=Disabled(reason, failure.at))
         if failure.alert is not None:
-            self._alert(project, failure.alert)
+            self._alert(message, failure.alert)
 
-    def _alert(self, project: str, alert: Alert) -> None:
+    def _alert(self, message: _Message, alert: Alert) -> None:
+        project = message.record.project
         now, key = self._clock(), (project, alert.cause)
         if key not in self._alerted or not self._alerted[key] <= now < self._alerted[key] + alert.every:
             self._alerted[key] = now
-            self._post(self._ensure_queue(project, alert.queue), alert.draft)
+            self._post(self._ensure_queue(project, alert.queue), alert.draft, encrypts=message.encrypted)
 
     def give_back(self, token: int, message_ids: Collection[str], rows: Collection[tuple[str, str]] = ()) -> None:
         with self._lock:

@@ -25,6 +25,8 @@ class Post:
     client_id: str | None = None
     hold: float | None = None
     """Readers never see the messages, and their entries come due only after so many seconds."""
+    encrypts: bool = False
+    """Also where the queue does not."""
 
 
 class _Target:
@@ -71,12 +73,14 @@ class _Target:
         free_at: float = 0.0,
         shown: bool = True,
         kind: MessageKind = MessageKind.NOTIFICATION,
+        encrypts: bool = False,
     ) -> tuple[Any, ...]:
         """The parameters for INSERT_OTHER_MESSAGES."""
-        if self.encrypts:
+        encrypts = encrypts or self.encrypts
+        if encrypts:
             draft = dataclasses.replace(draft, body_json=self.bodies.seal(number, draft.body_json))
         deleted_at = None if shown else self.now
-        return (*self.message(number, draft, client_id), free_at, deleted_at, KIND_CODES[kind], self.encrypts)
+        return (*self.message(number, draft, client_id), free_at, deleted_at, KIND_CODES[kind], encrypts)
 
 
 def insert(connection: Connection, posts: Sequence[Post], now: float, bodies: Bodies, retention: Retention) -> list[list[int]]:
@@ -107,13 +111,16 @@ class _Made:
 
     def add(self, number: int, draft: Draft, post: Post, target: _Target) -> None:
         due_at = 0.0
-        if post.hold is None and not draft.delay and not target.encrypts:
+        if post.hold is None and not draft.delay and not target.encrypts and not post.encrypts:
             self.plain.append(target.message(number, draft, post.client_id))
         else:
             due_at = free_at = target.now + draft.delay if draft.delay else 0.0
             if post.hold is not None:
                 due_at = max(free_at, target.now + post.hold)
-            self.others.append(target.other_message(number, draft, post.client_id, free_at=free_at, shown=post.hold is None))
+            shown = post.hold is None
+            self.others.append(
+                target.other_message(number, draft, post.client_id, free_at=free_at, shown=shown, encrypts=post.encrypts)
+            )
         self.entries.append((number, target.id, due_at, 0, target.project_id))
 
     def store(self, connection: Connection) -> None:
