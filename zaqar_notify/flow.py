@@ -47,6 +47,8 @@ from zaqar_notify.storage.base import Breaker, Closing, Entry, Failure, Loaded, 
 
 BREATH = 100
 """Pairs of message and subscription between two breaths."""
+MOST_FAILING = 100_000
+"""Subscriptions whose failures a worker remembers."""
 
 
 Routes = Callable[[Subscription], Route]
@@ -301,7 +303,8 @@ class Settling:
         self._telling = telling
         self._alerts = telling.alerts
         self._failing: set[str] = set()
-        """Subscriptions that have failed since they last succeeded, as far as is known here."""
+        """Subscriptions that have failed since they last succeeded, as far as is known here: for sends whose subscription was
+        loaded before that. Those loaded after say so themselves."""
         self._turns: dict[LaneKey, Breaker] = {}
         self._policy = policy
         self._policies = _Policies(storage, policy)
@@ -395,6 +398,8 @@ class Settling:
         strike = outcome.kind is OutcomeKind.REJECTED and outcome.target
         if not (strike or outcome.kind is OutcomeKind.RETRY):
             return None
+        if len(self._failing) >= MOST_FAILING:
+            self._failing.clear()
         self._failing.add(send.subscription.id)
         limits = self._telling.endurance
         reasons = (f"{limits.strikes} attempts in a row found the target to be wrong", "nothing but failures for too long")

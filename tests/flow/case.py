@@ -120,18 +120,21 @@ class FlowCase(unittest.TestCase):
             telling=Telling(alerts=self.alerts, endurance=self.endurance),
         )
         if start:
-            worker.start()
-            thread = threading.Thread(target=worker.run, daemon=True)
-            thread.start()
-
-            def stop() -> None:
-                worker.stop()
-                thread.join(WAIT)
-                self.assertFalse(thread.is_alive(), "the worker did not stop")
-
-            worker.stop_and_wait = stop
-            self.addCleanup(stop)
+            self.run_worker(worker)
         return worker
+
+    def run_worker(self, worker: Worker) -> None:
+        worker.start()
+        thread = threading.Thread(target=worker.run, daemon=True)
+        thread.start()
+
+        def stop() -> None:
+            worker.stop()
+            thread.join(WAIT)
+            self.assertFalse(thread.is_alive(), "the worker did not stop")
+
+        worker.stop_and_wait = stop
+        self.addCleanup(stop)
 
     def subscribe(
         self, uri: str, project: str = "p", queue: str = "q", ttl: int | None = None, options: dict | None = None

@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.flow.case import FlowCase, Scripted, wait_for
 from zaqar_notify.alerts import Alerts
-from zaqar_notify.flow import Endurance
+from zaqar_notify.flow import MOST_FAILING, Endurance
 from zaqar_notify.model import Delivery, Draft, LaneKey, Message, Outcome, OutcomeKind, Scope, State, Subscription
 from zaqar_notify.storage.base import Closing, Settlement
 
@@ -405,6 +405,18 @@ class EnduranceTest(FlowCase):
             self.wait_state(message, subscription, State.DELIVERED)
         found = self.storage.get_subscription("p", "q", subscription.id)
         self.assertEqual((found.disabled, found.strikes, found.failing_since), (None, 0, None))
+
+    def test_what_is_remembered_of_failures_is_bounded(self) -> None:
+        answers = iter([FAILED])
+        self.notifier("x", Scripted(lambda _: next(answers, DELIVERED)))
+        subscription = self.subscribe("x://host")
+        worker = self.worker(start=False)
+        worker._settling._failing.update(map(str, range(MOST_FAILING)))
+        self.run_worker(worker)
+        (message,) = self.publish()
+        self.wait_state(message, subscription, State.DELIVERED)
+        self.assertLess(len(worker._settling._failing), 10)
+        self.assertIsNone(self.storage.get_subscription("p", "q", subscription.id).failing_since)
 
     def test_our_own_faults_count_for_nothing(self) -> None:
         self.notifier("x", Scripted(lambda _: Outcome(OutcomeKind.OURS)))
