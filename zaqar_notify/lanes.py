@@ -359,6 +359,10 @@ class Lanes:
             send.lane.waiting.clear()
         return waiting
 
+    def projects_waiting(self) -> set[str]:
+        """Those of which something waits here."""
+        return {lane.key.project for lane in self._lanes.values() if lane.waiting}
+
     # -- under way ----------------------------------------------------------------------------------------------------------
 
     def finish(self, send: Send, outcome: Outcome, duration: float, now: float) -> Turn | None:

@@ -28,6 +28,8 @@ TICK = 0.05
 """Seconds between two looks at what is waiting or under way, when nothing else happens."""
 LEARNING_SHARE = 0.05
 """Of the loop's time that reading the breakers may take, however many are open."""
+NEWCOMERS = 32
+"""Entries that are taken at once, beyond what there is room for, for projects of which nothing waits."""
 BUSY = 64
 GATHER = 0.003
 """With so many sends in flight, the loop waits so many seconds after an outcome for others to come: to be woken by each takes
@@ -102,6 +104,7 @@ class Worker:
         self._finished = 0
         self._paced_at = time.monotonic()
         self._more = True  # there may be due work that was not taken yet
+        self._told = False  # somebody has said so since the last look
         self._dispatched_at = self._polled_at = self._recovered_at = self._pruned_at = self._troubled_until = 0.0
         self._learn_at = 0.0
         self._policy = policy
@@ -255,6 +258,7 @@ class Worker:
         self._measure_pace(now)
         room = self._room()
         if not room:
+            self._take_from_newcomers(now)
             return
         parked = self._lanes.room(now, room)
         if not (self._more or parked or now >= self._polled_at + self._settings.poll_interval):
@@ -266,6 +270,22 @@ class Worker:
                 if now >= self._learn_at:
                     self._learn_of_breakers(now)
             self._take_and_dispatch(room, parked, now)
+        except errors.StorageUnavailable as error:
+            self._trouble("taking", error)
+
+    def _take_from_newcomers(self, now: float) -> None:
+        """Under load, what has come in meanwhile for a project of which nothing waits here does not stand behind what does."""
+        self._hear()
+        held = self._lanes.in_flight + self._lanes.waiting + self._settling.outstanding
+        if not self._told or held >= self._settings.max_active:
+            return
+        self._told = False
+        waiting = self._lanes.projects_waiting()
+        try:
+            taken = self._storage.take(self._id, self._settings.lease, entries=NEWCOMERS, rows=0, without=waiting)
+            if taken.entries:
+                self._dispatch.run(Leased(taken, now + self._settings.lease, self._settings.micro_batch))
+                self._dispatched_at = time.monotonic()
         except errors.StorageUnavailable as error:
             self._trouble("taking", error)
 
@@ -387,7 +407,11 @@ class Worker:
         for descriptor, _ in events:
             if descriptor == self._bell:
                 os.eventfd_read(self._bell)
-                if self._lanes.in_flight >= BUSY:
+                if self._lanes.in_flight >= BUSY and len(events) == 1:
                     time.sleep(GATHER)
-            elif self._listener.drain():
-                self._more = True
+            else:
+                self._hear()
+
+    def _hear(self) -> None:
+        if self._listener.drain():
+            self._more = self._told = True

@@ -501,4 +501,4 @@ class FairnessTest(FlowCase):
         (message,) = self.publish(project="small")
         posted_behind = len(order)
         self.wait_state(message, small, State.DELIVERED)
-        self.assertLess(order.index("small") - posted_behind, 1500)
+        self.assertLess(order.index("small") - posted_behind, 500)

@@ -591,6 +591,19 @@ class FairnessConformance(StorageCase):
         self.assertEqual((3, 1, 8, 8), (shares["b"], shares["c"], shares["a"], shares["d"]))
         self.assertEqual({"a": 10, "d": 10}, self.shares(self.take_entries(20)))
 
+    def test_without_some_projects(self) -> None:
+        theirs = self.post_to("p", 3) + self.post_to("q", 3)
+        newcomers = self.post_to("newcomer", 2)
+
+        def take(*without: str) -> list[str]:
+            taken = self.take(self.taker, entries=50, rows=0, without=without)
+            return [entry.message_id for entry in taken.entries]
+
+        self.assertEqual([], take("p", "q", "newcomer", "nobody"))
+        self.assertEqual(newcomers, take("p", "q", "nobody"))
+        self.assertEqual([], take("p", "q"))
+        self.assertEqual(theirs, take())
+
     def test_alone_a_project_has_it_all(self) -> None:
         given = self.post_to("a", 30)
         self.assertEqual(given[:20], self.take_entries(20))

@@ -604,18 +604,19 @@ class SqlStorage(Storage):
         rows: int,
         lanes: int = 0,
         parked: Mapping[LaneKey, int] | None = None,
+        without: Collection[str] = (),
     ) -> Taken:
         token = taking.token_of(worker_id, next(self._takes))
         bounds = {"entries": entries, "rows": rows, "lanes": lanes}
         if not parked:
             with self._database.read() as connection:
-                if not taking.any_due(connection, self._clock(), **bounds):
+                if not taking.any_due(connection, self._clock(), **bounds, without=without):
                     return Taken(token, (), ())
 
         def work(connection: Connection) -> Taken:
             now = self._clock()
             leased = taking.Lease(token, now, now + lease)
-            return taking.take(connection, leased, self._turns, **bounds, parked=parked or {})
+            return taking.take(connection, leased, self._turns, **bounds, parked=parked or {}, without=without)
 
         # A lease that a stopped machine forgets is a lease that has ended.
         return self._database.write(work, durable=False)

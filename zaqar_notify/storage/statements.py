@@ -260,6 +260,8 @@ def _projects_due(table: str, condition: str = "") -> str:
     """  # noqa: S608
 
 
+NUMBER_PROJECTS = "SELECT id FROM projects WHERE name IN (SELECT value FROM json_each(?))"
+
 PROJECTS_WITH_ENTRIES, PROJECTS_WITH_ROWS, PROJECTS_WITH_LANES = (
     _projects_due("outbox"),
     _projects_due("deliveries", "AND due_at IS NOT NULL"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from sqlalchemy import Connection
@@ -56,12 +56,18 @@ class Lease:
     until: float
 
 
-def any_due(connection: Connection, now: float, *, entries: int, rows: int, lanes: int) -> bool:
-    asked = {"after": _BEFORE_ALL, "last": _BEHIND_ALL, "now": now, "limit": 1}
+def any_due(connection: Connection, now: float, *, entries: int, rows: int, lanes: int, without: Collection[str] = ()) -> bool:
+    run = connection.exec_driver_sql
+    passed_over = _numbers(run, without)
     return any(
-        most > 0 and connection.exec_driver_sql(kind.projects, asked).first()
+        most > 0
+        and _next_projects(run, kind, _BEFORE_ALL, now, most=1, passed_over=passed_over if kind is _ENTRIES else frozenset())
         for kind, most in ((_ENTRIES, entries), (_ROWS, rows), (_LANES, lanes))
     )
+
+
+def _numbers(run: _Run, projects: Collection[str]) -> frozenset[int]:
+    return frozenset(run(statements.NUMBER_PROJECTS, json_list(projects)).scalars()) if projects else frozenset()
 
 
 def take(
@@ -73,10 +79,11 @@ def take(
     rows: int,
     lanes: int,
     parked: Mapping[LaneKey, int],
+    without: Collection[str] = (),
 ) -> Taken:
     """Has to run under the write lock. ``turns`` is changed."""
     run = connection.exec_driver_sql
-    found_entries = _take_in_turns(run, _ENTRIES, lease, turns, entries)
+    found_entries = _take_in_turns(run, _ENTRIES, lease, turns, entries, passed_over=_numbers(run, without))
     found_rows = _take_in_turns(run, _ROWS, lease, turns, rows)
     found_lanes = _take_in_turns(run, _LANES, lease, turns, lanes)
     from_lanes, emptied = _take_parked(run, lease, parked)
@@ -96,22 +103,25 @@ def take(
 # -- in turns ------------------------------------------------------------------------------------------------------------------
 
 
-def _take_in_turns(run: _Run, kind: _Kind, lease: Lease, turns: Turns, most: int) -> list[Any]:
+def _take_in_turns(
+    run: _Run, kind: _Kind, lease: Lease, turns: Turns, most: int, *, passed_over: frozenset[int] = frozenset()
+) -> list[Any]:
     if most <= 0:
         return []
-    projects = _next_projects(run, kind, turns.get(kind, _BEFORE_ALL), lease.now, most)
+    projects = _next_projects(run, kind, turns.get(kind, _BEFORE_ALL), lease.now, most=most, passed_over=passed_over)
     if projects:
         turns[kind] = projects[-1]
     return _share(run, kind, lease, projects, most)
 
 
-def _next_projects(run: _Run, kind: _Kind, last_turn: int, now: float, most: int) -> list[int]:
+def _next_projects(run: _Run, kind: _Kind, last_turn: int, now: float, *, most: int, passed_over: frozenset[int]) -> list[int]:
     """Those that have something due, beginning behind the one that had the last turn."""
     found: list[int] = []
+    limit = most + len(passed_over)
     for after, last in ((last_turn, _BEHIND_ALL), (_BEFORE_ALL, last_turn)):
-        if len(found) < most:
-            found += run(kind.projects, {"after": after, "last": last, "now": now, "limit": most - len(found)}).scalars()
-    return found
+        if len(found) < limit and after < last:
+            found += run(kind.projects, {"after": after, "last": last, "now": now, "limit": limit - len(found)}).scalars()
+    return [project for project in found if project not in passed_over][:most]
 
 
 def _share(run: _Run, kind: _Kind, lease: Lease, projects: list[int], most: int) -> list[Any]:
