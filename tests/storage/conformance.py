@@ -892,7 +892,7 @@ class LaneConformance(StorageCase):
         self.assertEqual(State.PARKED, self.state(self.parked[2], self.mine.id))
         second = self.take(self.worker, parked={LANE: 5})
         self.assertEqual(self.parked[2:], [row.message_id for row in second.rows])
-        self.assertEqual([LANE], list(second.emptied))
+        self.assertEqual([], list(second.emptied))
         third = self.take(self.worker, parked={LANE: 5})
         self.assertEqual(([], [LANE]), (list(third.rows), list(third.emptied)))
         done = [
@@ -905,16 +905,85 @@ class LaneConformance(StorageCase):
         again = self.take(self.worker, lanes=5)
         self.assertEqual(([], []), (list(again.rows), list(again.lanes)))
 
-    def test_an_exact_count_empties_the_lane_too(self) -> None:
+    def test_a_lane_stays_held_while_its_last_row_is_in_flight(self) -> None:
+        for most in (5, 9):
+            self.fill_lane()
+            self.take(self.worker, lanes=5)
+            taken = self.take(self.worker, parked={LANE: most})
+            self.assertEqual((5, []), (len(taken.rows), list(taken.emptied)))
+            other = self.storage.join()
+            late = self.publish()[0]
+            self.park(other, [late], self.mine.id)
+            nothing = self.take(other, lanes=5, parked={LANE: 5})
+            self.assertEqual(([], [], []), (list(nothing.rows), list(nothing.lanes), list(nothing.emptied)))
+            self.assertEqual([late], [row.message_id for row in self.take(self.worker, parked={LANE: 5}).rows])
+            self.assertEqual([LANE], list(self.take(self.worker, parked={LANE: 5}).emptied))
+
+    def test_only_who_holds_a_lane_lets_it_go(self) -> None:
         self.fill_lane()
         self.take(self.worker, lanes=5)
-        taken = self.take(self.worker, parked={LANE: 5})
-        self.assertEqual((5, [LANE]), (len(taken.rows), list(taken.emptied)))
+        self.take(self.worker, parked={LANE: 5})
+        other = self.storage.join()
+        self.assertEqual([], list(self.take(other, parked={LANE: 5}).emptied))
+        late = self.publish()[0]
+        self.park(other, [late], self.mine.id)
+        self.assertEqual([late], [row.message_id for row in self.take(self.worker, parked={LANE: 5}).rows])
+
+    def test_asking_renews_the_lease_of_a_lane(self) -> None:
+        for most in (2, 3, 0):  # also that of the last rows, and none
+            self.clock.now += LEASE / 2
+            if most == 2:
+                self.fill_lane()
+                self.take(self.worker, lanes=5)
+                self.clock.now += LEASE / 2
+            self.assertEqual(most, len(self.take(self.worker, rows=0, parked={LANE: most}).rows))
+        other = self.storage.join()
+        self.park(other, self.publish(), self.mine.id)
+        self.clock.now += LEASE - 0.1
+        self.assertEqual([], list(self.take(other, lanes=5).lanes))
+        self.clock.now += 0.1
+        self.assertEqual([LANE], list(self.take(other, lanes=5).lanes))
+        self.assertEqual([], list(self.take(self.worker, parked={LANE: 5}).rows))
+
+    def test_asking_renews_no_lease_of_others(self) -> None:
+        self.fill_lane()
+        self.take(self.worker, lanes=5)
+        other = self.storage.join()
+        self.clock.now += LEASE / 2
+        self.take(other, parked={LANE: 5})
+        self.clock.now += LEASE / 2
+        self.assertEqual([LANE], list(self.take(other, lanes=5).lanes))
+
+    def test_a_lane_that_was_not_asked_for_is_not_renewed(self) -> None:
+        self.fill_lane()
+        self.park(self.worker, self.publish(), self.mine.id, LaneKey("p", "http://b:80"))
+        self.take(self.worker, lanes=5)
+        self.clock.now += LEASE / 2
+        self.take(self.worker, parked={LaneKey("p", "http://b:80"): 1})
+        self.clock.now += LEASE / 2
+        self.assertEqual([LANE], list(self.take(self.storage.join(), lanes=5).lanes))
+
+    def test_a_lane_of_which_nothing_is_wanted_stays_without_rows(self) -> None:
+        self.fill_lane()
+        self.take(self.worker, lanes=5)
+        self.take(self.worker, parked={LANE: 5})
+        taken = self.take(self.worker, parked={LANE: 0})
+        self.assertEqual(([], []), (list(taken.rows), list(taken.emptied)))
+        self.assertEqual([LANE], list(self.take(self.worker, parked={LANE: 1}).emptied))
+
+    def test_what_a_call_removes_it_does_not_hand_out(self) -> None:
+        self.fill_lane()
+        self.take(self.worker, lanes=5)
+        self.take(self.worker, parked={LANE: 5})
+        self.clock.now += LEASE
+        taken = self.take(self.worker, rows=0, lanes=5, parked={LANE: 5})
+        self.assertEqual(([], [LANE]), (list(taken.lanes), list(taken.emptied)))
 
     def test_an_emptied_lane_comes_back_when_rows_are_parked_again(self) -> None:
         self.fill_lane()
         self.take(self.worker, lanes=5)
         taken = self.take(self.worker, parked={LANE: 5})
+        self.assertEqual([LANE], list(self.take(self.worker, parked={LANE: 5}).emptied))
         back = Settlement(self.parked[0], self.mine.id, taken.token, from_row=True, park=LANE, attempts=1, lines=1)
         self.storage.settle([back])
         self.assertEqual([LANE], list(self.take(self.worker, lanes=5).lanes))
@@ -948,7 +1017,9 @@ class LaneConformance(StorageCase):
         self.assertEqual({LANE, *others}, {*first, *second})
         taken = self.take(self.worker, parked={LANE: 1, others[3]: 1})
         self.assertEqual([(LANE, self.parked[0])], [(row.lane, row.message_id) for row in taken.rows][:1])
-        self.assertEqual([others[3]], list(taken.emptied))
+        self.assertEqual([], list(taken.emptied))
+        taken = self.take(self.worker, parked={LANE: 1, others[3]: 1})
+        self.assertEqual(([self.parked[1]], [others[3]]), ([row.message_id for row in taken.rows], list(taken.emptied)))
 
     def test_an_unknown_lane_is_empty(self) -> None:
         self.fill_lane()

@@ -126,7 +126,8 @@ class Taken:
     lanes: Sequence[LaneKey] = ()
     """Lanes that this worker may empty from now on, until its lease ends."""
     emptied: Sequence[LaneKey] = ()
-    """Of the lanes asked for, those that hold no parked row any more."""
+    """Of the lanes asked for, those in which this call found no parked row. They are gone, unless their breaker is open. One
+    whose last row this call has taken is not among them."""
     probes: Mapping[LaneKey, int] = dataclasses.field(default_factory=dict)
     """Of ``lanes``, those whose breaker is open: its trips. This worker is the one to probe."""
 
@@ -503,8 +504,12 @@ class Storage(abc.ABC):
         """Lease due work for ``lease`` seconds: outbox entries, rows that are due, lanes, and parked rows of lanes held.
 
         ``entries``, ``rows`` and ``lanes`` are upper bounds; ``parked`` says how many rows of which lane. Entries of the
-        projects ``without`` stay where they are. A lane that has
-        run empty, and whose breaker is closed, is removed. A lane with an open breaker is due when that may be probed.
+        projects ``without`` stay where they are. A lane with an open breaker is due when that may be probed.
+
+        Each call renews the lease of the lanes in ``parked`` that this worker holds, but for those in which it finds no parked
+        row: such a lane is removed when its breaker is closed. So a lane whose last row is in flight is still held, and what is
+        parked then stays with the same worker. 0 rows of a lane: its lease is renewed without a look into it.
+
         Every project with due work gets an equal share of each bound, and what others leave of it, in turns: one with a
         million entries or rows delays no other. Within a project the oldest first, but entries whose lease has ended before
         all others. What was posted, given back or released is due also when the clock is set back. Costs nothing in the

@@ -822,26 +822,21 @@ class MemoryStorage(Storage):
         with self._lock:
             token = worker_id << _WORKER_SHIFT | next(self._takes)
             until = self._clock() + lease
+            # First: what is renewed is not due, and what is removed is not handed out.
+            from_lanes, emptied = self._take_parked(parked or {}, token, until)
             wanted = {key: entry for key, entry in self._outbox.items() if not without or self._project(key) not in without}
             taken_entries = self._take_due("entries", wanted, token, until, entries, ended_leases_first=True)
             for message_id in taken_entries:
                 self._outbox[message_id].takes += 1
             taken_rows = sorted(self._take_due("rows", self._rows, token, until, rows))
             taken_lanes = self._take_due("lanes", self._lanes, token, until, lanes)
-            emptied = []
-            for lane, most in (parked or {}).items():
-                taken_rows += self._take_parked(lane, token, until, most)
-                if not self._parked(lane) and (lane not in self._lanes or self._holds(token, lane)):
-                    emptied.append(lane)
-                    if lane in self._lanes and not self._lanes[lane].trips:
-                        del self._lanes[lane]
             return Taken(
                 token,
                 [self._entry(message_id) for message_id in sorted(taken_entries)],
-                [self._row(key) for key in taken_rows],
+                [self._row(key) for key in taken_rows + from_lanes],
                 taken_lanes,
                 emptied,
-                {lane: self._lanes[lane].trips for lane in taken_lanes if lane in self._lanes and self._lanes[lane].trips},
+                {lane: self._lanes[lane].trips for lane in taken_lanes if self._lanes[lane].trips},
             )
 
     def _take_due(
@@ -878,13 +873,31 @@ class MemoryStorage(Storage):
         message_id = key[0] if isinstance(key, tuple) else key
         return self._messages[message_id].record.project
 
-    def _take_parked(self, lane: LaneKey, token: int, until: float, most: int) -> list[tuple[str, str]]:
-        if lane not in self._lanes or not self._holds(token, lane):
-            return []
-        taken = self._parked(lane)[:most]
+    def _take_parked(
+        self, asked: Mapping[LaneKey, int], token: int, until: float
+    ) -> tuple[list[tuple[str, str]], list[LaneKey]]:
+        """The rows, and the lanes that were found empty."""
+        taken: list[tuple[str, str]] = []
+        emptied: list[LaneKey] = []
+        for lane, most in asked.items():
+            if lane not in self._lanes:
+                emptied.append(lane)
+            elif self._holds(token, lane):
+                found = self._parked(lane)[: max(most, 0)]
+                taken += found
+                if found or most <= 0:
+                    self._lanes[lane].due_at = until
+                else:
+                    emptied.append(lane)
+                    self._let_go(lane)
         for key in taken:
             self._rows[key].take(token, until)
-        return taken
+        return taken, emptied
+
+    def _let_go(self, lane: LaneKey) -> None:
+        """Unless its breaker is open."""
+        if not self._lanes[lane].trips:
+            del self._lanes[lane]
 
     def _parked(self, lane: LaneKey) -> list[tuple[str, str]]:
         return sorted(key for key, row in self._rows.items() if row.lane == lane and row.due_at is None)

@@ -325,7 +325,7 @@ WHERE (message_id, subscription_id) IN (
 RETURNING project_id, {_ROW}
 """  # noqa: S608 - only constants
 
-ANY_PARKED = "SELECT 1 FROM deliveries WHERE lane_id = ? AND due_at IS NULL LIMIT 1"
+RENEW_LANE = "UPDATE lanes SET due_at = ? WHERE id = ?"
 
 # That of an open breaker stays.
 DELETE_LANE = "DELETE FROM lanes WHERE id = ? AND trips = 0"

@@ -83,10 +83,11 @@ def take(
 ) -> Taken:
     """Has to run under the write lock. ``turns`` is changed."""
     run = connection.exec_driver_sql
+    # First: what is renewed is not due, and what is removed is not handed out.
+    from_lanes, emptied = _take_parked(run, lease, parked)
     found_entries = _take_in_turns(run, _ENTRIES, lease, turns, entries, passed_over=_numbers(run, without))
     found_rows = _take_in_turns(run, _ROWS, lease, turns, rows)
     found_lanes = _take_in_turns(run, _LANES, lease, turns, lanes)
-    from_lanes, emptied = _take_parked(run, lease, parked)
     names = _lane_names(run, {row[_LANE] for row in found_rows if row[_LANE] is not None})
     keys = {LaneKey(project, name): trips for _, project, name, trips in found_lanes}
     # RETURNING has no order: oldest message first.
@@ -152,9 +153,11 @@ def _take_parked(run: _Run, lease: Lease, parked: Mapping[LaneKey, int]) -> tupl
         if found is None:
             emptied.append(lane)
         elif found.lease is not None and found.lease >> _WORKER_SHIFT == lease.token >> _WORKER_SHIFT:
-            taken = run(statements.TAKE_PARKED, (lease.until, lease.token, found.id, max(most, 0))).all()
+            taken = run(statements.TAKE_PARKED, (lease.until, lease.token, found.id, most)).all() if most > 0 else []
             rows += [_row(row, lane) for row in sorted(taken, key=_MESSAGE_AND_SUBSCRIPTION)]
-            if run(statements.ANY_PARKED, (found.id,)).first() is None:
+            if taken or most <= 0:
+                run(statements.RENEW_LANE, (lease.until, found.id))
+            else:
                 run(statements.DELETE_LANE, (found.id,))
                 emptied.append(lane)
     return rows, emptied
