@@ -124,7 +124,7 @@ class RedeliveryConformance(AgainCase):
         self.assertEqual([(1, State.DELIVERED)], self.log(message_id))
         expires_at = self.clock.now + 600.5
         taken = self.take(self.worker)
-        self.assertEqual([Row(message_id, self.mine.id, 0, 1)], self.rows(taken))
+        self.assertEqual([Row(message_id, self.mine.id, 0, 1, lines_before=1)], self.rows(taken))
         self.assertEqual(round(expires_at, 2), round(taken.rows[0].expires_at, 2))
         self.assertEqual(([], State.IN_FLIGHT), (list(taken.entries), self.state(message_id, self.mine.id)))
         self.settle_row(message_id, taken, self.delivered(2))
@@ -137,7 +137,7 @@ class RedeliveryConformance(AgainCase):
         message_id = self.end()
         self.redeliver(message_id)
         self.clock.now -= 3600
-        self.assertEqual([Row(message_id, self.mine.id, 0, 1)], self.rows(self.take(self.worker)))
+        self.assertEqual([Row(message_id, self.mine.id, 0, 1, lines_before=1)], self.rows(self.take(self.worker)))
 
     def test_whatever_became_of_it(self) -> None:
         self.begin()
@@ -151,7 +151,7 @@ class RedeliveryConformance(AgainCase):
         message_id, _ = self.leave_row(due_at=NOW, attempts=4)
         self.settle_row(message_id, self.take(self.worker), self.attempt(2, State.DEAD, OutcomeKind.RETRY))
         self.redeliver(message_id)
-        self.assertEqual([Row(message_id, self.mine.id, 0, 2)], self.rows(self.take(self.worker)))
+        self.assertEqual([Row(message_id, self.mine.id, 0, 2, lines_before=2)], self.rows(self.take(self.worker)))
 
     def test_the_end_of_it_can_be_redelivered_again(self) -> None:
         self.begin()
@@ -160,7 +160,7 @@ class RedeliveryConformance(AgainCase):
             self.redeliver(message_id)
             self.assertRaises(Conflict, self.redeliver, message_id)
             taken = self.take(self.worker)
-            self.assertEqual([Row(message_id, self.mine.id, 0, number - 1)], self.rows(taken))
+            self.assertEqual([Row(message_id, self.mine.id, 0, number - 1, lines_before=number - 1)], self.rows(taken))
             self.assertRaises(Conflict, self.redeliver, message_id)
             self.settle_row(message_id, taken, self.attempt(number, State.DEAD))
 
@@ -189,7 +189,7 @@ class RedeliveryConformance(AgainCase):
         self.assertEqual(State.PENDING, self.state(message_id, self.mine.id))
         self.assertIsNone(self.storage.get_message("p", "q", message_id))
         taken = self.take(self.worker)
-        self.assertEqual([Row(message_id, self.mine.id, 0, 1)], self.rows(taken))
+        self.assertEqual([Row(message_id, self.mine.id, 0, 1, lines_before=1)], self.rows(taken))
         self.assertEqual({"n": 0}, self.storage.load([message_id], []).messages[message_id].body)
         self.settle_row(message_id, taken, self.delivered(2))
         self.clock.now += RETENTION - 1
@@ -227,7 +227,7 @@ class RedeliveryConformance(AgainCase):
         self.assertRaises(NotFound, self.redeliver, held)
         self.redeliver("theirs")
         self.assertEqual(State.PENDING, self.state("theirs", self.mine.id))
-        self.assertEqual([Row(held, self.mine.id, 0, 1)], self.rows(self.take(self.worker)))
+        self.assertEqual([Row(held, self.mine.id, 0, 1, lines_before=1)], self.rows(self.take(self.worker)))
 
     def test_it_expires_by_itself(self) -> None:
         self.begin()
@@ -246,7 +246,34 @@ class RedeliveryConformance(AgainCase):
         self.assertEqual([], list(self.take(self.worker).rows))
         self.assertIsNotNone(self.storage.get_message("p", "q", message_id))
         self.redeliver(message_id)
-        self.assertEqual([Row(message_id, self.mine.id, 0, 2)], self.rows(self.take(self.worker)))
+        self.assertEqual([Row(message_id, self.mine.id, 0, 2, lines_before=2)], self.rows(self.take(self.worker)))
+
+    def test_the_lines_before_it_stay_with_it(self) -> None:
+        self.begin()
+        message_id, _ = self.leave_row(due_at=NOW)
+        taken = self.take(self.worker)
+        self.assertEqual([Row(message_id, self.mine.id, 1, 1)], self.rows(taken))
+        self.settle_row(message_id, taken, self.attempt(2, State.DEAD, OutcomeKind.RETRY))
+        self.redeliver(message_id)
+        taken = self.take(self.worker)
+        self.assertEqual([Row(message_id, self.mine.id, 0, 2, lines_before=2)], self.rows(taken))
+        ways: tuple[dict[str, Any], ...] = ({"due_at": NOW}, {"due_at": NOW, "hold": True}, {"park": LANE}, {"due_at": NOW})
+        for number, left in enumerate(ways, 3):
+            self.settle_row(message_id, taken, self.failed(number), lines=number, **left)
+            self.take(self.worker, rows=0, lanes=5)
+            taken = self.take(self.worker, parked={LANE: 5})
+            row = Row(message_id, self.mine.id, 0, number, left.get("park"), lines_before=2)
+            self.assertEqual([row], self.rows(taken))
+        self.storage.give_back(taken.token, [], [(message_id, self.mine.id)])
+        self.assertEqual([row], self.rows(self.take(self.worker)))
+        self.clock.now += 600  # it is over, and handed to the workers once its lease is
+        self.storage.leave(self.worker)
+        self.prune_all()
+        taken = self.take(self.storage.join())
+        self.assertEqual([row], self.rows(taken))
+        self.settle_row(message_id, taken, self.attempt(7, State.EXPIRED))
+        self.redeliver(message_id)
+        self.assertEqual([Row(message_id, self.mine.id, 0, 7, lines_before=7)], self.rows(self.take(self.worker)))
 
     def test_its_expiry_stays_with_it(self) -> None:
         self.begin()
@@ -402,7 +429,7 @@ class CancelConformance(AgainCase):
         late = Settlement(message_id, self.mine.id, token, from_row=False, log=self.delivered())
         self.assertEqual(1, self.storage.settle([late]))
         self.assertEqual(State.PENDING, self.state(message_id, self.mine.id))
-        self.assertEqual([Row(message_id, self.mine.id, 0, 1)], self.rows(self.take(self.worker)))
+        self.assertEqual([Row(message_id, self.mine.id, 0, 1, lines_before=1)], self.rows(self.take(self.worker)))
 
     def test_a_redelivery(self) -> None:
         self.begin()

@@ -209,7 +209,7 @@ def _rows(connection: Connection, message_ids: set[int], subscription_ids: set[i
         column.message_id, column.subscription_id, column.due_at, column.lease, column.again, column.expires_at
     ).where(column.message_id.in_(message_ids), column.subscription_id.in_(subscription_ids))
     return {
-        (message, subscription): Open(due_at, leased=lease is not None, row=True, expires_at=expires_at if again else None)
+        (message, subscription): Open(due_at, leased=lease is not None, row=True, expires_at=expires_at if again > 0 else None)
         for message, subscription, due_at, lease, again, expires_at in connection.execute(query)
     }
 

@@ -71,6 +71,8 @@ class Row:
     """Set when it was parked there."""
     expires_at: float = math.inf
     """The message's expiry, or that of a redelivery: nothing is sent after it."""
+    lines_before: int = 0
+    """Lines of its log before it was redelivered."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -73,7 +73,7 @@ class _Settling:
     def store(self) -> None:
         if self._rows:
             found = self._run(statements.ORIGINS, json_list({row[0] for row in self._rows}))
-            origins = {message: (expires_at, project_id, False) for message, expires_at, project_id in found}
+            origins = {message: (expires_at, project_id, 0) for message, expires_at, project_id in found}
             self._rows = [(*row, *origins[row[0]]) for row in self._rows]
         self._seal_exchanges()
         for rows, inserted in ((statements.INSERT_LINES, self._lines), (statements.PUT_ROWS, self._rows)):

@@ -127,6 +127,8 @@ class _Row(_Leased):
     lines: int = 0
     expires_at: float | None = None
     """Of a redelivery; None: it expires with its message."""
+    lines_before: int = 0
+    """Of a redelivery: lines of its log before."""
     ends_at: float | None = None
     """It has expired and was handed to the workers: housekeeping ends it then, unless one of them has done so."""
 
@@ -724,7 +726,7 @@ class MemoryStorage(Storage):
             if not message.record.body_json:
                 raise Conflict("The body of the message is not kept any more.")
             lines = self._log[key][-1].number
-            self._rows[key] = _Row(_AT_ONCE, lines=lines, expires_at=self._clock() + ttl)
+            self._rows[key] = _Row(_AT_ONCE, lines=lines, expires_at=self._clock() + ttl, lines_before=lines)
 
     def cancel(self, project: str, queue: str, message_id: str, subscription_id: str) -> None:
         with self._lock:
@@ -908,7 +910,8 @@ class MemoryStorage(Storage):
 
     def _row(self, key: tuple[str, str]) -> Row:
         row = self._rows[key]
-        return Row(*key, row.attempts, row.lines, row.lane, self._expires_at(self._messages[key[0]], row))
+        expires_at = self._expires_at(self._messages[key[0]], row)
+        return Row(*key, row.attempts, row.lines, row.lane, expires_at, row.lines_before)
 
     def _entry(self, message_id: str) -> Entry:
         entry = self._outbox[message_id]
@@ -999,6 +1002,7 @@ class MemoryStorage(Storage):
         left = _Row(None, attempts=settlement.attempts, lines=settlement.lines)
         if replaced is not None:
             left.expires_at, left.ends_at = replaced.expires_at, replaced.ends_at
+            left.lines_before = replaced.lines_before
         if settlement.park is not None:
             self._lanes.setdefault(settlement.park, _Lane(_AT_ONCE))
             left.lane = settlement.park

@@ -223,7 +223,7 @@ def _end(expired: Any, now: float) -> LogEntry:
 
 
 def _expiry() -> ColumnElement[float]:
-    return case((deliveries.c.again, deliveries.c.expires_at), else_=messages.c.expires_at)
+    return case((deliveries.c.again > 0, deliveries.c.expires_at), else_=messages.c.expires_at)
 
 
 # -- messages ------------------------------------------------------------------------------------------------------------------

@@ -148,7 +148,7 @@ def insert_for_one(
     number = _new_ids(connection, now, 1)[0]
     message = target.other_message(number, draft, shown=False, kind=kind)
     expires_at = now + draft.delay + draft.ttl
-    row = (number, ids.parse(subscription.id), None, 0, None, 0, 0, expires_at, target.project_id, False)
+    row = (number, ids.parse(subscription.id), None, 0, None, 0, 0, expires_at, target.project_id, 0)
     for rows, inserted in ((statements.INSERT_OTHER_MESSAGES, message), (statements.PUT_ROWS, row)):
         for statement, values in rows.of([inserted]):
             connection.exec_driver_sql(statement, values)

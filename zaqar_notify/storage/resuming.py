@@ -21,7 +21,7 @@ def redeliver(place: Place, message_id: str, subscription: int, ttl: float) -> N
         raise Conflict("The delivery has not ended: cancel it first, or wait.")
     if not found.body:
         raise Conflict("The body of the message is not kept any more.")
-    row = (found.id, subscription, None, 0, None, 0, found.lines or 0, expires_at, found.project_id, True)
+    row = (found.id, subscription, None, 0, None, 0, found.lines, expires_at, found.project_id, found.lines)
     for statement, values in statements.PUT_ROWS.of([row]):
         connection.exec_driver_sql(statement, values)
     look_at = min(expires_at, place.now + place.retention.look_again)

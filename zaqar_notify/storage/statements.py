@@ -182,7 +182,7 @@ RETURNING id
 # Redeliveries have an expiry of their own.
 DELIVER_LONGER = """
 UPDATE deliveries SET expires_at = :until
-WHERE message_id IN (SELECT value FROM json_each(:asked)) AND expires_at < :until AND NOT again
+WHERE message_id IN (SELECT value FROM json_each(:asked)) AND expires_at < :until AND again = 0
 """
 
 CLAIM_MESSAGES = f"""
@@ -289,7 +289,7 @@ WHERE message_id IN (
 RETURNING project_id, message_id, after_id, takes
 """
 
-_ROW = "message_id, subscription_id, attempts, lines, lane_id, expires_at"
+_ROW = "message_id, subscription_id, attempts, lines, lane_id, expires_at, again"
 """What `taking` makes a row of."""
 
 TAKE_ROWS = f"""

@@ -257,8 +257,9 @@ deliveries = Table(
     Column("lines", Integer, nullable=False),
     Column("expires_at", Double, nullable=False),
     Column("project_id", _Id, nullable=False, server_default=_ZERO),
-    # Its expiry is its own: it is a redelivery. Else it is that of the message.
-    Column("again", Boolean, nullable=False, server_default=_ZERO),
+    # So many lines were in its log when it was redelivered; its expiry is its own then. 0: it is no redelivery, and its expiry
+    # is that of the message.
+    Column("again", Integer, nullable=False, server_default=_ZERO),
     # It has expired and was handed to the workers: housekeeping ends it then, unless one of them has done so.
     Column("ends_at", Double),
     PrimaryKeyConstraint("message_id", "subscription_id"),

@@ -168,8 +168,8 @@ def _entry(_: int, message: int, after: int | None, takes: int) -> Entry:
 
 
 def _row(row: Any, lane: LaneKey | None) -> Row:
-    _, message, subscription, attempts, lines, _, expires_at = row
-    return Row(ids.show(message), ids.show(subscription), attempts, lines, lane, expires_at)
+    _, message, subscription, attempts, lines, _, expires_at, lines_before = row
+    return Row(ids.show(message), ids.show(subscription), attempts, lines, lane, expires_at, lines_before)
 
 
 def _lane_names(run: _Run, lane_ids: set[int]) -> dict[int, LaneKey]:

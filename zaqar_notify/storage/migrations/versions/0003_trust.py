@@ -58,7 +58,7 @@ def _add_columns() -> None:
         ("outbox", sa.Column("project_id", _ID, nullable=False, server_default=_ZERO)),
         ("outbox", sa.Column("cancelled", sa.Integer(), nullable=False, server_default=_ZERO)),
         ("deliveries", sa.Column("project_id", _ID, nullable=False, server_default=_ZERO)),
-        ("deliveries", sa.Column("again", sa.Boolean(), nullable=False, server_default=_ZERO)),
+        ("deliveries", sa.Column("again", sa.Integer(), nullable=False, server_default=_ZERO)),
         ("deliveries", sa.Column("ends_at", sa.Double())),
         ("lanes", sa.Column("project_id", _ID, nullable=False, server_default=_ZERO)),
         ("lanes", sa.Column("trips", sa.Integer(), nullable=False, server_default=_ZERO)),
