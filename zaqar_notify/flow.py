@@ -234,6 +234,7 @@ class _Match:
             entry=entry,
             attempts=row.attempts if row else 0,
             lines=row.lines if row else 0,
+            lines_before=row.lines_before if row else 0,
             from_parking=row is not None and row.lane is not None,
             # A redelivery has an expiry of its own.
             expires_at=message.expires_at if row is None else row.expires_at,
@@ -336,7 +337,7 @@ class Settling:
         following = next_state(
             outcome,
             attempts=send.attempts,
-            faults=send.lines - send.attempts,
+            faults=send.lines - send.lines_before - send.attempts,
             now=wall,
             expires_at=send.expires_at,
             policy=policy,

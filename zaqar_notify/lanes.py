@@ -54,6 +54,8 @@ _BUCKETS = 10
 _RELEASE_DOUBLING = 10.0
 _RELEASE_TIME = 60.0
 """Seconds until a lane that was opened again is free to send as it likes."""
+_RENEW_BEFORE = 10.0
+"""Seconds before the end of its lease at which a lane with limits of its own is asked for again, although it is busy."""
 _CATCH_UP = 0.1
 """Seconds that a paced lane may be behind and make up for: the loop does not come by at each moment."""
 
@@ -118,6 +120,8 @@ class Send(Delivery):
     """None: it came from a row, or has left its entry for one."""
     attempts: int = 0
     lines: int = 0
+    lines_before: int = 0
+    """Of them, those before it was redelivered."""
     from_parking: bool = False
     waiting_since: float = 0.0
     started_at: float = 0.0
@@ -268,7 +272,11 @@ class Lanes:
             # A probe, if this worker has the lane and nothing is under way there.
             if lane.held_until <= now or lane.in_flight or lane.waiting:
                 return False
-        elif not send.from_parking and (lane.chosen is not None or lane.parked_until > now):
+        elif lane.chosen is not None:
+            # Also what another worker had taken, and has given back.
+            if not send.from_parking or lane.held_until <= now:
+                return False
+        elif not send.from_parking and lane.parked_until > now:
             return False
         send.waiting_since = now
         lane.waiting.append(send)
@@ -378,8 +386,8 @@ class Lanes:
         elif failed:
             self._halve(lane)
         turn = None
-        # Whatever it says, who answers is there: only our own faults, and wishes to be left in peace, say nothing.
-        if failed or outcome.kind in _ANSWERS:
+        # Whatever it says, who answers is there; what our own faults and our guard stop says nothing.
+        if failed or outcome.kind in _ANSWERS or (outcome.kind is OutcomeKind.REFUSED and outcome.status is not None):
             turn = self._judge(lane, failed, now)
         self.release(send)
         return turn
@@ -401,6 +409,12 @@ class Lanes:
     def _trip(self, lane: Lane) -> Turn:
         wait = min(self.limits.breaker_wait * 2.0 ** min(lane.trips, 30), self.limits.breaker_wait_max)
         return self.pause(lane, wait, lane.trips + 1)
+
+    def refused(self, lane: Lane, wait: float, longest: float, now: float) -> Turn | None:
+        """Our credential is: whatever goes this way would be, too. The wait doubles each time, up to ``longest``."""
+        if lane.trips and lane.held_until <= now:
+            return None  # under way since before it was shut
+        return self.pause(lane, min(wait * 2.0 ** min(lane.trips, 30), longest), lane.trips + 1)
 
     def pause(self, lane: Lane, wait: float, trips: int = 1) -> Turn:
         """Shut it for ``wait`` seconds: its endpoint has asked for it, or its breaker does. All workers are to know."""
@@ -500,13 +514,22 @@ class Lanes:
             lane.parked_until = max(lane.parked_until, now + self.limits.parked_for)
             self._held[key] = lane
 
-    def emptied(self, keys: Sequence[LaneKey]) -> None:
+    def renew(self, keys: Collection[LaneKey], until: float) -> None:
+        """These were asked for parked rows, and stay this worker's until then."""
         for key in keys:
-            if key in self._held and self._held[key].trips:
-                continue  # to be probed all the same, with what comes
+            if key in self._held:
+                self._held[key].held_until = until
+
+    def emptied(self, keys: Sequence[LaneKey]) -> None:
+        """These hold no parked row any more. One that is shut is still this worker's to probe, with what comes, but takes no
+        place among those that are held: a project with very many dead endpoints would keep the others from theirs."""
+        for key in keys:
             self._held.pop(key, None)
-            if key in self._lanes:
-                self._lanes[key].parked_until = self._lanes[key].held_until = 0.0
+            lane = self._lanes.get(key)
+            if lane is not None:
+                lane.parked_until = 0.0
+                if not lane.trips:
+                    lane.held_until = 0.0
 
     def bare(self, keys: Collection[LaneKey], until: float) -> None:
         """These were asked for parked rows and had none, although they are held."""
@@ -535,6 +558,11 @@ class Lanes:
                 del self._held[key]
                 continue
             busy = lane.in_flight + len(lane.waiting)
+            if lane.chosen is not None and (busy or lane.next_at > now):
+                # Nobody else may have it meanwhile, and an empty one would be let go.
+                if lane.held_until - now < _RENEW_BEFORE:
+                    rooms[key] = 0
+                continue
             blocked = (lane.slow and full) or (lane.sender is not None and lane.sender.full)
             blocked = blocked or lane.bare_until > now
             if busy < lane.limit and not blocked and most > 0:

@@ -203,6 +203,10 @@ class Worker:
                 self._paused[send.subscription.id] = at + wait
             else:
                 self._turn(self._lanes.pause(send.lane, wait), wall)
+        if outcome.kind is OutcomeKind.AUTH:
+            refused = self._lanes.refused(send.lane, self._policy.fault_delay, self._policy.fault_delay_max, at)
+            if refused is not None:
+                self._turn(refused, wall)
 
     def _turn(self, turn: Turn, wall: float) -> None:
         self._settling.turn(turn, wall)
@@ -305,7 +309,10 @@ class Worker:
         self._lanes.hold(taken.lanes, now + self._settings.lease, now, taken.probes)
         if parked:
             found = {row.lane for row in taken.rows}
-            self._lanes.bare([lane for lane in parked if lane not in found], now + self._settings.poll_interval)
+            self._lanes.renew(parked.keys() - set(taken.emptied), now + self._settings.lease)
+            self._lanes.bare(
+                [lane for lane in parked if parked[lane] and lane not in found], now + self._settings.poll_interval
+            )
         if taken.entries or taken.rows:
             dispatched = self._dispatch.run(Leased(taken, now + self._settings.lease, room))
             self._dispatched_at = time.monotonic()

@@ -155,31 +155,53 @@ class BreakerTest(FlowCase):
         self.assertEqual(healthy.sent, [])
 
 
+class Counting(Scripted):
+    """Counts how many sends are under way at once; each takes ``delay`` seconds."""
+
+    def __init__(self, delay: float) -> None:
+        super().__init__()
+        self.delay = delay
+        self.under_way = self.most = 0
+        self.lock = threading.Lock()
+
+    def send_many(self, deliveries: Any, report: Any) -> None:
+        for delivery in deliveries:
+            threading.Thread(target=self.one, args=(delivery, report), daemon=True).start()
+
+    def one(self, delivery: Delivery, report: Any) -> None:
+        with self.lock:
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+        time.sleep(self.delay)
+        with self.lock:
+            self.under_way -= 1
+        report(delivery, DELIVERED)
+
+
 class LimitsOfItsOwnTest(FlowCase):
     def test_in_flight(self) -> None:
-        together, lock = [0, 0], threading.Lock()
-
-        class Counting(Scripted):
-            def send_many(self, deliveries: Any, report: Any) -> None:
-                for delivery in deliveries:
-                    threading.Thread(target=self.one, args=(delivery, report), daemon=True).start()
-
-            def one(self, delivery: Delivery, report: Any) -> None:
-                with lock:
-                    together[0] += 1
-                    together[1] = max(together)
-                time.sleep(0.01)
-                with lock:
-                    together[0] -= 1
-                report(delivery, DELIVERED)
-
-        self.notifier("x", Counting())
+        endpoint = self.notifier("x", Counting(0.01))
         subscription = self.subscribe("x://host/a", options={"max_in_flight": 1})
         self.worker()
         self.worker()
         for message in self.publish(20):
             self.wait_state(message, subscription, State.DELIVERED)
-        self.assertEqual(together, [0, 1], "of all workers together")
+        self.assertEqual(endpoint.most, 1, "of all workers together")
+
+    def test_in_flight_also_where_one_message_comes_after_the_other(self) -> None:
+        endpoint = self.notifier("x", Counting(0.2))
+        subscription = self.subscribe("x://host/a", options={"max_in_flight": 1})
+        for _ in range(3):
+            self.worker()
+        messages: list[str] = []
+        for _ in range(6):
+            messages += self.publish()
+            time.sleep(0.1)
+            messages += self.publish()
+            time.sleep(0.35)
+        for message in messages:
+            self.wait_state(message, subscription, State.DELIVERED)
+        self.assertEqual(endpoint.most, 1)
 
     def test_rate(self) -> None:
         endpoint = self.notifier("x", Scripted())
@@ -443,6 +465,26 @@ class AgainTest(FlowCase):
         record = self.wait_state(message, subscription, State.DELIVERED)
         wait_for(lambda: len(self.record(message, subscription).log) == 2, f"two lines: {record}")
         self.assertEqual(endpoint.sent[0].id, endpoint.sent[1].id)
+
+    def test_a_redelivery_begins_its_schedule_anew(self) -> None:
+        """Also for what uses up no attempt: its former life has many lines."""
+        self.policy = dataclasses.replace(self.policy, schedule=(0.0, 0.02, 0.02, 600.0))
+        busy = Outcome(OutcomeKind.THROTTLED, after=0.01, scope=Scope.SUBSCRIPTION)
+        answers = iter([*[FAILED] * 4, busy])
+        self.notifier("x", Scripted(lambda _: next(answers, DELIVERED)))
+        subscription = self.subscribe("x://host")
+        self.worker()
+        (message,) = self.publish()
+        wait_for(
+            lambda: self.record(message, subscription).state is State.PENDING and len(self.log(message, subscription)) == 3, "3"
+        )
+        self.storage.cancel("p", "q", message, subscription.id)
+        next(answers)
+        self.storage.redeliver("p", "q", message, subscription.id, 60.0)
+        self.wait_state(message, subscription, State.DELIVERED)
+
+    def log(self, message: str, subscription: Any) -> Any:
+        return self.record(message, subscription).log
 
     def test_an_expired_message_is_redelivered_within_an_expiry_of_its_own(self) -> None:
         endpoint = self.notifier("x", Scripted(lambda _: Outcome(OutcomeKind.OURS) if self.down else DELIVERED))

@@ -399,6 +399,33 @@ class BreakerTest(LanesCase):
             now += 200.0
         self.assertEqual(waits, [60.0, 100.0, 100.0, 100.0])
 
+    def test_who_refuses_a_message_is_there(self) -> None:
+        self.trip()
+        self.hold(31.0)
+        self.assertIsNone(self.attempt(Outcome(OutcomeKind.REFUSED), now=31.0, from_parking=True), "our guard says so")
+        turn = self.attempt(Outcome(OutcomeKind.REFUSED, status=200), now=31.0, from_parking=True)
+        self.assertEqual(turn.trips, 0)
+
+    def test_an_empty_shut_lane_takes_no_place_and_is_probed_with_what_comes(self) -> None:
+        self.trip()
+        self.hold(31.0)
+        before = self.lanes.holdable()
+        self.lanes.emptied([self.key])
+        self.assertEqual(self.lanes.holdable(), before + 1)
+        self.assertEqual(self.attempt(DELIVERED, now=32.0).trips, 0)
+
+    def test_a_refused_credential_pauses_its_lane_for_longer_each_time(self) -> None:
+        sends = self.submit(2)
+        self.start()
+        lane = sends[0].lane
+        first = self.lanes.refused(lane, 5.0, 300.0, 1.0)
+        self.assertEqual((first.trips, first.wait), (1, 5.0))
+        self.assertIsNone(self.lanes.refused(lane, 5.0, 300.0, 1.0), "one of those that were under way")
+        self.assertFalse(self.lanes.submit(self.send(), 1.0))
+        self.hold(6.0)
+        again = self.lanes.refused(lane, 5.0, 300.0, 6.0)
+        self.assertEqual((again.trips, again.wait), (2, 10.0))
+
     def test_sends_of_before_the_trip_change_nothing(self) -> None:
         late = self.submit(2)
         self.start()
@@ -472,12 +499,31 @@ class ChosenTest(LanesCase):
     def choose(self, **limits) -> Send:
         send = self.send(from_parking=True)
         send.lane = self.lanes.lane(LaneKey("p", "a#1"), 1.0, Chosen(**limits))
+        if not send.lane.held_until:
+            self.lanes.hold([send.lane.key], 1000.0, 1.0)
         return send
 
     def test_only_who_holds_the_lane_sends(self) -> None:
         send = self.choose(in_flight=1)
         send.from_parking = False
         self.assertFalse(self.lanes.submit(send, 1.0))
+        send.from_parking = True
+        self.assertFalse(self.lanes.submit(send, 1001.0), "what another worker has given back")
+        self.assertTrue(self.lanes.submit(send, 999.0))
+
+    def test_it_is_not_let_go_while_it_is_busy_or_has_to_wait(self) -> None:
+        send = self.choose(in_flight=5, rate=0.1)
+        key = send.lane.key
+        self.assertEqual(self.lanes.room(1.0, 100), {key: 1})
+        self.lanes.submit(send, 1.0)
+        self.assertEqual(self.lanes.room(1.0, 100), {})
+        self.finish(self.start(1.0), now=2.0)
+        self.assertEqual(self.lanes.room(5.0, 100), {}, "the next may go after 10 s")
+        self.assertEqual(self.lanes.room(12.0, 100), {key: 1})
+        send.lane.next_at = 2000.0
+        self.assertEqual(self.lanes.room(991.0, 100), {key: 0}, "the lease is renewed")
+        self.lanes.renew([key], 2000.0)
+        self.assertEqual(self.lanes.room(1500.0, 100), {})
 
     def test_in_flight(self) -> None:
         sends = [self.choose(in_flight=1) for _ in range(3)]
