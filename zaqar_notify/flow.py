@@ -253,10 +253,12 @@ class _Match:
             route = self._dispatch.routes(subscription)
         except errors.NotifyError as error:
             return Outcome(OutcomeKind.OURS, detail=str(error))
-        chosen = _chosen(subscription)
-        # What has limits of its own has a lane of its own.
-        name = route.lane if chosen is None else f"{route.lane}#{subscription.id}"
-        return route, self._dispatch.lanes.lane(LaneKey(subscription.project, name), self._now, chosen)
+        lanes, chosen = self._dispatch.lanes, _chosen(subscription)
+        shared = LaneKey(subscription.project, route.lane)
+        own = shared.own(subscription.id)
+        # What has limits of its own has a lane of its own, and what has asked to be left in peace until it is over.
+        key = shared if chosen is None and not lanes.is_shut(own) else own
+        return route, lanes.lane(key, self._now, chosen)
 
 
 def _chosen(subscription: Subscription) -> Chosen | None:

@@ -443,6 +443,10 @@ class Lanes:
                 self._shut[key] = lane
         self._open_breakers = open_breakers
 
+    def is_shut(self, key: LaneKey) -> bool:
+        lane = self._lanes.get(key)
+        return lane.trips > 0 if lane is not None else key in self._open_breakers
+
     def evict(self, key: LaneKey) -> list[Send]:
         """Takes out what waits for a lane that was shut: it is to be parked."""
         waiting = list(self._lanes[key].waiting)

@@ -285,6 +285,13 @@ class LaneKey:
     project: str
     name: str
 
+    def own(self, subscription_id: str) -> LaneKey:
+        """The lane of one subscription alone, beside this one."""
+        return LaneKey(self.project, f"{self.name}#{subscription_id}")
+
+    def is_own(self, subscription_id: str) -> bool:
+        return self.name.endswith(f"#{subscription_id}")
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LogEntry:

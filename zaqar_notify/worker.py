@@ -199,10 +199,12 @@ class Worker:
             self._disabled[send.subscription.id] = at
         if outcome.kind is OutcomeKind.THROTTLED and outcome.after:
             wait = min(outcome.after, self._policy.after_max)
-            if outcome.scope is Scope.SUBSCRIPTION:
+            lane = send.lane
+            if outcome.scope is Scope.SUBSCRIPTION and lane.chosen is None and not lane.key.is_own(send.subscription.id):
+                # What waits here already; the rest, and the other workers, find its own lane shut.
                 self._paused[send.subscription.id] = at + wait
-            else:
-                self._turn(self._lanes.pause(send.lane, wait), wall)
+                lane = self._lanes.lane(lane.key.own(send.subscription.id), at)
+            self._turn(self._lanes.pause(lane, wait), wall)
         if outcome.kind is OutcomeKind.AUTH:
             refused = self._lanes.refused(send.lane, self._policy.fault_delay, self._policy.fault_delay_max, at)
             if refused is not None:

@@ -178,6 +178,33 @@ class Counting(Scripted):
         report(delivery, DELIVERED)
 
 
+class PauseTest(FlowCase):
+    """A subscription that asks to be left in peace (429 with Retry-After) is, by all workers and by those that come later."""
+
+    def test_it_is_shared_outlives_the_worker_and_ends(self) -> None:
+        answers = iter([Outcome(OutcomeKind.THROTTLED, after=1.0, scope=Scope.SUBSCRIPTION)])
+
+        def answer(one: Delivery) -> Outcome:
+            return next(answers, DELIVERED) if one.subscription.subscriber.endswith("busy") else DELIVERED
+
+        endpoint = self.notifier("x", Scripted(answer))
+        busy, other = self.subscribe("x://host/busy"), self.subscribe("x://host/other")
+        first = self.worker()
+        (asked,) = self.publish()
+        wait_for(self.storage.breakers, "the pause to be stored")
+        until = time.monotonic() + 0.8
+        first.stop_and_wait()
+        self.worker()
+        messages = self.publish(10)
+        for message in messages:
+            self.wait_state(message, other, State.DELIVERED)
+        if time.monotonic() < until:
+            self.assertEqual(sum(one.subscription.id == busy.id for one in endpoint.sent), 1)
+        for message in [asked, *messages]:
+            self.wait_state(message, busy, State.DELIVERED)
+        wait_for(lambda: not self.storage.breakers(), "its end")
+
+
 class LimitsOfItsOwnTest(FlowCase):
     def test_in_flight(self) -> None:
         endpoint = self.notifier("x", Counting(0.01))
