@@ -391,7 +391,7 @@ class Settling:
     def _count(self, send: Send, outcome: Outcome, following: Next, wall: float, duration: float | None) -> None:
         message = send.message
         # A delayed message is late only once its delay has ended; a redelivery has waited for somebody to ask for it.
-        late = outcome.kind is OutcomeKind.DELIVERED and send.expires_at <= message.expires_at
+        late = outcome.kind is OutcomeKind.DELIVERED and not send.lines_before
         lag = wall - max(message.created_at, message.expires_at - message.ttl) if late else None
         self._telling.metrics.attempt(send.subscription.subscriber, outcome.kind, duration, lag)
         if following.state in _UNDELIVERED:

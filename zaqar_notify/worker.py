@@ -147,6 +147,7 @@ class Worker:
             self._watch()
             self._settle(hurry=True)
             self._wait(TICK)
+        self._telling.metrics.flush(math.inf, self._lanes.in_flight)
         if self._lanes.in_flight:
             self._log.warning("%d sends did not end in time; their deliveries will be sent again", self._lanes.in_flight)
         try:
