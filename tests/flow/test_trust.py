@@ -97,8 +97,10 @@ class BreakerTest(FlowCase):
         first = self.worker()
         self.worker()
         self.trip()
-        wait_for(lambda: len(self.endpoint.sent) == (time.sleep(0.3) or len(self.endpoint.sent)), "quiet")
-        sent = len(self.endpoint.sent)
+        sent = -1
+        while sent != len(self.endpoint.sent):  # until what was under way has ended
+            sent = len(self.endpoint.sent)
+            time.sleep(0.3)
         first.stop_and_wait()
         self.worker()
         for message in self.publish(50):
