@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.report import Figure, Measure
 from benchmarks.scenarios import Bench, ratio
 from zaqar_notify.encryption import Keyring
-from zaqar_notify.storage.sql import SqlStorage
+from zaqar_notify.storage.sql.driver import SqlStorage
 
 BATCH = 500
 LEASE = 30.0

@@ -121,7 +121,7 @@ def build_storage(conf: cfg.ConfigOpts) -> Storage:
         from zaqar_notify.storage.memory import MemoryStorage
 
         return MemoryStorage(keyring=keyring, **times)
-    from zaqar_notify.storage.sql import SqlStorage
+    from zaqar_notify.storage.sql.driver import SqlStorage
 
     return SqlStorage(
         storage_url(conf),

@@ -18,7 +18,7 @@ from zaqar_notify.encryption import Keyring
 from zaqar_notify.errors import InvalidRequest, UnknownScheme
 from zaqar_notify.signing import UrlSigner
 from zaqar_notify.storage.memory import MemoryStorage
-from zaqar_notify.storage.sql import SqlStorage
+from zaqar_notify.storage.sql.driver import SqlStorage
 from zaqar_notify.validation import Limits
 
 CLIENT = "5b0e4a6a-98ac-4d6c-a3d4-4f2c7f2ad0aa"

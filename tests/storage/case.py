@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.storage import conformance
-from zaqar_notify.storage.sql import SqlStorage
+from zaqar_notify.storage.sql.driver import SqlStorage
 
 
 class SqlCase(conformance.StorageCase):

@@ -16,9 +16,10 @@ from tests.storage import case
 from tests.storage.contract import NOW
 from zaqar_notify.errors import CannotStart
 from zaqar_notify.model import LaneKey, Message, MessageKind, OutcomeKind, State
-from zaqar_notify.storage import ids, tables
+from zaqar_notify.storage import codes, ids
 from zaqar_notify.storage.base import Failure, Settlement
-from zaqar_notify.storage.migrations import configuration
+from zaqar_notify.storage.sql import tables
+from zaqar_notify.storage.sql.migrations import configuration
 
 
 class MigrationTest(case.SqlCase):
@@ -46,9 +47,9 @@ class MigrationTest(case.SqlCase):
             self.assertEqual([], compare_metadata(MigrationContext.configure(connection), tables.metadata))
 
     def test_every_state_and_outcome_has_a_code_of_its_own(self) -> None:
-        self.assertEqual((set(State), len(State)), (set(tables.STATE_CODES), len(tables.STATES)))
-        self.assertEqual((set(MessageKind), len(MessageKind)), (set(tables.KIND_CODES), len(tables.KINDS)))
-        self.assertEqual((set(OutcomeKind), len(OutcomeKind)), (set(tables.OUTCOME_CODES), len(tables.OUTCOMES)))
+        self.assertEqual((set(State), len(State)), (set(codes.STATE_CODES), len(codes.STATES)))
+        self.assertEqual((set(MessageKind), len(MessageKind)), (set(codes.KIND_CODES), len(codes.KINDS)))
+        self.assertEqual((set(OutcomeKind), len(OutcomeKind)), (set(codes.OUTCOME_CODES), len(codes.OUTCOMES)))
 
 
 class FirstRevisionTest(case.SqlCase):

@@ -17,9 +17,9 @@ from tests.storage import case
 from tests.storage.contract import LANE, NOW, RETENTION, make_keyring
 from zaqar_notify.encryption import Keyring
 from zaqar_notify.model import Alert, Draft, Exchange, LaneKey, State
-from zaqar_notify.storage import pruning
 from zaqar_notify.storage.base import Breaker, Closing, Settlement, Taken
 from zaqar_notify.storage.retention import Retention
+from zaqar_notify.storage.sql import pruning
 
 DAY = 86_400.0
 

@@ -10,7 +10,7 @@ from typing import Any
 from zaqar_notify.encryption import CannotDecrypt, Keyring
 from zaqar_notify.model import Exchange, Message
 from zaqar_notify.storage import ids
-from zaqar_notify.storage.tables import KINDS
+from zaqar_notify.storage.codes import KINDS
 
 LOG = logging.getLogger(__name__)
 

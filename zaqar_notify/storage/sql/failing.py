@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from zaqar_notify.model import Alert, Disabled
-from zaqar_notify.storage import statements
 from zaqar_notify.storage.base import Failure, Settlement
-from zaqar_notify.storage.statements import json_list
+from zaqar_notify.storage.sql import statements
+from zaqar_notify.storage.sql.statements import json_list
 
 
 @dataclasses.dataclass(slots=True)

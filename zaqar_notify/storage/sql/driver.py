@@ -1,4 +1,4 @@
-"""The storage on SQL databases, by SQLAlchemy Core: SQLite so far.
+"""The storage on SQL databases, by SQLAlchemy Core.
 
 What a method does stands in `catalogue`, `publishing`, `reading`, `consuming`, `holding`, `taking`, `ledger`, `arrivals`,
 `resuming`, `depth`, `pruning` and `keys`; here are its transactions, and subscriptions.
@@ -31,24 +31,7 @@ from zaqar_notify.model import (
     Stats,
     Subscription,
 )
-from zaqar_notify.storage import (
-    arrivals,
-    catalogue,
-    consuming,
-    depth,
-    holding,
-    ids,
-    keys,
-    ledger,
-    pruning,
-    publishing,
-    reading,
-    resuming,
-    sqlite,
-    statements,
-    tables,
-    taking,
-)
+from zaqar_notify.storage import ids
 from zaqar_notify.storage.base import (
     Breaker,
     Closing,
@@ -61,11 +44,28 @@ from zaqar_notify.storage.base import (
     Taken,
 )
 from zaqar_notify.storage.bodies import Bodies
-from zaqar_notify.storage.publishing import Post
-from zaqar_notify.storage.reading import Place
 from zaqar_notify.storage.retention import Retention
-from zaqar_notify.storage.statements import json_list
-from zaqar_notify.storage.tables import deliveries, delivery_log, subscriptions, workers
+from zaqar_notify.storage.sql import (
+    arrivals,
+    catalogue,
+    consuming,
+    depth,
+    holding,
+    keys,
+    ledger,
+    pruning,
+    publishing,
+    reading,
+    resuming,
+    sqlite,
+    statements,
+    tables,
+    taking,
+)
+from zaqar_notify.storage.sql.publishing import Post
+from zaqar_notify.storage.sql.reading import Place
+from zaqar_notify.storage.sql.statements import json_list
+from zaqar_notify.storage.sql.tables import deliveries, delivery_log, subscriptions, workers
 
 T = TypeVar("T")
 
@@ -106,7 +106,7 @@ class SqlStorage(Storage):
     # -- life ---------------------------------------------------------------------------------------------------------------
 
     def upgrade(self) -> bool:
-        from zaqar_notify.storage.migrations import upgrade
+        from zaqar_notify.storage.sql.migrations import upgrade
 
         self._database.create()
         return self._database.write(upgrade)

@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import Connection, Select, func, select, update
 
 from zaqar_notify.model import Queue
-from zaqar_notify.storage import publishing, statements
-from zaqar_notify.storage.tables import queues
+from zaqar_notify.storage.sql import publishing, statements
+from zaqar_notify.storage.sql.tables import queues
 
 
 def find(connection: Connection, project: str, name: str) -> int | None:

@@ -11,10 +11,11 @@ from typing import Any
 from sqlalchemy import Connection
 
 from zaqar_notify.model import ENVELOPE_VERSION, Draft, MessageKind, Subscription
-from zaqar_notify.storage import ids, projects, statements
+from zaqar_notify.storage import ids
 from zaqar_notify.storage.bodies import Bodies
+from zaqar_notify.storage.codes import KIND_CODES
 from zaqar_notify.storage.retention import Retention
-from zaqar_notify.storage.tables import KIND_CODES
+from zaqar_notify.storage.sql import projects, statements
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""What Alembic runs for every command; the connection comes from `zaqar_notify.storage.migrations.upgrade`."""
+"""What Alembic runs for every command; the connection comes from `zaqar_notify.storage.sql.migrations.upgrade`."""
 
 from alembic import context
 
-from zaqar_notify.storage.tables import metadata
+from zaqar_notify.storage.sql.tables import metadata
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
 with context.begin_transaction():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from zaqar_notify.storage import statements
 from zaqar_notify.storage.base import Depths
+from zaqar_notify.storage.sql import statements
 
 
 def measure(connection: Connection, now: float) -> Depths:

@@ -8,9 +8,9 @@ from typing import Any
 from sqlalchemy import Connection, CursorResult
 
 from zaqar_notify.model import Message, Stats
-from zaqar_notify.storage import catalogue, statements
 from zaqar_notify.storage.bodies import Bodies
 from zaqar_notify.storage.retention import Retention
+from zaqar_notify.storage.sql import catalogue, statements
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

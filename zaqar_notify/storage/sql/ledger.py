@@ -10,14 +10,15 @@ from typing import Any
 from sqlalchemy import Connection
 
 from zaqar_notify.model import Alert, Draft, LaneKey, LogEntry, State
-from zaqar_notify.storage import alerting, ids, projects, publishing, statements
+from zaqar_notify.storage import ids
 from zaqar_notify.storage.base import Breaker, Closing, Settlement
 from zaqar_notify.storage.bodies import Bodies, exchange_text
-from zaqar_notify.storage.failing import Verdicts
+from zaqar_notify.storage.codes import OUTCOME_CODES, STATE_CODES
 from zaqar_notify.storage.retention import Retention
-from zaqar_notify.storage.statements import json_list
-from zaqar_notify.storage.tables import OUTCOME_CODES, STATE_CODES
-from zaqar_notify.storage.taking import token_of
+from zaqar_notify.storage.sql import alerting, projects, publishing, statements
+from zaqar_notify.storage.sql.failing import Verdicts
+from zaqar_notify.storage.sql.statements import json_list
+from zaqar_notify.storage.sql.taking import token_of
 
 _Run = Callable[..., Any]
 

@@ -16,12 +16,11 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.sql.elements import ColumnElement
 
 from zaqar_notify.model import LogEntry, MessageKind, State
-from zaqar_notify.storage import ledger, projects, statements
+from zaqar_notify.storage.codes import KIND_CODES, STATE_CODES
 from zaqar_notify.storage.retention import Retention
-from zaqar_notify.storage.statements import json_list
-from zaqar_notify.storage.tables import (
-    KIND_CODES,
-    STATE_CODES,
+from zaqar_notify.storage.sql import ledger, projects, statements
+from zaqar_notify.storage.sql.statements import json_list
+from zaqar_notify.storage.sql.tables import (
     alerts,
     claims,
     deliveries,

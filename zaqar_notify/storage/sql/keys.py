@@ -11,8 +11,8 @@ from sqlalchemy.dialects.sqlite import insert
 
 from zaqar_notify.errors import Conflict
 from zaqar_notify.model import ApiKey
-from zaqar_notify.storage import statements
-from zaqar_notify.storage.tables import api_keys
+from zaqar_notify.storage.sql import statements
+from zaqar_notify.storage.sql.tables import api_keys
 
 
 def add(connection: Connection, key: ApiKey) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 from sqlalchemy import Connection
 
 from zaqar_notify.model import LaneKey
-from zaqar_notify.storage import ids, statements
+from zaqar_notify.storage import ids
 from zaqar_notify.storage.base import Entry, Row, Taken
-from zaqar_notify.storage.statements import json_list
+from zaqar_notify.storage.sql import statements
+from zaqar_notify.storage.sql.statements import json_list
 
 _WORKER_SHIFT = 32
 """A token is the worker's id and, in its lower bits, the number of the take."""

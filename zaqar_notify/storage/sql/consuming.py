@@ -13,9 +13,10 @@ from sqlalchemy import select
 
 from zaqar_notify.errors import Forbidden, InvalidRequest
 from zaqar_notify.model import Claim, Draft, Message
-from zaqar_notify.storage import ids, publishing, statements
-from zaqar_notify.storage.reading import Place
-from zaqar_notify.storage.tables import queues
+from zaqar_notify.storage import ids
+from zaqar_notify.storage.sql import publishing, statements
+from zaqar_notify.storage.sql.reading import Place
+from zaqar_notify.storage.sql.tables import queues
 
 _MOST_ROUNDS = 10
 """So often one claim looks for more messages, when what it found has to go to the dead-letter queue."""

@@ -6,9 +6,9 @@ from typing import Any
 
 from zaqar_notify.errors import Conflict, NotFound
 from zaqar_notify.model import LogEntry, State
-from zaqar_notify.storage import arrivals, ledger, statements
-from zaqar_notify.storage.reading import Place
-from zaqar_notify.storage.tables import STATES
+from zaqar_notify.storage.codes import STATES
+from zaqar_notify.storage.sql import arrivals, ledger, statements
+from zaqar_notify.storage.sql.reading import Place
 
 _UNKNOWN = "There is no such delivery (any more)."
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
-from zaqar_notify.storage import ids, pruning, statements
-from zaqar_notify.storage.tables import messages
+from zaqar_notify.storage import ids
+from zaqar_notify.storage.sql import pruning, statements
+from zaqar_notify.storage.sql.tables import messages
 
 
 def release(

@@ -10,7 +10,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 
 from zaqar_notify.errors import CannotStart
-from zaqar_notify.storage.tables import REVISION
+from zaqar_notify.storage.sql.tables import REVISION
 
 
 def configuration() -> Config:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection
 
-from zaqar_notify.storage import statements
-from zaqar_notify.storage.statements import json_list
+from zaqar_notify.storage.sql import statements
+from zaqar_notify.storage.sql.statements import json_list
 
 
 def number_of(connection: Connection, name: str) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zaqar_notify.model import Alert
-from zaqar_notify.storage import statements
+from zaqar_notify.storage.sql import statements
 
 _KEPT = 86_400.0
 """Seconds that is remembered, at least, when there was the last one for a cause."""

@@ -14,12 +14,14 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, or_, select
 
 from zaqar_notify.model import DeliveryRecord, LogEntry
-from zaqar_notify.storage import ids, pruning, standing, statements
+from zaqar_notify.storage import ids, standing
 from zaqar_notify.storage.base import MOST_LINES
 from zaqar_notify.storage.bodies import Bodies
+from zaqar_notify.storage.codes import OUTCOMES, STATES
+from zaqar_notify.storage.sql import pruning, statements
+from zaqar_notify.storage.sql.statements import json_list
+from zaqar_notify.storage.sql.tables import deliveries, delivery_log, messages, outbox, queues, subscriptions
 from zaqar_notify.storage.standing import Open
-from zaqar_notify.storage.statements import json_list
-from zaqar_notify.storage.tables import OUTCOMES, STATES, deliveries, delivery_log, messages, outbox, queues, subscriptions
 
 _REMOVED = (True, False)
 

@@ -1,0 +1,1 @@
+"""The storage on SQL databases, by SQLAlchemy Core."""
