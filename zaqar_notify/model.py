@@ -294,6 +294,43 @@ class LaneKey:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Job:
+    """Long work that spans many transactions: a part of a huge fan-out, for one."""
+
+    id: str
+    project: str
+    kind: str
+    details: Mapping[str, Any]
+    """JSON; what the kind needs. Of a part of a fan-out: ``message_id``, ``after`` (how far it is) and ``last``."""
+    created_at: float
+    takes: int = 0
+    """How often a worker took it up."""
+    worker_id: int | None = None
+    """Who holds it, or held it last."""
+    held_until: float = 0.0
+    error: str | None = None
+    """Why it has failed; None: it has not."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Member:
+    """A worker of the cluster."""
+
+    id: int
+    host: str
+    pid: int
+    version: str
+    joined_at: float
+    seen_at: float
+    """When it said for the last time that it lives."""
+    entries: int = 0
+    """Outbox entries that it has leased."""
+    rows: int = 0
+    lanes: int = 0
+    jobs: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class LogEntry:
     """One line in the log of a delivery: an attempt (``outcome`` is set) or an end without one."""
 

@@ -7,12 +7,16 @@ The ledger of a message has three parts:
   parked in a lane (it has none; the lane has), or is in flight for long (its due time is the end of its lease);
 - the **log** holds a line for each attempt and for each end without an attempt. What has ended is in the log alone.
 
+An entry with very many subscribers is cut: a **job** takes its place, which cuts them into ranges, each of them a job that any
+worker can hold and work through, a page of subscribers at a time.
+
 Taking leases what it returns: the end of the lease is written where the due time was, so that taking costs the same whatever
 is waiting, in flight or parked, and each lease has a *token* (the fence). A token belongs to one worker and one take; every
 settling statement carries it, so that a worker that lost its lease changes nothing.
 
 All methods are safe to call from several threads. Each raises `StorageUnavailable` when the database is locked, full or out of
-reach, and has then changed nothing. The storage has a clock of its own; instants are epoch seconds.
+reach, and has then changed nothing; only where the connection broke while a commit was under way can nobody say. The storage has
+a clock of its own, that of the database where that is a server: it alone judges leases. Instants are epoch seconds.
 """
 
 from __future__ import annotations
@@ -30,8 +34,10 @@ from zaqar_notify.model import (
     DeliveryRecord,
     Disabled,
     Draft,
+    Job,
     LaneKey,
     LogEntry,
+    Member,
     Message,
     Queue,
     Stats,
@@ -48,13 +54,17 @@ MOST_LINES = 50
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
-    """A leased outbox entry."""
+    """A leased outbox entry, or the next page of a range of subscribers."""
 
     message_id: str
     after: str | None
     """Subscriptions up to this id are dealt with: match goes on behind it."""
     takes: int
     """1 the first time; more: it was leased before, so the log may already know some of its deliveries."""
+    job_id: str | None = None
+    """The range that this is a page of. The log may know some of its deliveries, whatever ``takes`` says."""
+    last: str | None = None
+    """Of a range: subscriptions behind this id are not its own; None: there is no such limit."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -118,6 +128,9 @@ class Depths:
     """Rows under a lease."""
     breakers: int
     """Open ones."""
+    jobs: int = 0
+    """Those that have not failed."""
+    failed_jobs: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -132,6 +145,8 @@ class Taken:
     whose last row this call has taken is not among them."""
     probes: Mapping[LaneKey, int] = dataclasses.field(default_factory=dict)
     """Of ``lanes``, those whose breaker is open: its trips. This worker is the one to probe."""
+    ended: Sequence[str] = ()
+    """Of the ranges asked for, those that this worker does not hold (any more), done ones among them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -171,6 +186,8 @@ class Settlement:
     """An attempt has succeeded: strikes and failing_since of the subscription are forgotten."""
     alerts: tuple[Alert, ...] = ()
     """They show parts of the message: encrypted as it is, whatever the queue they go to."""
+    job_id: str | None = None
+    """It came from a page of this range, and not from the message's outbox entry."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -181,6 +198,17 @@ class Closing:
     token: int
     after: str | None = None
     """None removes the entry; else there are more subscribers behind this id, and the entry is free to be taken again."""
+    cut: bool = False
+    """With ``after``: there may be very many behind it. A job of kind `CUT` takes the place of the entry, in the same
+    transaction."""
+    job_id: str | None = None
+    """It is a page of this range. None for ``after`` ends the job: it is done."""
+
+
+CUT = "cut"
+"""Kind of a job: cut the subscribers behind ``after`` into ranges. It is done when `Storage.cut` says so."""
+RANGE = "range"
+"""Kind of a job: deliver a message to the subscribers behind ``after``, up to ``last``."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -207,6 +235,20 @@ class Storage(abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None: ...
+
+    def now(self) -> float:
+        """What the storage's clock says. Quick: a server's clock is asked now and then only, and counted on by the monotonic
+        clock of this machine, whatever its wall clock says."""
+        raise NotImplementedError
+
+    def announce(self) -> None:  # noqa: B027 - most have nothing to do
+        """Tell the workers of other machines that there is work. A hint: it never fails, never waits, and many calls at once
+        are one announcement. For an engine that tells them by itself there is nothing to do."""
+
+    def watch(self, wake: Callable[[], None]) -> Callable[[], None]:
+        """Call ``wake``, from a thread of its own, whenever there may be new work of another machine. Returns what ends it.
+        A hint as well: what is lost on the way, and while the database is out of reach, is found by polling."""
+        return lambda: None
 
     # -- queues -------------------------------------------------------------------------------------------------------------
 
@@ -480,16 +522,26 @@ class Storage(abc.ABC):
     # -- the worker ---------------------------------------------------------------------------------------------------------
 
     @abc.abstractmethod
-    def join(self) -> int:
-        """Register a worker for as long as this process lives; returns its id, which is never given out again."""
+    def join(self, host: str = "", pid: int = 0, version: str = "") -> int:
+        """Register a worker; returns its id, which is never given out again. The rest is for `members`."""
+
+    def beat(self, worker_id: int) -> bool:
+        """This worker is alive. False when it was taken for dead, and forgotten: what it had is given back, and it has to
+        `join` anew. To be called several times in the length of a lease, for a server cannot see whether a process lives."""
+        raise NotImplementedError
+
+    def members(self) -> list[Member]:
+        """The workers that have joined and neither left nor been found dead, by id, with what each holds."""
+        raise NotImplementedError
 
     @abc.abstractmethod
     def leave(self, worker_id: int) -> None:
-        """Give back every lease of this worker, which has stopped, and forget it."""
+        """Give back every lease of this worker, which has stopped, and forget it. The jobs that it holds are free."""
 
     @abc.abstractmethod
     def recover(self) -> int:
-        """Give back the leases of workers that have died; returns how many such workers were found."""
+        """`leave` for workers that have died (their process has ended; on a server: they have not said for a whole lease that
+        they live); returns how many such workers were found."""
 
     @abc.abstractmethod
     def take(
@@ -502,6 +554,7 @@ class Storage(abc.ABC):
         lanes: int = 0,
         parked: Mapping[LaneKey, int] | None = None,
         without: Collection[str] = (),
+        ranges: Collection[str] = (),
     ) -> Taken:
         """Lease due work for ``lease`` seconds: outbox entries, rows that are due, lanes, and parked rows of lanes held.
 
@@ -514,16 +567,19 @@ class Storage(abc.ABC):
 
         Every project with due work gets an equal share of each bound, and what others leave of it, in turns: one with a
         million entries or rows delays no other. Within a project the oldest first, but entries whose lease has ended before
-        all others. What was posted, given back or released is due also when the clock is set back. Costs nothing in the
+        others. What was posted, given back or released is due also when the clock is set back. Costs nothing in the
         database when nothing is due.
+
+        ``ranges`` are jobs of kind `RANGE` that this worker holds: of each, the next page is leased, unless the one before is
+        under a lease still. The hold itself is not renewed.
         """
 
     @abc.abstractmethod
     def load(self, message_ids: Collection[str], subscription_ids: Collection[str]) -> Loaded: ...
 
     @abc.abstractmethod
-    def known(self, message_id: str, after: str | None) -> set[str]:
-        """Ids of the subscriptions behind ``after`` for which the log or a row already knows this message."""
+    def known(self, message_id: str, after: str | None, last: str | None = None) -> set[str]:
+        """Ids of the subscriptions behind ``after``, up to ``last``, for which the log or a row already knows this message."""
 
     @abc.abstractmethod
     def settle(
@@ -544,8 +600,15 @@ class Storage(abc.ABC):
     def depths(self) -> Depths: ...
 
     @abc.abstractmethod
-    def give_back(self, token: int, message_ids: Collection[str], rows: Collection[tuple[str, str]] = ()) -> None:
-        """End leases of this token early: the entries and the rows (message id, subscription id) are due at once.
+    def give_back(
+        self,
+        token: int,
+        message_ids: Collection[str],
+        rows: Collection[tuple[str, str]] = (),
+        ranges: Collection[str] = (),
+    ) -> None:
+        """End leases of this token early: the entries, the rows (message id, subscription id) and the pages of these ranges are
+        due at once.
 
         Nothing of the entries was sent: they count as not taken.
         """
@@ -560,3 +623,67 @@ class Storage(abc.ABC):
         redeliveries whose own time is over before that of their message. Removes messages, subscriptions, queues and log lines
         whose retention is over. Never touches what is leased.
         """
+
+    # -- long work ----------------------------------------------------------------------------------------------------------
+    #
+    # A job is held by one worker at a time, by a lease that the storage's clock judges. It is there until it is done; one that
+    # has failed is kept until somebody retries it, or the retention of the log is over. What a board (TaskFlow) knows of it is
+    # a way to spread it, and never the truth.
+
+    def add_job(self, project: str, kind: str, details: Mapping[str, Any]) -> str:
+        """Store a job that any worker may hold; returns its id. ``details`` are JSON."""
+        raise NotImplementedError
+
+    def list_jobs(self, marker: str | None, limit: int, *, failed: bool | None = None) -> list[Job]:
+        """At most ``limit`` jobs behind the id ``marker``, the oldest first: all, or those that have failed, or the others."""
+        raise NotImplementedError
+
+    def get_job(self, job_id: str) -> Job | None:
+        raise NotImplementedError
+
+    def hold_job(self, worker_id: int, lease: float, job_id: str | None = None) -> Job | None:
+        """Hold this job, or the oldest that nobody holds, for ``lease`` seconds; or go on holding it. None when there is none,
+        it has failed, or another worker holds it. A page of a range that an earlier holder had leased is free then: that one
+        cannot settle it any more."""
+        raise NotImplementedError
+
+    def let_job_go(self, worker_id: int, job_id: str) -> None:
+        """It is free for others at once, with all that was done of it. Nothing happens when this worker does not hold it."""
+        raise NotImplementedError
+
+    def finish_job(self, worker_id: int, job_id: str) -> bool:
+        """It is done, and gone; False when this worker does not hold it (any more)."""
+        raise NotImplementedError
+
+    def fail_job(self, worker_id: int, job_id: str, error: str) -> bool:
+        """It has failed, for this reason (one line), and waits for `retry_job`. False as in `finish_job`."""
+        raise NotImplementedError
+
+    def retry_job(self, job_id: str) -> bool:
+        """A job that has failed is free again, and goes on where it was; False when there is none."""
+        raise NotImplementedError
+
+    def cut(self, worker_id: int, job_id: str, size: int) -> bool:
+        """One step of a job of kind `CUT` that this worker holds: the next ``size`` subscribers of its message's queue become a
+        range; the last range has no ``last``. False when it is done (and gone), or not this worker's (any more). One step costs
+        the same wherever it stands.
+        """
+        raise NotImplementedError
+
+    # -- moving house -------------------------------------------------------------------------------------------------------
+
+    def copy_counts(self) -> Mapping[str, int]:
+        """How many records of which kind `copy_from` has to give. The kinds, and the fields of their records, are the tables
+        and columns of `zaqar_notify.storage.sql.tables`, for every engine; what a process alone has (workers) is not among
+        them. In the order in which they are to be copied."""
+        raise NotImplementedError
+
+    def copy_from(self, kind: str, after: Any, limit: int) -> tuple[list[Mapping[str, Any]], Any]:
+        """At most ``limit`` records of a kind behind ``after`` (None: from the beginning), and what to pass as ``after`` next.
+        Leases are not copied: what was leased is due at once, and nobody holds a lane or a job."""
+        raise NotImplementedError
+
+    def copy_into(self, kind: str, records: Sequence[Mapping[str, Any]]) -> None:
+        """Store them, ids and all; one that is there already is replaced, so that a copy that was broken off can be repeated.
+        Ids that are given out later are above all of them."""
+        raise NotImplementedError
