@@ -9,7 +9,6 @@ import os
 import pathlib
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from tests.servers.base import free_port
 
 WAIT = 60.0
 """Seconds after which a test gives up: a safety net, not a measurement."""
@@ -38,19 +39,6 @@ keys = {key}
 [signed_url]
 secret_key = {secret}
 """
-
-
-def free_port() -> int:
-    """A port from 20000 to 32767: above, the kernel hands ports out to others."""
-    for _ in range(1000):
-        port = 20000 + secrets.randbelow(12768)
-        with socket.socket() as candidate:
-            try:
-                candidate.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no free port")
 
 
 def wait_for(condition: Callable[[], Any], what: str, timeout: float = WAIT) -> Any:
