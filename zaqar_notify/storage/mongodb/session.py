@@ -1,0 +1,333 @@
+"""Transactions and snapshots on one replica set, and what becomes of its errors."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import pymongo
+from pymongo.client_session import ClientSession
+from pymongo.collection import Collection
+from pymongo.database import Database as Collections
+from pymongo.errors import (
+    BulkWriteError,
+    ConfigurationError,
+    ConnectionFailure,
+    ExecutionTimeout,
+    InvalidURI,
+    OperationFailure,
+    PyMongoError,
+    WriteConcernError,
+)
+from pymongo.read_concern import ReadConcern
+from pymongo.read_preferences import ReadPreference
+from pymongo.uri_parser import parse_uri
+from pymongo.write_concern import WriteConcern
+
+from zaqar_notify.errors import CannotStart, StorageUnavailable
+from zaqar_notify.storage.mongodb.collections import COUNTERS, Document
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+DEFAULT_NAME = "zaqar_notify"
+"""Of the database, where the URL names none."""
+
+_TRANSIENT = "TransientTransactionError"
+_UNKNOWN_RESULT = "UnknownTransactionCommitResult"
+_DUPLICATE = 11000
+_PAUSE = (0.001, 0.128)
+"""Seconds between two tries: at most the first, which doubles up to the second; chance keeps two who conflict apart."""
+_LOST_SNAPSHOT = frozenset({239, 246})
+"""SnapshotTooOld, SnapshotUnavailable: another one has to be taken."""
+_NOT_NOW = _LOST_SNAPSHOT | frozenset(
+    {
+        6, 7, 13, 18, 24, 50, 64, 79, 89, 91, 100, 112, 133, 189, 202, 251, 262, 317, 9001, 10107, 11600, 11602, 13388, 13435,
+        13436, 14031,
+    }
+)  # fmt: skip
+"""Codes of errors that are the server's state and no fault of a command: no primary, shutting down, no permission, disk full."""
+
+
+class Bound:
+    """A collection as one method sees it: within its transaction, or its snapshot, or neither."""
+
+    __slots__ = ("_collection", "_session")
+
+    def __init__(self, collection: Collection[Document], session: ClientSession | None) -> None:
+        self._collection = collection
+        self._session = session
+
+    def find(
+        self,
+        filter: Mapping[str, Any],
+        projection: Any = None,
+        *,
+        sort: Sequence[tuple[str, int]] | None = None,
+        limit: int = 0,
+        hint: str | None = None,
+    ) -> list[Document]:
+        """All of them; ``limit`` 0 is no limit."""
+        # In one answer of the server where they fit, and not a hundred first.
+        found = self._collection.find(
+            filter, projection, sort=sort, limit=limit, hint=hint, batch_size=limit or 10_000, session=self._session
+        )
+        return found.to_list()
+
+    def find_one(
+        self,
+        filter: Mapping[str, Any],
+        projection: Any = None,
+        *,
+        sort: Sequence[tuple[str, int]] | None = None,
+        hint: str | None = None,
+    ) -> Document | None:
+        return self._collection.find_one(filter, projection, sort=sort, hint=hint, session=self._session)
+
+    def each(self, filter: Mapping[str, Any], projection: Any = None, **options: Any) -> Iterator[Document]:
+        """A page of the server's answer at a time."""
+        with self._collection.find(filter, projection, session=self._session, **options) as found:
+            yield from found
+
+    def aggregate(self, pipeline: Sequence[Mapping[str, Any]], *, hint: str | None = None) -> list[Document]:
+        options = {} if hint is None else {"hint": hint}
+        return self._collection.aggregate(pipeline, session=self._session, **options).to_list()
+
+    def count(self, filter: Mapping[str, Any], *, hint: str | None = None, limit: int | None = None) -> int:
+        options: dict[str, Any] = {"hint": hint, "limit": limit}
+        return self._collection.count_documents(
+            filter, session=self._session, **{name: value for name, value in options.items() if value is not None}
+        )
+
+    def insert_one(self, document: Document) -> None:
+        self._collection.insert_one(document, session=self._session)
+
+    def insert_many(self, documents: Sequence[Document], *, ordered: bool = False) -> None:
+        if documents:
+            self._collection.insert_many(documents, ordered=ordered, session=self._session)
+
+    def update_one(self, filter: Mapping[str, Any], update: Any, *, upsert: bool = False, hint: str | None = None) -> int:
+        """How many it found."""
+        return self._collection.update_one(filter, update, upsert=upsert, hint=hint, session=self._session).matched_count
+
+    def update_many(self, filter: Mapping[str, Any], update: Any, *, hint: str | None = None) -> int:
+        """How many it found."""
+        return self._collection.update_many(filter, update, hint=hint, session=self._session).matched_count
+
+    def find_one_and_update(
+        self,
+        filter: Mapping[str, Any],
+        update: Any,
+        projection: Any = None,
+        *,
+        sort: Sequence[tuple[str, int]] | None = None,
+        upsert: bool = False,
+        after: bool = True,
+    ) -> Document | None:
+        found: Document | None = self._collection.find_one_and_update(
+            filter,
+            update,
+            projection,
+            sort=sort,
+            upsert=upsert,
+            return_document=pymongo.ReturnDocument.AFTER if after else pymongo.ReturnDocument.BEFORE,
+            session=self._session,
+        )
+        return found
+
+    def delete_one(self, filter: Mapping[str, Any]) -> int:
+        """How many are gone."""
+        return self._collection.delete_one(filter, session=self._session).deleted_count
+
+    def delete_many(self, filter: Mapping[str, Any], *, hint: str | None = None) -> int:
+        """How many are gone."""
+        return self._collection.delete_many(filter, hint=hint, session=self._session).deleted_count
+
+    def bulk_write(self, requests: Sequence[Any], *, ordered: bool = False) -> Any:
+        return self._collection.bulk_write(requests, ordered=ordered, session=self._session) if requests else None
+
+
+class Scope:
+    """The collections, by name, as one method sees them."""
+
+    __slots__ = ("_bound", "_collections", "session")
+
+    def __init__(self, collections: Collections[Document], session: ClientSession | None = None) -> None:
+        self._collections = collections
+        self._bound: dict[str, Bound] = {}
+        self.session = session
+
+    def __getitem__(self, name: str) -> Bound:
+        bound = self._bound.get(name)
+        if bound is None:
+            bound = self._bound[name] = Bound(self._collections[name], self.session)
+        return bound
+
+    def number(self, name: str) -> int:
+        """The next number of a collection whose documents are counted: 1, 2, 3, with gaps. At once, whatever becomes of the
+        transaction, so that two of them do not meet here."""
+        found = self._collections[COUNTERS].find_one_and_update(
+            {"_id": name}, {"$inc": {"last": 1}}, upsert=True, return_document=pymongo.ReturnDocument.AFTER
+        )
+        return int(found["last"])
+
+
+class Database:
+    """One process's access to a database. Nothing is opened before it is used, and every process opens its own."""
+
+    def __init__(self, url: str, patience: float, group_commit: int) -> None:
+        """``patience``: so many seconds a method is tried again while the replica set has no primary, or others are in the
+        way. Raises `CannotStart` for a bad URL."""
+        try:
+            self.name: str = parse_uri(url, warn=False)["database"] or DEFAULT_NAME
+        except (InvalidURI, ConfigurationError, ValueError) as error:
+            raise CannotStart(f"[storage] connection is no MongoDB URL: {error}") from None
+        self._url = url
+        self._patience = patience
+        self._most = group_commit
+        self._mutex = threading.Lock()
+        self._client: pymongo.MongoClient[Document] | None = None
+        self._process = 0
+
+    @property
+    def client(self) -> pymongo.MongoClient[Document]:
+        with self._mutex:
+            if self._client is None or self._process != os.getpid():
+                self._client, self._process = self.connect(), os.getpid()
+            return self._client
+
+    def connect(self, **options: Any) -> pymongo.MongoClient[Document]:
+        """A client of one's own; what the URL itself says goes before these options and the defaults."""
+        milliseconds = round(self._patience * 1000)
+        defaults = {
+            "serverSelectionTimeoutMS": milliseconds,
+            "connectTimeoutMS": milliseconds,
+            "waitQueueTimeoutMS": milliseconds,
+            "socketTimeoutMS": 4 * milliseconds,
+            "appname": "zaqar-notify",
+            **options,
+        }
+        given = {name.lower() for name in parse_uri(self._url, warn=False, normalize=False)["options"]}
+        kept = {name: value for name, value in defaults.items() if name.lower() not in given}
+        return pymongo.MongoClient(self._url, **kept)
+
+    @property
+    def collections(self) -> Collections[Document]:
+        """For what stands alone: its writes are on the disks of a majority when they return."""
+        return self.client.get_database(
+            self.name, read_preference=ReadPreference.PRIMARY, write_concern=self._durable(), read_concern=ReadConcern("local")
+        )
+
+    def _durable(self) -> WriteConcern:
+        return WriteConcern("majority", wtimeout=round(2000 * self._patience), j=True)
+
+    def read(self, work: Callable[[Scope], T]) -> T:
+        """Run ``work`` on a snapshot of what a majority has: everything read in it is of one moment. It may run again."""
+
+        def once(_: float) -> T:
+            with self.client.start_session(snapshot=True) as session:
+                return work(Scope(self.client.get_database(self.name, read_preference=ReadPreference.PRIMARY), session))
+
+        return self._until_done(once)
+
+    def alone(self, work: Callable[[Scope], T]) -> T:
+        """Run ``work`` without a transaction: each of its writes is atomic, and durable, by itself. When the connection
+        breaks, or there is no primary, it is run again from the beginning."""
+        return self._until_done(lambda _: work(Scope(self.collections)))
+
+    def write(self, work: Callable[[Scope], T]) -> T:
+        """Run ``work`` in a transaction of its own; returns when that is durable. Where others were in the way it is run again
+        from the beginning."""
+
+        def once(end: float) -> T:
+            with self.client.start_session() as session:
+                session.start_transaction(ReadConcern("snapshot"), self._durable(), ReadPreference.PRIMARY)
+                try:
+                    result = work(Scope(self.client.get_database(self.name), session))
+                except BaseException:
+                    with contextlib.suppress(PyMongoError):
+                        session.abort_transaction()
+                    raise
+                _commit(session, end)
+                return result
+
+        return self._until_done(once)
+
+    def write_together(self, work: Callable[[Scope, Sequence[Item]], Sequence[T]], item: Item) -> T:
+        """Like `write`, for work that is cheaper for many at once: gets the items of all threads that wait with the same
+        ``work``, and returns a result for each, in order."""
+        return self.write(lambda scope: work(scope, [item])[0])
+
+    def hello(self) -> Mapping[str, Any]:
+        """What the primary says of itself."""
+        return self._until_done(lambda _: self.client.admin.command("hello"))
+
+    def time(self) -> float:
+        """What the clock of the primary says."""
+        told: datetime.datetime = self.hello()["localTime"]
+        return told.replace(tzinfo=datetime.UTC).timestamp()
+
+    def close(self) -> None:
+        with self._mutex:
+            client, self._client = self._client, None
+        if client is not None and self._process == os.getpid():
+            client.close()
+
+    def _until_done(self, once: Callable[[float], T]) -> T:
+        end = time.monotonic() + self._patience
+        pause, longest = _PAUSE
+        while True:
+            try:
+                return once(end)
+            except PyMongoError as error:
+                if not _passes(error) or time.monotonic() >= end:
+                    raise translated(error) from error
+            time.sleep(random.uniform(0, pause))
+            pause = min(2 * pause, longest)
+
+
+def _commit(session: ClientSession, end: float) -> None:
+    """Asked again while nobody knows what became of it: a commit that is repeated changes nothing more."""
+    while True:
+        try:
+            session.commit_transaction()
+        except PyMongoError as error:
+            if not error.has_error_label(_UNKNOWN_RESULT) or time.monotonic() >= end:
+                raise
+        else:
+            return
+        time.sleep(random.uniform(0, _PAUSE[1]))
+
+
+def _passes(error: PyMongoError) -> bool:
+    """Whether it may work in a moment. Ids that another one has taken meanwhile are chosen anew."""
+    if error.has_error_label(_UNKNOWN_RESULT):
+        return False
+    return error.has_error_label(_TRANSIENT) or isinstance(error, ConnectionFailure) or _codes(error) <= _AGAIN
+
+
+_AGAIN = _NOT_NOW - {13, 18, 14031} | {_DUPLICATE}
+
+
+def _codes(error: PyMongoError) -> set[int | None]:
+    if isinstance(error, BulkWriteError):
+        return {one["code"] for one in error.details.get("writeErrors", ())} or {None}
+    return {error.code} if isinstance(error, OperationFailure) else {None}
+
+
+def translated(error: PyMongoError) -> Exception:
+    """What to raise for it. A fault of ours goes to the caller as it is; of others the text has no values in it."""
+    known = error.has_error_label(_TRANSIENT) or error.has_error_label(_UNKNOWN_RESULT)
+    if known or isinstance(error, (ExecutionTimeout, WriteConcernError)) or _codes(error) <= _NOT_NOW:
+        details = getattr(error, "details", None) or {}
+        name = details.get("codeName") or type(error).__name__
+        return StorageUnavailable(f"The database cannot be used now: {name}")
+    if isinstance(error, ConnectionFailure):
+        return StorageUnavailable(f"The database cannot be used now: {type(error).__name__}")
+    return error
