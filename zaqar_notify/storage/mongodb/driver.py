@@ -7,6 +7,7 @@ What a method does stands in `catalogue`, `publishing`, `reading`, `consuming`, 
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -20,10 +21,12 @@ from zaqar_notify.model import (
     LaneKey,
     Member,
     Message,
+    MessageKind,
     Queue,
     Stats,
     Subscription,
 )
+from zaqar_notify.storage import ids
 from zaqar_notify.storage.base import (
     Breaker,
     Closing,
@@ -37,7 +40,12 @@ from zaqar_notify.storage.base import (
 )
 from zaqar_notify.storage.bodies import Bodies
 from zaqar_notify.storage.clock import ServerClock
-from zaqar_notify.storage.mongodb.session import Database
+from zaqar_notify.storage.mongodb import catalogue, collections, consuming, holding, keys, publishing, reading, schema
+from zaqar_notify.storage.mongodb.publishing import Means, Post
+from zaqar_notify.storage.mongodb.reading import Place
+from zaqar_notify.storage.mongodb.session import Database, Scope
+from zaqar_notify.storage.mongodb.subscriptions import Subscriptions
+from zaqar_notify.storage.mongodb.watching import Announcer, Watcher
 from zaqar_notify.storage.retention import Retention
 
 T = TypeVar("T")
@@ -63,17 +71,225 @@ class MongoStorage(Storage):
         self._database = Database(url, busy_timeout, group_commit)
         self._bodies = Bodies(keyring)
         self._retention = Retention(retention, body_retention, retention_delivered)
+        self._means = Means(self._bodies, self._retention)
+        self._subscriptions = Subscriptions(keyring, self._means)
         self._member_timeout = member_timeout
         self._clock = clock or ServerClock(self._database.time)
         self._takes = itertools.count(1)
+        self._announcer = Announcer(self._database)
+        self._watchers: list[Watcher] = []
 
     # -- life ---------------------------------------------------------------------------------------------------------------
 
+    def upgrade(self) -> bool:
+        schema.require_replica_set(self._database.hello())
+        before = self._database.alone(schema.revision)
+        # Building an index takes as long as it takes.
+        with self._database.connect(socketTimeoutMS=0) as client:
+            schema.upgrade(self._database.of(client))
+        return before != collections.REVISION
+
+    def check(self) -> None:
+        schema.require_replica_set(self._database.hello())
+        self._database.alone(schema.check)
+
     def close(self) -> None:
+        for watcher in self._watchers:
+            watcher.end()
+        self._announcer.close()
         self._database.close()
 
     def now(self) -> float:
         return self._clock()
+
+    def announce(self) -> None:
+        self._announcer.announce()
+
+    def watch(self, wake: Callable[[], None]) -> Callable[[], None]:
+        watcher = Watcher(self._database, wake)
+        self._watchers.append(watcher)
+        return watcher.end
+
+    # -- queues -------------------------------------------------------------------------------------------------------------
+
+    def put_queue(self, project: str, name: str, metadata: Mapping[str, Any]) -> bool:
+        text = json.dumps(dict(metadata))
+        return self._database.write(lambda scope: catalogue.put(scope, project, name, text, self._clock()))
+
+    def get_queue(self, project: str, name: str) -> Queue | None:
+        return self._database.read(lambda scope: catalogue.get(scope, project, name))
+
+    def update_queue(
+        self, project: str, name: str, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    ) -> Mapping[str, Any] | None:
+        return self._database.write(lambda scope: catalogue.change(scope, project, name, change))
+
+    def list_queues(
+        self, project: str, marker: str | None, limit: int, *, name: str = "", metadata: Mapping[str, str] | None = None
+    ) -> list[Queue]:
+        wanted = metadata or {}
+        return self._database.read(lambda scope: catalogue.page(scope, project, marker, limit, name=name, metadata=wanted))
+
+    def count_queues(self, project: str, *, name: str = "", metadata: Mapping[str, str] | None = None) -> int:
+        return self._database.read(lambda scope: catalogue.count(scope, project, name, metadata or {}))
+
+    def delete_queue(self, project: str, name: str) -> None:
+        self._database.write(lambda scope: catalogue.delete(scope, project, name, self._clock()))
+
+    def purge_messages(self, project: str, queue: str) -> None:
+        self._database.write(lambda scope: catalogue.renew(scope, project, queue, self._clock()))
+
+    def purge_subscriptions(self, project: str, queue: str, limit: int) -> int:
+        return self._database.write(lambda scope: self._subscriptions.purge(scope, project, queue, limit, self._clock()))
+
+    def _place(self, scope: Scope, project: str, queue: str) -> Place:
+        return Place.of(scope, project, queue, now=self._clock(), means=self._means)
+
+    def _look_at(self, project: str, queue: str, work: Callable[[Place], T]) -> T:
+        return self._database.read(lambda scope: work(self._place(scope, project, queue)))
+
+    def _at(self, project: str, queue: str, work: Callable[[Place], T]) -> T:
+        return self._database.write(lambda scope: work(self._place(scope, project, queue)))
+
+    # -- messages -----------------------------------------------------------------------------------------------------------
+
+    def publish(self, project: str, queue: str, drafts: Sequence[Draft], client_id: str | None = None) -> list[str]:
+        return list(map(ids.show, self._database.write_together(self._insert, Post(project, queue, drafts, client_id))))
+
+    def _insert(self, scope: Scope, posts: Sequence[Post]) -> list[list[int]]:
+        return publishing.insert(scope, posts, self._clock(), self._means)
+
+    def get_message(self, project: str, queue: str, message_id: str) -> Message | None:
+        number = ids.parse(message_id)
+        return None if number is None else self._look_at(project, queue, lambda place: reading.get(place, number))
+
+    def list_messages(
+        self,
+        project: str,
+        queue: str,
+        marker: str | None,
+        limit: int,
+        not_from: str | None = None,
+        *,
+        claimed: bool = False,
+        delayed: bool = False,
+    ) -> list[Message]:
+        wanted: dict[str, Any] = {"not_from": not_from, "claimed": claimed, "delayed": delayed}
+        behind = ids.parse_marker(marker) or 0
+        return self._look_at(project, queue, lambda place: reading.page(place, behind=behind, limit=limit, **wanted))
+
+    def delete_message(self, project: str, queue: str, message_id: str, claim_id: str | None = None) -> None:
+        number = ids.parse(message_id)
+        if number is not None:
+            self._at(project, queue, lambda place: consuming.delete(place, number, claim_id))
+
+    def delete_messages(
+        self, project: str, queue: str, message_ids: Collection[str], claim_ids: Collection[str] | None = None
+    ) -> None:
+        asked = _parsed(message_ids)
+        self._at(project, queue, lambda place: consuming.delete_several(place, asked, claim_ids))
+
+    def pop_messages(self, project: str, queue: str, limit: int) -> list[Message]:
+        return self._at(project, queue, lambda place: consuming.pop(place, limit))
+
+    def stats(self, project: str, queue: str) -> Stats:
+        return self._look_at(project, queue, reading.stats)
+
+    def volume(self) -> Stats:
+        return self._database.read(lambda scope: reading.volume(scope, self._clock()))
+
+    # -- claims -------------------------------------------------------------------------------------------------------------
+
+    def claim(self, project: str, queue: str, limit: int, ttl: int, grace: int) -> tuple[Claim, list[Message]] | None:
+        return self._at(project, queue, lambda place: consuming.claim(place, limit, ttl, grace))
+
+    def get_claim(self, project: str, queue: str, claim_id: str) -> tuple[Claim, list[Message]] | None:
+        def work(place: Place) -> tuple[Claim, list[Message]] | None:
+            claim = consuming.read_claim(place, claim_id)
+            return None if claim is None else (claim, consuming.claimed_messages(place, claim_id))
+
+        return self._look_at(project, queue, work)
+
+    def update_claim(self, project: str, queue: str, claim_id: str, ttl: int, grace: int) -> bool:
+        return self._at(project, queue, lambda place: consuming.renew(place, claim_id, ttl, grace))
+
+    def release_claim(self, project: str, queue: str, claim_id: str) -> None:
+        self._at(project, queue, lambda place: consuming.release(place, claim_id))
+
+    # -- messages of a queue service that this one extends ------------------------------------------------------------------
+
+    def hold(self, project: str, queue: str, drafts: Sequence[Draft], client_id: str | None, seconds: float) -> list[str]:
+        post = Post(project, queue, drafts, client_id, seconds)
+        return list(map(ids.show, self._database.write_together(self._insert, post)))
+
+    def release(self, project: str, queue: str, message_ids: Sequence[str], foreign_ids: Sequence[str] | None = None) -> None:
+        if message_ids:
+            self._database.write(lambda scope: holding.release(scope, project, queue, message_ids, foreign_ids))
+
+    def drop(self, project: str, queue: str, message_ids: Sequence[str]) -> None:
+        self._database.write(lambda scope: holding.drop(scope, project, queue, message_ids))
+
+    # -- subscriptions ------------------------------------------------------------------------------------------------------
+
+    def subscribe(self, subscription: Subscription, confirmation: Confirmation | None = None) -> Subscribed:
+        def work(scope: Scope) -> Subscribed:
+            return self._subscriptions.subscribe(scope, subscription, confirmation, self._clock())
+
+        return self._database.write(work)
+
+    def get_subscription(self, project: str, queue: str, subscription_id: str) -> Subscription | None:
+        number = ids.parse(subscription_id)
+        if number is None:
+            return None
+        return self._database.read(lambda scope: self._subscriptions.live(scope, project, queue, number, self._clock()))
+
+    def list_subscriptions(self, project: str, queue: str, marker: str | None, limit: int) -> list[Subscription]:
+        behind = ids.parse_marker(marker) or 0
+        return self._database.read(
+            lambda scope: self._subscriptions.page(scope, project, queue, behind, limit=limit, now=self._clock())
+        )
+
+    def update_subscription(
+        self,
+        project: str,
+        queue: str,
+        subscription_id: str,
+        changes: Mapping[str, Any],
+        confirmation: Confirmation | None = None,
+    ) -> Subscription | None:
+        def work(scope: Scope, existing: Subscription, now: float) -> Subscription:
+            return self._subscriptions.update(scope, existing, changes, confirmation, now)
+
+        return self._of_subscription(project, queue, subscription_id, work)
+
+    def confirm(
+        self, project: str, queue: str, subscription_id: str, confirmed: bool, confirmation: Confirmation | None = None
+    ) -> Subscription | None:
+        def work(scope: Scope, existing: Subscription, now: float) -> Subscription:
+            return self._subscriptions.confirm(scope, existing, confirmed, confirmation, now)
+
+        return self._of_subscription(project, queue, subscription_id, work)
+
+    def delete_subscription(self, project: str, queue: str, subscription_id: str) -> None:
+        def work(scope: Scope, existing: Subscription, now: float) -> None:
+            self._subscriptions.delete(scope, [int(existing.id, 16)], now)
+
+        self._of_subscription(project, queue, subscription_id, work)
+
+    def _of_subscription(
+        self, project: str, queue: str, subscription_id: str, work: Callable[[Scope, Subscription, float], T]
+    ) -> T | None:
+        """In a transaction; None when there is no such subscription (any more)."""
+        number = ids.parse(subscription_id)
+        if number is None:
+            return None
+
+        def found(scope: Scope) -> T | None:
+            now = self._clock()
+            existing = self._subscriptions.live(scope, project, queue, number, now)
+            return None if existing is None else work(scope, existing, now)
+
+        return self._database.write(found)
 
     # -- did it arrive? -----------------------------------------------------------------------------------------------------
 
@@ -96,9 +312,25 @@ class MongoStorage(Storage):
         raise NotImplementedError
 
     def ping(self, project: str, queue: str, subscription_id: str, draft: Draft) -> str | None:
-        raise NotImplementedError
+        def work(scope: Scope, existing: Subscription, now: float) -> str:
+            kind = MessageKind.TEST
+            return ids.show(publishing.insert_for_one(scope, existing, draft, kind, now=now, means=self._means))
+
+        return self._of_subscription(project, queue, subscription_id, work)
 
     # -- keys of the API ----------------------------------------------------------------------------------------------------
+
+    def add_key(self, key: ApiKey) -> None:
+        self._database.write(lambda scope: keys.add(scope, key))
+
+    def get_key(self, key_id: str) -> ApiKey | None:
+        return self._database.read(lambda scope: keys.get(scope, key_id))
+
+    def list_keys(self, project: str | None = None) -> list[ApiKey]:
+        return self._database.read(lambda scope: keys.of(scope, project))
+
+    def revoke_key(self, key_id: str) -> bool:
+        return self._database.write(lambda scope: keys.revoke(scope, key_id, self._clock()))
 
     # -- the worker ---------------------------------------------------------------------------------------------------------
 
@@ -199,3 +431,7 @@ class MongoStorage(Storage):
 
     def copy_into(self, kind: str, records: Sequence[Mapping[str, Any]]) -> None:
         raise NotImplementedError
+
+
+def _parsed(shown: Collection[str]) -> list[int]:
+    return [number for number in map(ids.parse, shown) if number is not None]

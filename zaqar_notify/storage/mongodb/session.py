@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import pymongo
+from pymongo.change_stream import CollectionChangeStream
 from pymongo.client_session import ClientSession
 from pymongo.collection import Collection
 from pymongo.database import Database as Collections
@@ -48,8 +49,8 @@ _LOST_SNAPSHOT = frozenset({239, 246})
 """SnapshotTooOld, SnapshotUnavailable: another one has to be taken."""
 _NOT_NOW = _LOST_SNAPSHOT | frozenset(
     {
-        6, 7, 13, 18, 24, 50, 64, 79, 89, 91, 100, 112, 133, 189, 202, 251, 262, 317, 9001, 10107, 11600, 11602, 13388, 13435,
-        13436, 14031,
+        6, 7, 13, 18, 24, 50, 64, 79, 89, 91, 100, 112, 133, 189, 202, 251, 262, 317,
+        9001, 10107, 11600, 11602, 13388, 13435, 13436, 14031,
     }
 )  # fmt: skip
 """Codes of errors that are the server's state and no fault of a command: no primary, shutting down, no permission, disk full."""
@@ -96,7 +97,7 @@ class Bound:
             yield from found
 
     def aggregate(self, pipeline: Sequence[Mapping[str, Any]], *, hint: str | None = None) -> list[Document]:
-        options = {} if hint is None else {"hint": hint}
+        options: dict[str, Any] = {} if hint is None else {"hint": hint}
         return self._collection.aggregate(pipeline, session=self._session, **options).to_list()
 
     def count(self, filter: Mapping[str, Any], *, hint: str | None = None, limit: int | None = None) -> int:
@@ -175,7 +176,7 @@ class Scope:
         found = self._collections[COUNTERS].find_one_and_update(
             {"_id": name}, {"$inc": {"last": 1}}, upsert=True, return_document=pymongo.ReturnDocument.AFTER
         )
-        return int(found["last"])
+        return int(found["last"])  # type: ignore[index]  # an upsert finds one
 
 
 class Database:
@@ -219,8 +220,11 @@ class Database:
 
     @property
     def collections(self) -> Collections[Document]:
+        return self.of(self.client)
+
+    def of(self, client: pymongo.MongoClient[Document]) -> Collections[Document]:
         """For what stands alone: its writes are on the disks of a majority when they return."""
-        return self.client.get_database(
+        return client.get_database(
             self.name, read_preference=ReadPreference.PRIMARY, write_concern=self._durable(), read_concern=ReadConcern("local")
         )
 
@@ -273,6 +277,14 @@ class Database:
         told: datetime.datetime = self.hello()["localTime"]
         return told.replace(tzinfo=datetime.UTC).timestamp()
 
+    def touch(self, name: str) -> None:
+        """Change the one document of a collection, for those who watch its changes. They see what a majority has."""
+        self.collections[name].update_one({"_id": name}, {"$inc": {"touched": 1}}, upsert=True)
+
+    def changes_of(self, name: str, most_wait: int) -> CollectionChangeStream[Document]:
+        """A stream of what changes from now on; asking for the next takes at most ``most_wait`` milliseconds."""
+        return self.collections[name].watch([{"$project": {"_id": 1}}], max_await_time_ms=most_wait)
+
     def close(self) -> None:
         with self._mutex:
             client, self._client = self._client, None
@@ -288,7 +300,7 @@ class Database:
             except PyMongoError as error:
                 if not _passes(error) or time.monotonic() >= end:
                     raise translated(error) from error
-            time.sleep(random.uniform(0, pause))
+            time.sleep(pause * random.random())  # noqa: S311 - no secret
             pause = min(2 * pause, longest)
 
 
@@ -302,7 +314,7 @@ def _commit(session: ClientSession, end: float) -> None:
                 raise
         else:
             return
-        time.sleep(random.uniform(0, _PAUSE[1]))
+        time.sleep(_PAUSE[1] * random.random())  # noqa: S311 - no secret
 
 
 def _passes(error: PyMongoError) -> bool:

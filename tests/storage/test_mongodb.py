@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from tests.servers import mongodb
+from tests.storage import conformance
+from zaqar_notify.storage.mongodb.driver import MongoStorage
+
+
+class MongoCase(conformance.StorageCase):
+    """A storage on a database of the test class, which is empty before each test."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        server = mongodb.shared()
+        cls.url = server.new_database()
+        cls.addClassCleanup(server.drop, cls.url)
+        cls.client = mongodb.client(cls.url)
+        cls.addClassCleanup(cls.client.close)
+        cls.database = cls.client.get_default_database()
+        storage = cls.storage_at(cls.url)
+        storage.upgrade()
+        storage.close()
+
+    def setUp(self) -> None:
+        self._empty()
+        super().setUp()
+
+    def _empty(self) -> None:
+        """Whatever a test left: to drop and make the collections takes longer than most tests."""
+        for name in self.database.list_collection_names():
+            if name != "schema":
+                self.database[name].delete_many({})
+
+    @staticmethod
+    def storage_at(url: str, **options: Any) -> MongoStorage:
+        values: dict[str, Any] = {"retention": conformance.RETENTION, "keyring": conformance.make_keyring(), **options}
+        return MongoStorage(url, **values)
+
+    def make_storage(self, clock: Callable[[], float], **options: Any) -> MongoStorage:
+        return self.storage_at(self.url, clock=clock, **options)
+
+    def another(self) -> MongoStorage:
+        storage = self.storage_at(self.url, clock=self.clock)
+        self.addCleanup(storage.close)
+        return storage
+
+
+class MongoConformanceTest(MongoCase, conformance.StorageConformance):
+    def setUp(self) -> None:
+        super().setUp()
+        # What it says about bodies and secrets that cannot be opened is looked at elsewhere.
+        quiet = logging.NullHandler()
+        logging.getLogger("zaqar_notify.storage").addHandler(quiet)
+        self.addCleanup(logging.getLogger("zaqar_notify.storage").removeHandler, quiet)
