@@ -7,16 +7,14 @@ all), and the processes take turns by a lock file.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import fcntl
 import os
 import sqlite3
-import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine, event
@@ -26,15 +24,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from zaqar_notify.errors import CannotStart, StorageUnavailable
+from zaqar_notify.storage.grouping import Grouping, Work, units
 
 T = TypeVar("T")
 Item = TypeVar("Item")
 
 _LOCK_PAUSE = 0.0002
 """Seconds between two tries to get the lock between processes."""
-_SIBLINGS_DELAY = 0.0005
-"""Seconds that a transaction waits for others to join it, when the one before served several: the threads that it woke come
-back with the next requests, and would each miss it by a little."""
 _MOST_READERS = 64
 _OUR_FAULTS = (DataError, IntegrityError, ProgrammingError)
 """Errors of a statement, not of the database: they go to their caller as they are."""
@@ -265,55 +261,18 @@ class WorkerLocks:
 # -- group commit --------------------------------------------------------------------------------------------------------------
 
 
-_Run = Callable[[Connection, list[Any]], Sequence[Any]]
+class Writer(Grouping):
+    """The only connection that writes, for all threads of the process."""
 
-
-class _Work:
-    """What one thread wants written; the thread waits at the gate."""
-
-    __slots__ = ("done", "durable", "error", "gate", "item", "result", "run", "together")
-
-    def __init__(self, run: _Run, item: Any, together: bool, durable: bool) -> None:
-        self.run: Final = run
-        self.item: Final = item
-        self.together: Final = together
-        self.durable: Final = durable
-        self.result: Any = None
-        self.error: Exception | None = None
-        self.done = False
-        self.gate = threading.Lock()
-        self.gate.acquire()
-
-
-class Writer:
-    """Group commit: the thread at the head of the queue leads. It does the work of all that wait, up to ``most`` of them, in
-    one transaction, wakes them with their results, and hands the lead to the next."""
+    failures = (DatabaseError, OSError, StorageUnavailable)
 
     def __init__(self, engine: Engine, lock: FileLock, timeout: float, most: int) -> None:
+        super().__init__(most)
         self._engine = engine
         self._lock = lock
         self._timeout = timeout
-        self._most = most
-        self._mutex = threading.Lock()
-        self._waiting: collections.deque[_Work] = collections.deque()
-        self._led = False
         self._connection: Connection | None = None
         self._durable = True  # what the connection is set to
-        self._together = 0  # how many the last transaction served
-
-    def run(self, run: _Run, item: Any, *, together: bool, durable: bool = True) -> Any:
-        work = _Work(run, item, together, durable)
-        with self._mutex:
-            self._waiting.append(work)
-            leads = not self._led
-            self._led = True
-        if not leads:
-            work.gate.acquire()
-        if not work.done:
-            self._lead()
-        if work.error is not None:
-            raise work.error
-        return work.result
 
     def close(self) -> None:
         with self._mutex:
@@ -321,60 +280,29 @@ class Writer:
             self._engine.dispose()
             self._lock.close()
 
-    def _lead(self) -> None:
-        batch: list[_Work] = []
-        failure: Exception = StorageUnavailable("Interrupted")
+    def _translated(self, error: Exception) -> Exception:
+        return translated(error)
+
+    def _prepare(self) -> None:
+        if not self._lock.acquire(self._timeout):
+            raise StorageUnavailable("The database cannot be used now: it is locked by another process")
+
+    def _perform(self, batch: list[Work]) -> None:
         try:
-            if self._together > 1:
-                time.sleep(_SIBLINGS_DELAY)
-            try:
-                locked = self._lock.acquire(self._timeout)
-            finally:
-                # Not before, so that what comes while this one waits is in it too.
-                batch = self._next_batch()
-            if not locked:
-                raise StorageUnavailable("The database cannot be used now: it is locked by another process")  # noqa: TRY301
-            try:
-                self._commit(batch)
-            finally:
-                self._lock.release()
-            for work in batch:
-                work.done = True
-        except (DatabaseError, OSError, StorageUnavailable) as error:
-            failure = translated(error)
+            self._commit(batch)
         finally:
-            self._wake(batch, failure)
+            self._lock.release()
 
-    def _next_batch(self) -> list[_Work]:
-        with self._mutex:
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._most))]
-        self._together = len(batch)
-        return batch
-
-    def _wake(self, batch: list[_Work], failure: Exception) -> None:
-        for work in batch:
-            if not work.done:
-                # An exception of its own for each thread: raising one changes it.
-                work.error = type(failure)(*failure.args) if isinstance(failure, StorageUnavailable) else failure
-                work.done = True
-        with self._mutex:
-            following = self._waiting[0] if self._waiting else None
-            self._led = following is not None
-        for work in batch[1:]:
-            work.gate.release()
-        if following is not None:
-            following.gate.release()
-
-    def _commit(self, batch: list[_Work]) -> None:
+    def _commit(self, batch: list[Work]) -> None:
         """Nothing is stored when this raises."""
-        units = _units(batch)
+        parts = units(batch)
         try:
             connection = self._connect()
             self._set_durability(connection, any(work.durable for work in batch))
             transaction = connection.begin()
             try:
-                for unit in units:
-                    _run(connection, unit, nested=len(units) > 1)
+                for unit in parts:
+                    _run(connection, unit, nested=len(parts) > 1)
                 if all(work.error for work in batch):
                     transaction.rollback()
                 else:
@@ -408,21 +336,7 @@ class Writer:
             connection.close()
 
 
-def _units(batch: list[_Work]) -> list[list[_Work]]:
-    """Parts of a batch that succeed or fail as one."""
-    units: list[list[_Work]] = []
-    together: dict[_Run, list[_Work]] = {}
-    for work in batch:
-        if work.together and work.run in together:
-            together[work.run].append(work)
-            continue
-        units.append([work])
-        if work.together:
-            together[work.run] = units[-1]
-    return units
-
-
-def _run(connection: Connection, unit: list[_Work], *, nested: bool) -> None:
+def _run(connection: Connection, unit: list[Work], *, nested: bool) -> None:
     """An error of the work itself is its own; only an error of the database is raised."""
     if nested:
         connection.exec_driver_sql("SAVEPOINT unit")
