@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 MEMORY = "memory://"
+MONGODB = ("mongodb://", "mongodb+srv://")
 METRICS_PORTS = {"api": 0, "worker": 1}
 """By the kind of the process, what is added to the port of [metrics] listen."""
 SETTLING_TIME = 10.0
@@ -121,6 +122,17 @@ def build_storage(conf: cfg.ConfigOpts) -> Storage:
         from zaqar_notify.storage.memory import MemoryStorage
 
         return MemoryStorage(keyring=keyring, **times)
+    if (conf.storage.connection or "").startswith(MONGODB):
+        from zaqar_notify.storage.mongodb.driver import MongoStorage
+
+        return MongoStorage(
+            conf.storage.connection,
+            keyring=keyring,
+            busy_timeout=conf.storage.busy_timeout,
+            group_commit=conf.storage.group_commit,
+            member_timeout=conf.worker.lease,
+            **times,
+        )
     from zaqar_notify.storage.sql.driver import SqlStorage
 
     return SqlStorage(

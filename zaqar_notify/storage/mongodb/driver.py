@@ -156,7 +156,7 @@ class MongoStorage(Storage):
     def publish(self, project: str, queue: str, drafts: Sequence[Draft], client_id: str | None = None) -> list[str]:
         return list(map(ids.show, self._database.write_together(self._insert, Post(project, queue, drafts, client_id))))
 
-    def _insert(self, scope: Scope, posts: Sequence[Post]) -> list[list[int]]:
+    def _insert(self, scope: Scope, posts: list[Post]) -> list[list[int]]:
         return publishing.insert(scope, posts, self._clock(), self._means)
 
     def get_message(self, project: str, queue: str, message_id: str) -> Message | None:

@@ -32,6 +32,7 @@ from pymongo.uri_parser import parse_uri
 from pymongo.write_concern import WriteConcern
 
 from zaqar_notify.errors import CannotStart, StorageUnavailable
+from zaqar_notify.storage.grouping import Grouping, Run, Work, units
 from zaqar_notify.storage.mongodb.collections import COUNTERS, Document
 
 T = TypeVar("T")
@@ -53,7 +54,7 @@ _NOT_NOW = _LOST_SNAPSHOT | frozenset(
         9001, 10107, 11600, 11602, 13388, 13435, 13436, 14031,
     }
 )  # fmt: skip
-"""Codes of errors that are the server's state and no fault of a command: no primary, shutting down, no permission, disk full."""
+"""Codes of errors that are the server's state and no fault of a command: no primary, shutting down, no right, a full disk."""
 
 
 class Bound:
@@ -191,7 +192,7 @@ class Database:
             raise CannotStart(f"[storage] connection is no MongoDB URL: {error}") from None
         self._url = url
         self._patience = patience
-        self._most = group_commit
+        self._together = _Together(self, group_commit)
         self._mutex = threading.Lock()
         self._client: pymongo.MongoClient[Document] | None = None
         self._process = 0
@@ -263,10 +264,11 @@ class Database:
 
         return self._until_done(once)
 
-    def write_together(self, work: Callable[[Scope, Sequence[Item]], Sequence[T]], item: Item) -> T:
+    def write_together(self, work: Callable[[Scope, list[Item]], Sequence[T]], item: Item) -> T:
         """Like `write`, for work that is cheaper for many at once: gets the items of all threads that wait with the same
         ``work``, and returns a result for each, in order."""
-        return self.write(lambda scope: work(scope, [item])[0])
+        result: T = self._together.run(work, item)
+        return result
 
     def hello(self) -> Mapping[str, Any]:
         """What the primary says of itself."""
@@ -302,6 +304,33 @@ class Database:
                     raise translated(error) from error
             time.sleep(pause * random.random())  # noqa: S311 - no secret
             pause = min(2 * pause, longest)
+
+
+class _Together(Grouping):
+    """A transaction cannot take back a part of itself: each kind of work has one of its own."""
+
+    def __init__(self, database: Database, most: int) -> None:
+        super().__init__(most)
+        self._database = database
+
+    def _perform(self, batch: list[Work]) -> None:
+        for unit in units(batch):
+            self._run(unit[0].run, unit)
+
+    def _run(self, run: Run, unit: list[Work]) -> None:
+        try:
+            results = self._database.write(lambda scope: run(scope, [work.item for work in unit]))
+        except Exception as error:
+            if isinstance(error, StorageUnavailable):
+                raise
+            for work in unit:
+                work.error = error
+        else:
+            for work, result in zip(unit, results, strict=True):
+                work.result = result
+        for work in unit:
+            # Whatever becomes of the next unit.
+            work.done = True
 
 
 def _commit(session: ClientSession, end: float) -> None:
