@@ -38,6 +38,8 @@ allowed_networks = 127.0.0.0/8
 keys = {key}
 [signed_url]
 secret_key = {secret}
+[storage]
+connection = {storage}
 """
 
 
@@ -52,30 +54,38 @@ def wait_for(condition: Callable[[], Any], what: str, timeout: float = WAIT) -> 
 
 class Service:
     """One data directory and the processes on it. ``options`` are further lines of configuration, ``environment`` further
-    variables."""
+    variables. ``storage`` is the URL of the storage, without which there is one in the directory. Another host of the same
+    service is made ``beside`` the first: it has a directory and processes of its own, and the storage and keys of the first."""
 
     def __init__(
-        self, test: unittest.TestCase | None = None, options: str = "", environment: Mapping[str, str] | None = None
+        self,
+        test: unittest.TestCase | None = None,
+        options: str = "",
+        environment: Mapping[str, str] | None = None,
+        *,
+        storage: str = "",
+        beside: Service | None = None,
     ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="zaqar-notify-")
         self.data_dir = pathlib.Path(self._directory.name)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.config = self.data_dir / "test.conf"
+        self.storage = beside.storage if beside else storage
+        self.keys: dict[str, str] = (
+            beside.keys
+            if beside
+            else {"key": base64.b64encode(secrets.token_bytes(32)).decode(), "secret": secrets.token_hex(32)}
+        )
         self.config.write_text(
-            CONFIG.format(
-                data_dir=self.data_dir,
-                port=self.port,
-                key=base64.b64encode(secrets.token_bytes(32)).decode(),
-                secret=secrets.token_hex(32),
-            )
-            + options
+            CONFIG.format(data_dir=self.data_dir, port=self.port, storage=self.storage, **self.keys) + options
         )
         self.environment = {**os.environ, **(environment or {})}
         self.processes: list[subprocess.Popen[bytes]] = []
         if test is not None:
             test.addCleanup(self.close)
-        self.run("db", "upgrade")
+        if beside is None:
+            self.run("db", "upgrade")
 
     def run(self, *command: str) -> str:
         return subprocess.run(

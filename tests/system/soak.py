@@ -79,10 +79,10 @@ class Publishers:
         return self.acknowledged
 
 
-def soak(rounds: int, seed: int | None = None) -> Result:
+def soak(rounds: int, seed: int | None = None, storage: str = "") -> Result:
     chance = random.Random(seed)
     result = Result()
-    service = Service(options=OPTIONS)
+    service = Service(options=OPTIONS, storage=storage)
     reachable = {
         "at once": Endpoint(),
         "after 200 ms": Endpoint(delay=0.2),
@@ -129,8 +129,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=20, help="how many times something is killed (default: 20)")
     parser.add_argument("--seed", type=int, help="repeats the same choices")
+    parser.add_argument("--storage", default="", help="the URL of an empty storage (default: SQLite in a directory of its own)")
     arguments = parser.parse_args()
-    result = soak(arguments.rounds, arguments.seed)
+    result = soak(arguments.rounds, arguments.seed, arguments.storage)
     print(result)
     return int(result.lost > 0 or result.duplicates > result.allowed or not result.messages)
 

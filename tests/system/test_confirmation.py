@@ -9,6 +9,7 @@ import unittest
 import urllib.parse
 
 from tests.system.endpoints import Endpoint, Endpoints
+from tests.system.engines import OnSQLite
 from tests.system.service import HEADERS, Service, wait_for
 
 REQUIRED = """
@@ -22,9 +23,9 @@ public_url = https://notify.example.org
 SIGNED = ("URL-Signature", "URL-Methods", "URL-Paths", "X-Project-ID", "URL-Expires")
 
 
-class ConfirmationTest(unittest.TestCase):
+class ConfirmationTest(OnSQLite):
     def setUp(self) -> None:
-        self.service = Service(self, REQUIRED)
+        self.service = Service(self, REQUIRED, storage=self.new_storage())
         self.service.start_api()
         self.service.start("worker")
         stack = contextlib.ExitStack()

@@ -8,11 +8,11 @@ import fcntl
 import resource
 import signal
 import time
-import unittest
 
 from standardwebhooks import Webhook
 
 from tests.system.endpoints import Endpoint, Endpoints
+from tests.system.engines import OnSQLite
 from tests.system.service import HEADERS, Service, wait_for
 from tests.system.soak import soak
 
@@ -32,20 +32,20 @@ min_subscription_ttl = 1
 SECRET = "whsec_" + base64.b64encode(b"0123456789abcdefghijklmn").decode()
 
 
-class KillTest(unittest.TestCase):
+class KillTest(OnSQLite):
     def test_nothing_acknowledged_is_lost(self) -> None:
-        result = soak(rounds=3)
+        result = soak(rounds=3, storage=self.new_storage())
         print(f"soak: {result}")
         self.assertGreater(result.messages, 0)
         self.assertEqual(result.lost, 0)
         self.assertLessEqual(result.duplicates, result.allowed)
 
 
-class DeliveryCase(unittest.TestCase):
+class DeliveryCase(OnSQLite):
     options = QUICK
 
     def setUp(self) -> None:
-        self.service = Service(self, self.options)
+        self.service = Service(self, self.options, storage=self.new_storage())
         self.service.start_api()
 
     def endpoint(self, **behaviour: object) -> Endpoint:

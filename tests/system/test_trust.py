@@ -5,10 +5,10 @@ from __future__ import annotations
 import collections
 import signal
 import time
-import unittest
 from typing import Any
 
 from tests.system.endpoints import Endpoint, Endpoints
+from tests.system.engines import OnSQLite
 from tests.system.service import Service, wait_for
 
 OPTIONS = """
@@ -24,11 +24,11 @@ alert_queue = alerts
 """
 
 
-class TrustCase(unittest.TestCase):
+class TrustCase(OnSQLite):
     options = OPTIONS
 
     def setUp(self) -> None:
-        self.service = Service(self, self.options)
+        self.service = Service(self, self.options, storage=self.new_storage())
         self.service.start_api()
         self.worker = self.service.start("worker")
 
