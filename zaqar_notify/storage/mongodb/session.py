@@ -44,8 +44,12 @@ DEFAULT_NAME = "zaqar_notify"
 _TRANSIENT = "TransientTransactionError"
 _UNKNOWN_RESULT = "UnknownTransactionCommitResult"
 _DUPLICATE = 11000
-_PAUSE = (0.001, 0.128)
-"""Seconds between two tries: at most the first, which doubles up to the second; chance keeps two who conflict apart."""
+_CONFLICT = 112
+_PAUSE = 0.001
+"""Seconds between two tries, at most: twice as long each time. Chance keeps two apart who are in each other's way."""
+_LONGEST_PAUSE = 0.128
+_LONGEST_OF_CONFLICT = 0.008
+"""Others hold what they write for a few milliseconds."""
 _LOST_SNAPSHOT = frozenset({239, 246})
 """SnapshotTooOld, SnapshotUnavailable: another one has to be taken."""
 _NOT_NOW = _LOST_SNAPSHOT | frozenset(
@@ -295,13 +299,14 @@ class Database:
 
     def _until_done(self, once: Callable[[float], T]) -> T:
         end = time.monotonic() + self._patience
-        pause, longest = _PAUSE
+        pause = _PAUSE
         while True:
             try:
                 return once(end)
             except PyMongoError as error:
                 if not _passes(error) or time.monotonic() >= end:
                     raise translated(error) from error
+                longest = _LONGEST_OF_CONFLICT if _CONFLICT in _codes(error) else _LONGEST_PAUSE
             time.sleep(pause * random.random())  # noqa: S311 - no secret
             pause = min(2 * pause, longest)
 
@@ -343,7 +348,7 @@ def _commit(session: ClientSession, end: float) -> None:
                 raise
         else:
             return
-        time.sleep(_PAUSE[1] * random.random())  # noqa: S311 - no secret
+        time.sleep(_LONGEST_PAUSE * random.random())  # noqa: S311 - no secret
 
 
 def _passes(error: PyMongoError) -> bool:
