@@ -65,6 +65,11 @@ class Verdicts:
         """Subscriptions whose standing is needed for `judge`."""
         return list(self._judged)
 
+    @property
+    def messages(self) -> set[int]:
+        """Those that alerts may come from."""
+        return {message for judged in self._judged.values() for message, _ in judged}
+
     def judge(self, standings: Iterable[tuple[int, Standing]]) -> list[tuple[int, Alert]]:
         """Changes the standings. Returns the alerts, with the messages that they come from."""
         return [

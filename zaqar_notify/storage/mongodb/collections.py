@@ -29,6 +29,8 @@ API_KEYS = "api_keys"
 CLAIMS = "claims"
 COUNTERS = "counters"
 """{_id: name of a collection, last: the number that was given out last}"""
+ID_FLOOR = "ids"
+"""In counters: ids of messages, claims and subscriptions of a queue that is made later are above this one."""
 DELIVERIES = "deliveries"
 DELIVERY_LOG = "delivery_log"
 JOBS = "jobs"
@@ -153,6 +155,8 @@ INDEXES: Sequence[Index] = (
     ),
     (SUBSCRIPTIONS, "ix_subscriptions_queue", ("project", "queue", "deleted_at", "_id"), _where(deleted_at=LIVE)),
     (SUBSCRIPTIONS, "ix_subscriptions_prune", ("prune_at",), _where(prune_at=_SET)),
+    # By the key: what has recovered is looked for among those that fail, which are few.
+    (SUBSCRIPTIONS, "ix_subscriptions_failing", ("_id", "failing_since"), _where(failing_since=_SET)),
     (OUTBOX, "ix_outbox_due", ("project_id", "due_at", "_id"), {}),
     (OUTBOX, "ix_outbox_lease", ("lease",), _where(lease=_SET)),
     (OUTBOX, "ix_outbox_queue", ("queue_id", "_id"), {}),
@@ -169,6 +173,10 @@ INDEXES: Sequence[Index] = (
     (LANES, "ix_lanes_lease", ("lease",), _where(lease=_SET)),
     (DELIVERY_LOG, "ix_delivery_log_subscription", ("subscription_id", "_id"), {}),
     (ALERTS, "ix_alerts_prune", ("prune_at",), {}),
+    (JOBS, "ix_jobs_lease", ("lease",), _where(lease=_SET)),
+    (JOBS, "ix_jobs_message", ("message_id", "after_id"), _where(message_id=_SET)),
+    (JOBS, "ix_jobs_queue", ("queue_id", "message_id"), _where(queue_id=_SET)),
+    (JOBS, "ix_jobs_failed", ("failed_at", "_id"), _where(failed_at=_SET)),
 )
 
 COLLECTIONS = (

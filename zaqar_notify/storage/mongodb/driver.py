@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from zaqar_notify.encryption import Keyring
+from zaqar_notify.errors import NotFound
 from zaqar_notify.model import (
     ApiKey,
     Claim,
@@ -40,7 +41,26 @@ from zaqar_notify.storage.base import (
 )
 from zaqar_notify.storage.bodies import Bodies
 from zaqar_notify.storage.clock import ServerClock
-from zaqar_notify.storage.mongodb import catalogue, collections, consuming, holding, keys, publishing, reading, schema
+from zaqar_notify.storage.mongodb import (
+    arrivals,
+    catalogue,
+    collections,
+    consuming,
+    copying,
+    depth,
+    holding,
+    jobs,
+    keys,
+    ledger,
+    loading,
+    members,
+    pruning,
+    publishing,
+    reading,
+    resuming,
+    schema,
+    taking,
+)
 from zaqar_notify.storage.mongodb.publishing import Means, Post
 from zaqar_notify.storage.mongodb.reading import Place
 from zaqar_notify.storage.mongodb.session import Database, Scope
@@ -76,6 +96,7 @@ class MongoStorage(Storage):
         self._member_timeout = member_timeout
         self._clock = clock or ServerClock(self._database.time)
         self._takes = itertools.count(1)
+        self._turns: taking.Turns = {}
         self._announcer = Announcer(self._database)
         self._watchers: list[Watcher] = []
 
@@ -296,20 +317,53 @@ class MongoStorage(Storage):
     def message_deliveries(
         self, project: str, queue: str, message_id: str, marker: str | None, limit: int, *, exchanges: bool = False
     ) -> list[DeliveryRecord] | None:
-        raise NotImplementedError
+        behind = ids.parse_marker(marker) or 0
+
+        def work(scope: Scope) -> list[DeliveryRecord] | None:
+            number = arrivals.find_message(scope, project, queue, message_id)
+            if number is None:
+                return None
+            wanted = self._wanted(limit, exchanges)
+            return arrivals.of_message(scope, project, queue, number, behind=behind, wanted=wanted)
+
+        return self._database.read(work)
 
     def subscription_deliveries(
         self, project: str, queue: str, subscription_id: str, marker: str | None, limit: int, *, exchanges: bool = False
     ) -> list[DeliveryRecord] | None:
-        raise NotImplementedError
+        number = ids.parse(subscription_id)
+
+        def work(scope: Scope) -> list[DeliveryRecord] | None:
+            before = arrivals.find_marker(scope, project, queue, marker)
+            if number is None:
+                return None
+            wanted = self._wanted(limit, exchanges)
+            return arrivals.of_subscription(scope, project, queue, number, before=before, wanted=wanted)
+
+        return self._database.read(work)
+
+    def _wanted(self, limit: int, exchanges: bool) -> arrivals.Wanted:
+        return arrivals.Wanted(limit, self._clock(), self._means.bodies if exchanges else None)
 
     # -- again, or not at all -----------------------------------------------------------------------------------------------
 
     def redeliver(self, project: str, queue: str, message_id: str, subscription_id: str, ttl: float) -> None:
-        raise NotImplementedError
+        def work(place: Place) -> None:
+            resuming.redeliver(place, message_id, self._asked_subscription(place, subscription_id), ttl)
+
+        self._at(project, queue, work)
 
     def cancel(self, project: str, queue: str, message_id: str, subscription_id: str) -> None:
-        raise NotImplementedError
+        def work(place: Place) -> None:
+            resuming.cancel(place, message_id, self._asked_subscription(place, subscription_id))
+
+        self._at(project, queue, work)
+
+    def _asked_subscription(self, place: Place, subscription_id: str) -> int:
+        number = ids.parse(subscription_id)
+        if number is None or self._subscriptions.live(place.scope, place.project, place.queue, number, place.now) is None:
+            raise NotFound("There is no such subscription (any more).")
+        return number
 
     def ping(self, project: str, queue: str, subscription_id: str, draft: Draft) -> str | None:
         def work(scope: Scope, existing: Subscription, now: float) -> str:
@@ -335,19 +389,19 @@ class MongoStorage(Storage):
     # -- the worker ---------------------------------------------------------------------------------------------------------
 
     def join(self, host: str = "", pid: int = 0, version: str = "") -> int:
-        raise NotImplementedError
+        return self._database.alone(lambda scope: members.join(scope, host, pid, version, self._clock()))
 
     def beat(self, worker_id: int) -> bool:
-        raise NotImplementedError
+        return self._database.alone(lambda scope: members.beat(scope, worker_id, self._clock()))
 
     def members(self) -> list[Member]:
-        raise NotImplementedError
+        return self._database.read(lambda scope: members.members(scope, self._clock()))
 
     def leave(self, worker_id: int) -> None:
-        raise NotImplementedError
+        self._database.alone(lambda scope: members.leave(scope, worker_id))
 
     def recover(self) -> int:
-        raise NotImplementedError
+        return self._database.alone(lambda scope: members.recover(scope, self._clock() - self._member_timeout))
 
     def take(
         self,
@@ -361,24 +415,46 @@ class MongoStorage(Storage):
         without: Collection[str] = (),
         ranges: Collection[str] = (),
     ) -> Taken:
-        raise NotImplementedError
+        now = self._clock()
+        leased = taking.Lease(worker_id, taking.token_of(worker_id, next(self._takes)), now, now + lease)
+        bounds = {"entries": entries, "rows": rows, "lanes": lanes}
+
+        def work(scope: Scope) -> Taken:
+            return taking.take(scope, leased, self._turns, **bounds, parked=parked or {}, without=without, ranges=ranges)
+
+        return self._database.alone(work)
 
     def load(self, message_ids: Collection[str], subscription_ids: Collection[str]) -> Loaded:
-        raise NotImplementedError
+        return self._database.read(
+            lambda scope: loading.load(
+                scope,
+                _parsed(message_ids),
+                _parsed(subscription_ids),
+                now=self._clock(),
+                bodies=self._means.bodies,
+                make_subscription=self._subscriptions.subscription,
+            )
+        )
 
     def known(self, message_id: str, after: str | None, last: str | None = None) -> set[str]:
-        raise NotImplementedError
+        number, behind, up_to = ids.parse(message_id), ids.parse_marker(after) or 0, ids.parse_marker(last)
+        if number is None:
+            return set()
+        return self._database.read(lambda scope: loading.known(scope, number, behind, up_to))
 
     def settle(
         self, settlements: Sequence[Settlement], closings: Sequence[Closing] = (), breakers: Sequence[Breaker] = ()
     ) -> int:
-        raise NotImplementedError
+        if not settlements and not closings and not breakers:
+            return 0
+        settling = ledger.Settling(settlements, closings, breakers, now=self._clock(), means=self._means)
+        return self._database.write(settling.run)
 
     def breakers(self) -> list[Breaker]:
-        raise NotImplementedError
+        return self._database.read(ledger.breakers)
 
     def depths(self) -> Depths:
-        raise NotImplementedError
+        return self._database.read(lambda scope: depth.measure(scope, self._clock()))
 
     def give_back(
         self,
@@ -387,50 +463,67 @@ class MongoStorage(Storage):
         rows: Collection[tuple[str, str]] = (),
         ranges: Collection[str] = (),
     ) -> None:
-        raise NotImplementedError
+        if message_ids or rows or ranges:
+            self._database.alone(lambda scope: ledger.give_back(scope, token, message_ids, rows, ranges))
 
     def prune(self, limit: int) -> int:
-        raise NotImplementedError
+        return pruning.prune(self._database, self._clock(), self._means.retention, limit)
 
     # -- long work ----------------------------------------------------------------------------------------------------------
 
     def add_job(self, project: str, kind: str, details: Mapping[str, Any]) -> str:
-        raise NotImplementedError
+        return self._database.write(lambda scope: jobs.add(scope, project, kind, details, self._clock()))
 
     def list_jobs(self, marker: str | None, limit: int, *, failed: bool | None = None) -> list[Job]:
-        raise NotImplementedError
+        behind = ids.parse_marker(marker) or 0
+        return self._database.read(lambda scope: jobs.page(scope, behind, limit, failed))
 
     def get_job(self, job_id: str) -> Job | None:
-        raise NotImplementedError
+        number = ids.parse(job_id)
+        return None if number is None else self._database.read(lambda scope: jobs.get(scope, number))
 
     def hold_job(self, worker_id: int, lease: float, job_id: str | None = None) -> Job | None:
-        raise NotImplementedError
+        number = None if job_id is None else ids.parse(job_id)
+        if job_id is not None and number is None:
+            return None
+        now = self._clock()
+        return self._database.alone(lambda scope: jobs.hold(scope, worker_id, number, now, now + lease))
 
     def let_job_go(self, worker_id: int, job_id: str) -> None:
-        raise NotImplementedError
+        self._database.alone(lambda scope: jobs.let_go(scope, worker_id, ids.parse(job_id) or 0))
 
     def finish_job(self, worker_id: int, job_id: str) -> bool:
-        raise NotImplementedError
+        return self._with_job(job_id, lambda scope, number: jobs.finish(scope, worker_id, number, self._clock()))
+
+    def advance_job(self, worker_id: int, job_id: str, details: Mapping[str, Any]) -> bool:
+        return self._with_job(job_id, lambda scope, number: jobs.advance(scope, worker_id, number, self._clock(), details))
 
     def fail_job(self, worker_id: int, job_id: str, error: str) -> bool:
-        raise NotImplementedError
+        return self._with_job(job_id, lambda scope, number: jobs.fail(scope, worker_id, number, self._clock(), error))
 
     def retry_job(self, job_id: str) -> bool:
-        raise NotImplementedError
+        return self._with_job(job_id, jobs.retry)
+
+    def _with_job(self, job_id: str, work: Callable[[Scope, int], bool]) -> bool:
+        """What touches one job only. False when there is none."""
+        return self._database.alone(lambda scope: work(scope, ids.parse(job_id) or 0))
 
     def cut(self, worker_id: int, job_id: str, size: int) -> bool:
-        raise NotImplementedError
+        number = ids.parse(job_id)
+        if number is None:
+            return False
+        return self._database.write(lambda scope: jobs.cut(scope, worker_id, number, size, self._clock()))
 
     # -- moving house -------------------------------------------------------------------------------------------------------
 
     def copy_counts(self) -> Mapping[str, int]:
-        raise NotImplementedError
+        return self._database.alone(copying.count)
 
     def copy_from(self, kind: str, after: Any, limit: int) -> tuple[list[Mapping[str, Any]], Any]:
-        raise NotImplementedError
+        return self._database.alone(lambda scope: copying.read(scope, kind, after, limit))
 
     def copy_into(self, kind: str, records: Sequence[Mapping[str, Any]]) -> None:
-        raise NotImplementedError
+        self._database.alone(lambda scope: copying.store(scope, kind, records))
 
 
 def _parsed(shown: Collection[str]) -> list[int]:

@@ -26,7 +26,7 @@ from zaqar_notify.storage.mongodb.collections import (
 )
 from zaqar_notify.storage.mongodb.session import Bound, Scope
 
-_WORKER_SHIFT = 32
+WORKER_SHIFT = 32
 """A token is the worker's id and, in its lower bits, the number of the take."""
 _BEFORE_ALL = -1
 _MOST_PARTS = 100
@@ -38,7 +38,7 @@ Pipeline = list[Mapping[str, Any]]
 
 
 def token_of(worker_id: int, take: int) -> int:
-    return worker_id << _WORKER_SHIFT | take
+    return worker_id << WORKER_SHIFT | take
 
 
 def tokens_of(worker_id: int) -> Filter:
@@ -140,7 +140,8 @@ def _lease_due(
     if most <= 0:
         return
     of = scope[kind.collection]
-    projects = _next_projects(of, kind, turns.get(kind.collection, _BEFORE_ALL), lease.now, most, passed_over)
+    last_turn = turns.get(kind.collection, _BEFORE_ALL)
+    projects = _next_projects(of, kind, last_turn, now=lease.now, most=most, passed_over=passed_over)
     if projects:
         turns[kind.collection] = projects[-1]
     counted = {"$inc": {"takes": 1}} if kind is _ENTRIES else {}
@@ -158,9 +159,7 @@ def _lease_due(
         projects = [project for project in served if counts[project] == each] + skipped
 
 
-def _next_projects(
-    of: Bound, kind: _Kind, last_turn: int, now: float, most: int, passed_over: frozenset[int]
-) -> list[int]:
+def _next_projects(of: Bound, kind: _Kind, last_turn: int, *, now: float, most: int, passed_over: frozenset[int]) -> list[int]:
     """Those that have something due, beginning behind the one that had the last turn."""
     limit = most + len(passed_over)
     found = _projects_due(of, kind, _BEFORE_ALL, now, limit + 1)
@@ -178,12 +177,11 @@ def _projects_due(of: Bound, kind: _Kind, after: int, now: float, limit: int) ->
             {"$match": {"project_id": {"$gt": after}, "due_at": {"$lte": now}}},
             {"$sort": {"project_id": 1, "due_at": 1}},
             {"$group": {"_id": "$project_id", "due_at": {"$first": "$due_at"}}},
-            {"$sort": {"_id": 1}},
             {"$limit": limit},
         ],
         hint=kind.index,
     )
-    return [project["_id"] for project in found]
+    return sorted(project["_id"] for project in found)
 
 
 def _due(of: Bound, kind: _Kind, projects: Sequence[int], now: float, most: int) -> list[Document]:
@@ -234,9 +232,7 @@ def _lane_key(lane: Document) -> LaneKey:
     return LaneKey(lane["project"], lane["name"])
 
 
-def _take_parked(
-    scope: Scope, lease: Lease, parked: Mapping[LaneKey, int]
-) -> tuple[dict[int, LaneKey], list[LaneKey]]:
+def _take_parked(scope: Scope, lease: Lease, parked: Mapping[LaneKey, int]) -> tuple[dict[int, LaneKey], list[LaneKey]]:
     """The lanes from which rows were leased, by their number, and those that were found empty."""
     lanes = find_lanes(scope, parked)
     mine = {key: lane for key, lane in lanes.items() if _is_held(lane, lease)}
@@ -265,7 +261,7 @@ def _take_parked(
 
 def _is_held(lane: Document, lease: Lease) -> bool:
     held_by = lane.get("lease")
-    return held_by is not None and held_by >> _WORKER_SHIFT == lease.worker_id
+    return held_by is not None and held_by >> WORKER_SHIFT == lease.worker_id
 
 
 def _find_parked(scope: Scope, most_of: Mapping[int, int]) -> list[Document]:

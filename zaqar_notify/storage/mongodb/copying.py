@@ -1,0 +1,162 @@
+"""Moving house: every record, in the words of the tables, from where another one was read last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pymongo import ReplaceOne, UpdateOne
+
+from zaqar_notify.storage.mongodb.collections import (
+    ALERTS,
+    API_KEYS,
+    CLAIMS,
+    COUNTERS,
+    DELIVERIES,
+    DELIVERY_LOG,
+    ID_FLOOR,
+    JOBS,
+    LANES,
+    LIVE,
+    MESSAGES,
+    OUTBOX,
+    PROJECTS,
+    QUEUES,
+    SUBSCRIPTIONS,
+    Document,
+    alert_key,
+    delivery_key,
+    line_key,
+    of_delivery_key,
+    of_line_key,
+    without_nulls,
+)
+from zaqar_notify.storage.mongodb.session import Scope
+
+_FLOORS = "id_floors"
+_FLOORED = (CLAIMS, MESSAGES, SUBSCRIPTIONS)
+KINDS = (
+    PROJECTS, QUEUES, _FLOORS, API_KEYS, ALERTS, SUBSCRIPTIONS, MESSAGES, CLAIMS, LANES, OUTBOX, JOBS, DELIVERIES, DELIVERY_LOG,
+)  # fmt: skip
+"""In the order in which they are copied."""
+_COUNTED = frozenset({PROJECTS, QUEUES, LANES, JOBS})
+"""Collections whose ids are counted."""
+_DELETABLE = frozenset({QUEUES, MESSAGES, SUBSCRIPTIONS})
+_DUE = {"lease": None, "due_at": 0.0}
+_NOT_HELD = {"worker_id": None, "held_until": 0.0}
+
+
+def count(scope: Scope) -> dict[str, int]:
+    return {kind: len(_floors(scope)) if kind == _FLOORS else scope[kind].count({}) for kind in KINDS}
+
+
+# -- out -----------------------------------------------------------------------------------------------------------------------
+
+
+def read(scope: Scope, kind: str, after: Any, limit: int) -> tuple[list[Mapping[str, Any]], Any]:
+    if kind == _FLOORS:
+        return (_floors(scope), kind) if after is None else ([], after)
+    behind = {} if after is None else {"_id": {"$gt": after}}
+    found = scope[kind].find(behind, sort=[("_id", 1)], limit=limit)
+    columns = _columns(kind)
+    records = [_record(kind, document, columns) for document in found]
+    return records, found[-1]["_id"] if found else after
+
+
+def _floors(scope: Scope) -> list[Mapping[str, Any]]:
+    """Here each queue has the greatest id that was given out for it."""
+    found = scope[QUEUES].aggregate([{"$group": {"_id": None, "last": {"$max": "$last_id"}}}])
+    last = max(_floor(scope), *(queue["last"] or 0 for queue in found)) if found else _floor(scope)
+    return [{"name": name, "last": last} for name in _FLOORED] if last else []
+
+
+def _floor(scope: Scope) -> int:
+    found = scope[COUNTERS].find_one({"_id": ID_FLOOR})
+    return 0 if found is None else int(found["last"])
+
+
+def _columns(kind: str) -> Sequence[str]:
+    from zaqar_notify.storage.sql.tables import metadata
+
+    return [column.name for column in metadata.tables[kind].columns]
+
+
+def _record(kind: str, document: Document, columns: Iterable[str]) -> Mapping[str, Any]:
+    record: Document = {**document, **_key_columns(kind, document["_id"])}
+    if kind in _DELETABLE and record["deleted_at"] == LIVE:
+        del record["deleted_at"]
+    if "lease" in record:
+        record |= _DUE
+    if "held_until" in record:
+        record |= _NOT_HELD
+    return {column: record.get(column) for column in columns}
+
+
+def _key_columns(kind: str, key: Any) -> Document:
+    if kind == ALERTS:
+        return dict(key)
+    if kind == DELIVERIES:
+        return {"message_id": of_delivery_key(key)[0]}
+    if kind == DELIVERY_LOG:
+        message, _, number = of_line_key(key)
+        return {"message_id": message, "number": number}
+    return {"message_id" if kind == OUTBOX else "id": key}
+
+
+# -- in ------------------------------------------------------------------------------------------------------------------------
+
+
+def store(scope: Scope, kind: str, records: Sequence[Mapping[str, Any]]) -> None:
+    """Each of them by itself: what was broken off is repeated."""
+    if not records:
+        return
+    if kind == _FLOORS:
+        _raise_floor(scope, max(record["last"] for record in records))
+        return
+    documents = [_document(kind, record) for record in records]
+    scope[kind].bulk_write([ReplaceOne({"_id": document["_id"]}, document, upsert=True) for document in documents])
+    if kind in _COUNTED:
+        greatest = max(document["_id"] for document in documents)
+        scope[COUNTERS].update_one({"_id": kind}, {"$max": {"last": greatest}}, upsert=True)
+    if kind in _FLOORED:
+        _raise_floor(scope, max(document["_id"] for document in documents))
+        _raise_queues(scope, kind, documents)
+
+
+def _raise_floor(scope: Scope, last: int) -> None:
+    """Of the ids of queues that are made later."""
+    scope[COUNTERS].update_one({"_id": ID_FLOOR}, {"$max": {"last": last}}, upsert=True)
+    scope[QUEUES].update_many({"last_id": 0}, {"$set": {"last_id": last}})
+
+
+def _raise_queues(scope: Scope, kind: str, documents: Iterable[Document]) -> None:
+    greatest: dict[tuple[Any, ...], int] = {}
+    fields = ("project", "queue") if kind == SUBSCRIPTIONS else ("queue_id",)
+    for document in documents:
+        queue = tuple(document[field] for field in fields)
+        greatest[queue] = max(greatest.get(queue, 0), document["_id"])
+    names = ("project", "name") if kind == SUBSCRIPTIONS else ("_id",)
+    scope[QUEUES].bulk_write(
+        [UpdateOne(dict(zip(names, queue, strict=True)), {"$max": {"last_id": last}}) for queue, last in greatest.items()]
+    )
+
+
+def _document(kind: str, record: Mapping[str, Any]) -> Document:
+    document = without_nulls(record)
+    key = _key(kind, document)
+    if kind in _DELETABLE:
+        document.setdefault("deleted_at", LIVE)
+    if kind == QUEUES:
+        document["last_id"] = 0
+    return {"_id": key, **document}
+
+
+def _key(kind: str, document: Document) -> Any:
+    """Takes from the document what is in its key alone."""
+    if kind == ALERTS:
+        return alert_key(document.pop("project"), document.pop("cause"))
+    if kind == DELIVERIES:
+        return delivery_key(document.pop("message_id"), document["subscription_id"])
+    if kind == DELIVERY_LOG:
+        return line_key(document.pop("message_id"), document["subscription_id"], document.pop("number"))
+    return document.pop("message_id" if kind == OUTBOX else "id")
