@@ -43,7 +43,7 @@ def add(scope: Scope, project: str, kind: str, details: Mapping[str, Any], now: 
 
 
 def _insert(scope: Scope, project: str, kind: str, now: float, part: Mapping[str, Any], *, details: str = "{}") -> str:
-    number = scope.number(JOBS)
+    number = scope.rising_id(JOBS, now)
     job = {"_id": number, "project": project, "kind": kind, "details": details, "created_at": now}
     fresh = {"held_until": 0.0, "takes": 0, "cancelled": 0, "due_at": 0.0}
     scope[JOBS].insert_one({**job, **fresh, **without_nulls(part)})

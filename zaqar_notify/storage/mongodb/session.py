@@ -32,6 +32,7 @@ from pymongo.uri_parser import parse_uri
 from pymongo.write_concern import WriteConcern
 
 from zaqar_notify.errors import CannotStart, StorageUnavailable
+from zaqar_notify.storage import ids
 from zaqar_notify.storage.grouping import Grouping, Run, Work, units
 from zaqar_notify.storage.mongodb.collections import COUNTERS, Document
 
@@ -180,6 +181,17 @@ class Scope:
         transaction, so that two of them do not meet here."""
         found = self._collections[COUNTERS].find_one_and_update(
             {"_id": name}, {"$inc": {"last": 1}}, upsert=True, return_document=pymongo.ReturnDocument.AFTER
+        )
+        return int(found["last"])  # type: ignore[index]  # an upsert finds one
+
+    def rising_id(self, name: str, now: float) -> int:
+        """An id like those of messages, above all that this has given out before. At once, as `number`."""
+        above = {"$add": [{"$ifNull": ["$last", 0]}, 1]}
+        found = self._collections[COUNTERS].find_one_and_update(
+            {"_id": name},
+            [{"$set": {"last": {"$max": [above, ids.rising(0, now, 1)[0]]}}}],
+            upsert=True,
+            return_document=pymongo.ReturnDocument.AFTER,
         )
         return int(found["last"])  # type: ignore[index]  # an upsert finds one
 
