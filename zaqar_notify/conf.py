@@ -217,6 +217,64 @@ WORKER: list[cfg.Opt] = [
     cfg.IntOpt("prune_step", default=500, min=1, help="Most rows that one step of pruning changes."),
 ]
 
+CLUSTER: list[cfg.Opt] = [
+    cfg.StrOpt(
+        "jobboard",
+        default="none",
+        choices=[
+            ("none", "No board: workers take jobs from the storage."),
+            ("redis", "A TaskFlow job board on Redis: pip install 'zaqar-notify[redis]'"),
+            ("etcd", "On etcd (3.4 or later): pip install 'zaqar-notify[etcd]'"),
+            ("zookeeper", "On ZooKeeper: pip install 'zaqar-notify[zookeeper]'"),
+        ],
+        help="How long jobs (the ranges of a huge fan-out, replays) get to the workers. They are stored in any case, and run from "
+        "the storage while the board is away.",
+    ),
+    cfg.StrOpt(
+        "connection",
+        secret=True,
+        help="URL of the board: redis://:password@host:6379/0 (rediss:// with TLS; ?sentinel=NAME with sentinels as hosts), "
+        "etcd://host:2379 (etcds:// with TLS) or zookeeper://host:2181. Several hosts are parted by commas. Further options "
+        "of TaskFlow's board can be given as its query.",
+    ),
+    cfg.StrOpt(
+        "board_name",
+        default="zaqar-notify",
+        regex="^[a-zA-Z0-9_.-]{1,64}$",
+        help="What the board keeps is kept under this name: services of different names share a server and no jobs.",
+    ),
+    cfg.IntOpt("jobs", default=2, min=1, max=64, help="Most jobs that a worker works on at once."),
+    cfg.Opt(
+        "lease",
+        type=types.Float(min=1),
+        default=20.0,
+        help="How long a worker holds a job, and the claim on it on the board, without renewing both. The jobs of one that was "
+        "killed are taken over within this time and a second or two. ZooKeeper allows 2 to 20 of its ticks: 4 to 40 as it "
+        "comes. In seconds.",
+    ),
+    cfg.IntOpt("range", default=50000, min=1, help="Subscribers of each range into which a huge fan-out is cut."),
+    cfg.Opt(
+        "poll_interval",
+        type=types.Float(min=0.01),
+        default=0.5,
+        help="How often a worker looks for jobs, on the board or in the storage. In seconds.",
+    ),
+    cfg.Opt(
+        "repost_interval",
+        type=types.Float(min=0.01),
+        default=5.0,
+        help="How often a worker looks for jobs of the storage that are not on the board, and posts them. In seconds.",
+    ),
+    cfg.IntOpt("most_posted", default=500, min=1, help="Most jobs on the board; more wait in the storage for their turn."),
+    seconds("fallback_after", 30.0, "After how long without an answer from the board jobs are taken from the storage again."),
+    cfg.Opt(
+        "board_timeout",
+        type=types.Float(min=0.1),
+        default=3.0,
+        help="The longest that one request to the board may take. In seconds.",
+    ),
+]
+
 NOTIFICATION: list[cfg.Opt] = [
     cfg.BoolOpt(
         "require_confirmation",
@@ -331,6 +389,7 @@ GROUPS: dict[str | None, list[cfg.Opt]] = {
     "transport": TRANSPORT,
     "storage": STORAGE,
     "worker": WORKER,
+    "cluster": CLUSTER,
     "notification": NOTIFICATION,
     "guard": GUARD,
     "encryption": ENCRYPTION,
