@@ -85,6 +85,8 @@ def _like(project: str, part: str) -> dict[str, Any]:
 
 
 def _containing(part: str) -> dict[str, Any]:
+    if "\0" in part:
+        return {"$in": []}  # no name has it, and no regular expression may
     return {"$regex": re.escape(part)} if part else {}
 
 
