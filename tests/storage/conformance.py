@@ -18,6 +18,7 @@ from tests.storage.conformance_again import (
     RowExpiryConformance,
 )
 from tests.storage.conformance_claims import ClaimsConformance
+from tests.storage.conformance_cluster import JobsConformance, MembersConformance, RangesConformance
 from tests.storage.conformance_expired import ExpiredRowConformance
 from tests.storage.conformance_hidden import HiddenConformance
 from tests.storage.conformance_queues import QueuesConformance
@@ -1313,6 +1314,9 @@ class StorageConformance(
     ExchangeConformance,
     RetentionConformance,
     ExpiredRowConformance,
+    MembersConformance,
+    JobsConformance,
+    RangesConformance,
 ):
     def test_no_part_hides_what_another_has(self) -> None:
         parts = [one for one in StorageConformance.__mro__ if issubclass(one, StorageCase)]

@@ -165,6 +165,61 @@ class FirstRevisionTest(case.SqlCase):
         self.storage.redeliver("p", "q", ids.show(2), ids.show(9), 600)
         self.assertEqual([NOW + 600], [row.expires_at for row in self.take(self.storage.join()).rows])
 
+    def test_a_worker_of_the_version_before_is_a_member(self) -> None:
+        with contextlib.closing(sqlite3.connect(self.path)) as outside, outside:
+            outside.execute("INSERT INTO workers (joined_at) VALUES (5)")
+        self.storage.upgrade()
+        [member] = self.storage.members()
+        self.assertEqual(("", 0, "", 5.0), (member.host, member.pid, member.version, member.joined_at))
+        self.assertEqual(1, self.storage.recover())
+        self.storage.beat(self.storage.join("here", 1, "2"))
+
+
+class RollingUpgradeTest(case.SqlCase):
+    """Old and new versions side by side: a schema says which versions of the code may use it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.newer = f"{int(tables.REVISION) + 1:04}"
+
+    def run_outside(self, *statements: str) -> None:
+        with contextlib.closing(sqlite3.connect(self.path)) as outside, outside:
+            for statement in statements:
+                outside.execute(statement)
+
+    def test_each_schema_says_since_when_it_can_be_used(self) -> None:
+        with contextlib.closing(sqlite3.connect(self.path)) as outside:
+            [(oldest,)] = outside.execute("SELECT oldest FROM schema_info").fetchall()
+        self.assertTrue("0004" <= oldest <= tables.REVISION, oldest)
+
+    def test_a_newer_schema_that_this_version_may_use_is_used_and_left_alone(self) -> None:
+        self.run_outside(
+            f"UPDATE alembic_version SET version_num = '{self.newer}'",
+            f"UPDATE schema_info SET oldest = '{tables.REVISION}'",
+            "ALTER TABLE jobs ADD COLUMN more INTEGER NOT NULL DEFAULT 0",
+            "ALTER TABLE outbox ADD COLUMN more INTEGER",
+        )
+        self.storage.check()
+        self.assertFalse(self.storage.upgrade())
+        mine = self.subscribe()
+        message_id, worker = self.entry_into_row(mine.id, due_at=NOW, log=self.failed(), lines=1)
+        self.assertEqual([message_id], [row.message_id for row in self.take(worker).rows])
+        self.storage.add_job("p", "some", {})
+        self.assertIsNotNone(self.storage.hold_job(worker, 30))
+
+    def test_a_newer_schema_that_it_may_not_use_is_not_touched(self) -> None:
+        self.run_outside(
+            f"UPDATE alembic_version SET version_num = '{self.newer}'", f"UPDATE schema_info SET oldest = '{self.newer}'"
+        )
+        for use in (self.storage.check, self.storage.upgrade):
+            refusal = str(self.assertRaises(CannotStart, use))
+            self.assertIn(self.newer, refusal)
+            self.assertIn("the version that made it", refusal)
+
+    def test_an_older_schema_is_not_used_before_it_is_upgraded(self) -> None:
+        self.run_outside("UPDATE alembic_version SET version_num = '0003'", "UPDATE schema_info SET oldest = '0001'")
+        self.assertIn("db upgrade", str(self.assertRaises(CannotStart, self.storage.check)))
+
 
 def _new_fields(message: Message) -> tuple[Any, ...]:
     return message.kind, message.foreign_id, message.claim_id, message.sealed

@@ -11,15 +11,16 @@ import re
 import shutil
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import sqlalchemy
 from sqlalchemy import event
 
-from tests.storage import case, conformance
+from tests.storage import case, conformance, conformance_cluster
 from zaqar_notify.encryption import Keyring
-from zaqar_notify.errors import CannotStart, Conflict, InvalidRequest, StorageUnavailable
+from zaqar_notify.errors import CannotStart, Conflict, InvalidRequest, NotFound, StorageUnavailable
 from zaqar_notify.model import Alert, ApiKey, Disabled, Draft, Exchange, LaneKey, OutcomeKind, State, Subscription
 from zaqar_notify.storage.base import Breaker, Closing, Failure, Settlement, Storage
 from zaqar_notify.storage.sql import statements
@@ -30,13 +31,20 @@ NEW_KEY = base64.b64encode(b"n" * 32).decode()
 OLD_KEY = base64.b64encode(b"k" * 32).decode()
 
 
-class SqlConformanceTest(case.SqlCase, conformance.StorageConformance):
+class SqlConformanceTest(case.SqlCase, conformance.StorageConformance, conformance_cluster.CopyConformance):
     def setUp(self) -> None:
         super().setUp()
         # What it says about bodies and secrets that cannot be opened is looked at below.
         quiet = logging.NullHandler()
         logging.getLogger("zaqar_notify.storage").addHandler(quiet)
         self.addCleanup(logging.getLogger("zaqar_notify.storage").removeHandler, quiet)
+
+    def make_empty(self) -> Storage:
+        path = os.path.join(self.folder, f"{time.monotonic_ns()}.db")
+        shutil.copyfile(self.empty, path)
+        storage = self.storage_at(path, clock=self.clock)
+        self.addCleanup(storage.close)
+        return storage
 
 
 class DurabilityTest(case.SqlCase):
@@ -639,6 +647,7 @@ class SchemaTest(case.SqlCase):
         self.storage.check()
         with contextlib.closing(sqlite3.connect(self.path)) as outside, outside:
             outside.execute("UPDATE alembic_version SET version_num = '9999'")
+            outside.execute("UPDATE schema_info SET oldest = '9999'")
         error = self.assertRaises(CannotStart, self.storage.check)
         self.assertIn("9999", str(error))
         self.assertRaises(CannotStart, self.storage.upgrade)
@@ -660,10 +669,10 @@ class PlanTest(case.SqlCase):
 
     HARMLESS = re.compile(r"SCAN (asked|walk|first|\(subquery-\d+\)|json_each|(\d+ )?CONSTANT ROW|alembic_version)")
     # All living workers, all keys, the queues of all projects, all open breakers, and counts of everything, where these are
-    # what is asked for.
+    # what is asked for; the jobs that are held stand before the first that is free.
     MEANT = re.compile(
-        r"SCAN (workers$|api_keys$|q USING INDEX ix_queues_name$|lanes USING (COVERING )?INDEX ix_lanes_open$"
-        r"|(outbox|deliveries) USING COVERING INDEX ix_\w+$)"
+        r"SCAN (workers$|w$|schema_info$|api_keys$|q USING INDEX ix_queues_name$|lanes USING (COVERING )?INDEX ix_lanes_open$"
+        r"|jobs USING INDEX ix_jobs_open$|(outbox|deliveries|jobs) USING COVERING INDEX ix_\w+$)"
     )
 
     def plan(self, statement: str, parameters: Any) -> list[str]:
@@ -770,6 +779,7 @@ class PlanTest(case.SqlCase):
             [Settlement(row.message_id, row.subscription_id, taken.token, from_row=True, log=end) for row in taken.rows]
         )
         storage.give_back(again.token, given, [(row.message_id, row.subscription_id) for row in again.rows])
+        self.fan_out_everything(worker, first)
         self.trust_everything(worker, second)
         self.clock.now += 70
         storage.subscribe(self.subscription("http://b/"))
@@ -786,6 +796,41 @@ class PlanTest(case.SqlCase):
         storage.leave(worker)
         self.prune_all()
         storage.check()
+
+    def fan_out_everything(self, worker: int, mine: Subscription) -> None:
+        storage = self.storage
+        storage.beat(worker)
+        storage.members()
+        message_id = self.publish(ttl=60)[0]
+        token = self.take(worker).token
+        storage.settle([], [Closing(message_id, token, mine.id, cut=True)])
+        self.assertRaises(NotFound, storage.cancel, "p", "q", message_id, mine.id)
+        job = storage.hold_job(worker, 30)
+        self.assertTrue(storage.cut(worker, job.id, 1))
+        self.assertFalse(storage.cut(worker, job.id, 1))
+        part = storage.hold_job(worker, 30)
+        taken = self.take(worker, ranges=[part.id])
+        [page] = taken.entries
+        storage.known(message_id, page.after, page.last)
+        storage.message_deliveries("p", "q", message_id, None, 5)
+        storage.subscription_deliveries("p", "q", mine.id, None, 5)
+        done = Settlement(message_id, page.last, taken.token, False, self.delivered(), job_id=part.id)
+        storage.settle([done], [Closing(message_id, taken.token, page.last, job_id=part.id)])
+        taken = self.take(worker, ranges=[part.id])
+        storage.give_back(taken.token, [], [], [part.id])
+        taken = self.take(worker, ranges=[part.id])
+        storage.settle([], [Closing(message_id, taken.token, job_id=part.id)])
+        for failed in (None, True, False):
+            storage.list_jobs(None, 10, failed=failed)
+        storage.add_job("p", "some", {})
+        other = storage.hold_job(worker, 30)
+        storage.advance_job(worker, other.id, {"n": 1})
+        storage.fail_job(worker, other.id, "why")
+        storage.retry_job(other.id)
+        storage.hold_job(worker, 30, other.id)
+        storage.let_job_go(worker, other.id)
+        storage.hold_job(worker, 30, other.id)
+        storage.finish_job(worker, other.id)
 
     def trust_everything(self, worker: int, mine: Subscription) -> None:
         self.storage = storage = self.open(retention_delivered=30.0)

@@ -655,6 +655,11 @@ class Storage(abc.ABC):
         """It is done, and gone; False when this worker does not hold it (any more)."""
         raise NotImplementedError
 
+    def advance_job(self, worker_id: int, job_id: str, details: Mapping[str, Any]) -> bool:
+        """How far it is: these details are stored in place of the others. False as in `finish_job`. Not for `CUT` and `RANGE`,
+        which know that by themselves."""
+        raise NotImplementedError
+
     def fail_job(self, worker_id: int, job_id: str, error: str) -> bool:
         """It has failed, for this reason (one line), and waits for `retry_job`. False as in `finish_job`."""
         raise NotImplementedError

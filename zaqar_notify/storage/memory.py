@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from zaqar_notify.encryption import CannotDecrypt, Keyring
-from zaqar_notify.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from zaqar_notify.errors import CannotStart, Conflict, Forbidden, InvalidRequest, NotFound
 from zaqar_notify.model import (
     Alert,
     ApiKey,
@@ -23,8 +23,10 @@ from zaqar_notify.model import (
     DeliveryRecord,
     Disabled,
     Draft,
+    Job,
     LaneKey,
     LogEntry,
+    Member,
     Message,
     MessageKind,
     Queue,
@@ -34,7 +36,9 @@ from zaqar_notify.model import (
 )
 from zaqar_notify.storage import ids, standing
 from zaqar_notify.storage.base import (
+    CUT,
     MOST_LINES,
+    RANGE,
     Breaker,
     Closing,
     Confirmation,
@@ -53,6 +57,7 @@ from zaqar_notify.storage.retention import Retention
 _WORKER_SHIFT = 32
 _AT_ONCE = 0.0
 """The due time of what need not wait, whatever the clock says."""
+_STAYS = "What is in the memory of a process stays there: memory:// cannot be copied"
 _Key = TypeVar("_Key")
 
 
@@ -141,6 +146,51 @@ class _Lane(_Leased):
     """When an open breaker may be probed."""
 
 
+@dataclasses.dataclass(eq=False)
+class _Job(_Leased):
+    """The lease is that of a page."""
+
+    id: str = ""
+    project: str = ""
+    kind: str = ""
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Without those of a part of a fan-out, which follow."""
+    created_at: float = 0.0
+    message_id: str | None = None
+    after: str | None = None
+    last: str | None = None
+    cancelled: bool = False
+    takes: int = 0
+    worker_id: int | None = None
+    held_until: float = 0.0
+    error: str | None = None
+    failed_at: float | None = None
+
+    def covers(self, key: tuple[str, str]) -> bool:
+        message_id, subscription_id = key
+        behind = self.message_id == message_id and subscription_id > (self.after or "")
+        return behind and (self.last is None or subscription_id <= self.last)
+
+    def held_by(self, worker_id: int, now: float) -> bool:
+        return self.worker_id == worker_id and self.held_until > now
+
+    def record(self) -> Job:
+        details = dict(self.details)
+        if self.kind in (CUT, RANGE):
+            details |= {"message_id": self.message_id, "after": self.after, "last": self.last}
+        return Job(
+            self.id,
+            self.project,
+            self.kind,
+            details,
+            self.created_at,
+            self.takes,
+            self.worker_id,
+            self.held_until,
+            self.error,
+        )
+
+
 class MemoryStorage(Storage):
     def __init__(
         self,
@@ -170,6 +220,8 @@ class MemoryStorage(Storage):
         self._log: dict[tuple[str, str], list[LogEntry]] = {}
         self._alerted: dict[tuple[str, str], float] = {}
         self._turns: dict[str, str] = {}
+        self._jobs: dict[str, _Job] = {}
+        self._members: dict[int, Member] = {}
         self._last_id = 0
         self._workers = itertools.count(1)
         self._takes = itertools.count(1)
@@ -184,6 +236,9 @@ class MemoryStorage(Storage):
 
     def close(self) -> None:
         return
+
+    def now(self) -> float:
+        return self._clock()
 
     def _new_id(self, now: float) -> str:
         self._last_id = ids.rising(self._last_id, now, 1)[0]
@@ -648,10 +703,8 @@ class MemoryStorage(Storage):
                 return None
             message_id = asked.record.id
             found = {of for message, of in itertools.chain(self._log, self._rows) if message == message_id}
-            entry = self._outbox.get(message_id)
-            if entry is not None:
-                live = (one.record.id for one in self._live_subscriptions(project, queue))
-                found |= {of for of in live if of > (entry.after or "")}
+            live = (one.record.id for one in self._live_subscriptions(project, queue))
+            found |= {of for of in live if self._covered((message_id, of))}
             page = sorted(of for of in found if of > (marker or ""))[:limit]
             return [self._delivery(message_id, of, exchanges) for of in page]
 
@@ -666,10 +719,11 @@ class MemoryStorage(Storage):
             found = {message for message, of in itertools.chain(self._log, self._rows) if of == subscription_id}
             if self._live_subscription(project, queue, subscription_id) is not None:
                 live = self._queues.get((project, queue))
+                open_messages = {*self._outbox, *self._messages_of_jobs()}
                 found |= {
                     message
-                    for message, entry in self._outbox.items()
-                    if self._messages[message].queue is live and (entry.after or "") < subscription_id
+                    for message in open_messages
+                    if self._messages[message].queue is live and self._covered((message, subscription_id))
                 }
             page = sorted((message for message in found if marker is None or message < marker), reverse=True)[:limit]
             return [self._delivery(message, subscription_id, exchanges) for message in page]
@@ -695,7 +749,7 @@ class MemoryStorage(Storage):
         key = (message_id, subscription_id)
         log = self._log.get(key, [])[-MOST_LINES:]
         row, entry = self._rows.get(key), self._outbox.get(message_id)
-        still_open = row or entry
+        still_open = row or entry or (_Entry(_AT_ONCE) if self._covered(key) else None)
         deleted = subscription is None or (subscription.deleted_at is not None and not subscription.expired)
         expires_at = message.record.expires_at if row is None else self._expires_at(message, row)
         return standing.record(
@@ -735,7 +789,7 @@ class MemoryStorage(Storage):
                 raise Conflict("The delivery has ended.")
             row = self._rows.pop(key, None)
             if row is None:
-                self._outbox[key[0]].cancelled = True
+                self._cancel_unmatched(key)
             number = 1 if row is None else row.lines + 1
             self._log.setdefault(key, []).append(LogEntry(number, self._clock(), State.CANCELLED))
 
@@ -756,10 +810,19 @@ class MemoryStorage(Storage):
             return False
         return not self._covered(key) or (key in self._log and self._log[key][-1].state.ended)
 
+    def _cancel_unmatched(self, key: tuple[str, str]) -> None:
+        if key[0] in self._outbox:
+            self._outbox[key[0]].cancelled = True
+        for job in self._jobs.values():
+            job.cancelled = job.cancelled or job.covers(key)
+
     def _covered(self, key: tuple[str, str]) -> bool:
-        """By an outbox entry, which is not matched with it yet or does not know what became of it."""
+        """By an outbox entry or a job, which is not matched with it yet or does not know what became of it."""
         entry = self._outbox.get(key[0])
-        return entry is not None and key[1] > (entry.after or "")
+        return (entry is not None and key[1] > (entry.after or "")) or any(job.covers(key) for job in self._jobs.values())
+
+    def _messages_of_jobs(self) -> set[str]:
+        return {job.message_id for job in self._jobs.values() if job.message_id is not None}
 
     def ping(self, project: str, queue: str, subscription_id: str, draft: Draft) -> str | None:
         with self._lock:
@@ -796,15 +859,41 @@ class MemoryStorage(Storage):
 
     # -- the worker ---------------------------------------------------------------------------------------------------------
 
-    def join(self) -> int:
+    def join(self, host: str = "", pid: int = 0, version: str = "") -> int:
         with self._lock:
-            return next(self._workers)
+            now, worker_id = self._clock(), next(self._workers)
+            self._members[worker_id] = Member(worker_id, host, pid, version, now, now)
+            return worker_id
+
+    def beat(self, worker_id: int) -> bool:
+        with self._lock:
+            found = self._members.get(worker_id)
+            if found is not None:
+                self._members[worker_id] = dataclasses.replace(found, seen_at=self._clock())
+            return found is not None
+
+    def members(self) -> list[Member]:
+        with self._lock:
+            return [
+                dataclasses.replace(
+                    member,
+                    entries=len(_leased_by(worker_id, self._outbox.values())),
+                    rows=len(_leased_by(worker_id, self._rows.values())),
+                    lanes=len(_leased_by(worker_id, self._lanes.values())),
+                    jobs=sum(job.held_by(worker_id, self._clock()) for job in self._jobs.values()),
+                )
+                for worker_id, member in sorted(self._members.items())
+            ]
 
     def leave(self, worker_id: int) -> None:
         with self._lock:
-            for one in itertools.chain(self._outbox.values(), self._rows.values(), self._lanes.values()):
-                if one.lease is not None and one.lease >> _WORKER_SHIFT == worker_id:
-                    one.free()
+            self._members.pop(worker_id, None)
+            leased = itertools.chain(self._outbox.values(), self._rows.values(), self._lanes.values(), self._jobs.values())
+            for one in _leased_by(worker_id, leased):
+                one.free()
+            for job in self._jobs.values():
+                if job.worker_id == worker_id:
+                    job.held_until = 0.0
 
     def recover(self) -> int:
         """All workers live in this process."""
@@ -820,6 +909,7 @@ class MemoryStorage(Storage):
         lanes: int = 0,
         parked: Mapping[LaneKey, int] | None = None,
         without: Collection[str] = (),
+        ranges: Collection[str] = (),
     ) -> Taken:
         with self._lock:
             token = worker_id << _WORKER_SHIFT | next(self._takes)
@@ -832,14 +922,29 @@ class MemoryStorage(Storage):
                 self._outbox[message_id].takes += 1
             taken_rows = sorted(self._take_due("rows", self._rows, token, until, rows))
             taken_lanes = self._take_due("lanes", self._lanes, token, until, lanes)
+            pages, ended = self._take_pages(worker_id, token, until, ranges)
             return Taken(
                 token,
-                [self._entry(message_id) for message_id in sorted(taken_entries)],
+                [self._entry(message_id) for message_id in sorted(taken_entries)] + pages,
                 [self._row(key) for key in taken_rows + from_lanes],
                 taken_lanes,
                 emptied,
                 {lane: self._lanes[lane].trips for lane in taken_lanes if self._lanes[lane].trips},
+                ended,
             )
+
+    def _take_pages(self, worker_id: int, token: int, until: float, ranges: Collection[str]) -> tuple[list[Entry], list[str]]:
+        now = self._clock()
+        pages: list[Entry] = []
+        ended: list[str] = []
+        for job_id in ranges:
+            job = self._jobs.get(job_id)
+            if job is None or job.kind != RANGE or not job.held_by(worker_id, now):
+                ended.append(job_id)
+            elif job.message_id is not None and (job.lease is None or (job.due_at or 0.0) <= now):
+                job.take(token, until)
+                pages.append(Entry(job.message_id, job.after, 1, job_id=job_id, last=job.last))
+        return sorted(pages, key=lambda page: page.job_id or ""), ended
 
     def _take_due(
         self,
@@ -931,10 +1036,11 @@ class MemoryStorage(Storage):
                 },
             )
 
-    def known(self, message_id: str, after: str | None) -> set[str]:
+    def known(self, message_id: str, after: str | None, last: str | None = None) -> set[str]:
         with self._lock:
             keys = itertools.chain(self._log, self._rows)
-            return {of for message, of in keys if message == message_id and of > (after or "")}
+            found = {of for message, of in keys if message == message_id and of > (after or "")}
+            return {of for of in found if last is None or of <= last}
 
     def settle(
         self, settlements: Sequence[Settlement], closings: Sequence[Closing] = (), breakers: Sequence[Breaker] = ()
@@ -950,14 +1056,29 @@ class MemoryStorage(Storage):
             return len(settlements) - len(kept)
 
     def _close(self, closing: Closing) -> None:
+        if closing.job_id is not None:
+            self._close_page(closing.job_id, closing)
+            return
         entry = self._outbox.get(closing.message_id)
         if entry is None or entry.lease != closing.token:
             return
-        if closing.after is None:
+        if closing.after is None or closing.cut:
             del self._outbox[closing.message_id]
+            if closing.after is not None:
+                self._add_part(closing.message_id, CUT, closing.after, None, entry.cancelled)
         else:
             entry.free()
             entry.after, entry.takes = closing.after, 0
+
+    def _close_page(self, job_id: str, closing: Closing) -> None:
+        job = self._jobs.get(job_id)
+        if job is None or job.lease != closing.token:
+            return
+        if closing.after is None:
+            del self._jobs[job_id]
+        else:
+            job.free()
+            job.after = closing.after
 
     def _set_breaker(self, breaker: Breaker) -> None:
         if breaker.trips:
@@ -982,6 +1103,8 @@ class MemoryStorage(Storage):
                 parked=sum(row.due_at is None for row in rows),
                 in_flight=sum(row.lease is not None for row in rows),
                 breakers=len(self.breakers()),
+                jobs=sum(job.failed_at is None for job in self._jobs.values()),
+                failed_jobs=sum(job.failed_at is not None for job in self._jobs.values()),
             )
 
     def _has_lease(self, settlement: Settlement) -> bool:
@@ -989,7 +1112,9 @@ class MemoryStorage(Storage):
         if settlement.from_row:
             row = self._rows.get(key)
             return row is not None and row.lease == settlement.token
-        entry = self._outbox.get(settlement.message_id)
+        entry: _Entry | _Job | None = self._outbox.get(settlement.message_id)
+        if settlement.job_id is not None:
+            entry = self._jobs.get(settlement.job_id)
         if entry is None or entry.lease != settlement.token:
             return False
         return not (entry.cancelled and any(line.state is State.CANCELLED for line in self._log.get(key, ())))
@@ -1053,8 +1178,17 @@ class MemoryStorage(Storage):
             self._alerted[key] = now
             self._post(self._ensure_queue(project, alert.queue), alert.draft, encrypts=message.encrypted)
 
-    def give_back(self, token: int, message_ids: Collection[str], rows: Collection[tuple[str, str]] = ()) -> None:
+    def give_back(
+        self,
+        token: int,
+        message_ids: Collection[str],
+        rows: Collection[tuple[str, str]] = (),
+        ranges: Collection[str] = (),
+    ) -> None:
         with self._lock:
+            for job in filter(None, map(self._jobs.get, ranges)):
+                if job.lease == token:
+                    job.free()
             for entry in filter(None, map(self._outbox.get, message_ids)):
                 if entry.lease == token:
                     entry.free()
@@ -1073,6 +1207,7 @@ class MemoryStorage(Storage):
                 self._prune_claims(now),
                 self._prune_messages(now),
                 self._prune_subscriptions(now),
+                self._prune_jobs(now),
             )
             return sum(itertools.islice(steps, limit))
 
@@ -1100,7 +1235,7 @@ class MemoryStorage(Storage):
 
     def _prune_messages(self, now: float) -> Iterable[int]:
         for message_id, message in list(self._messages.items()):
-            if message_id in self._outbox:
+            if message_id in self._outbox or message_id in self._messages_of_jobs():
                 continue
             yield from self._forget_delivered(message, now)
             if message.record.expires_at > now or any(of == message_id for of, _ in self._rows):
@@ -1144,6 +1279,135 @@ class MemoryStorage(Storage):
             ):
                 del self._subscriptions[subscription_id]
                 yield 1
+
+    def _prune_jobs(self, now: float) -> Iterable[int]:
+        for job_id, job in list(self._jobs.items()):
+            if job.failed_at is not None and job.failed_at + self._retention <= now:
+                del self._jobs[job_id]
+                yield 1
+
+    # -- long work ----------------------------------------------------------------------------------------------------------
+
+    def add_job(self, project: str, kind: str, details: Mapping[str, Any]) -> str:
+        details = _copy(details)
+        with self._lock:
+            part = kind in (CUT, RANGE)
+            message_id, after, last = (details.pop(name, None) if part else None for name in ("message_id", "after", "last"))
+            return self._add_job(project, kind, details, message_id=message_id, after=after, last=last)
+
+    def _add_job(self, project: str, kind: str, details: Mapping[str, Any], **part: Any) -> str:
+        now = self._clock()
+        job = _Job(_AT_ONCE, id=self._new_id(now), project=project, kind=kind, details=details, created_at=now, **part)
+        self._jobs[job.id] = job
+        return job.id
+
+    def _add_part(self, message_id: str, kind: str, after: str | None, last: str | None, cancelled: bool) -> None:
+        project = self._messages[message_id].record.project
+        self._add_job(project, kind, {}, message_id=message_id, after=after, last=last, cancelled=cancelled)
+
+    def list_jobs(self, marker: str | None, limit: int, *, failed: bool | None = None) -> list[Job]:
+        ids.parse_marker(marker)
+        with self._lock:
+            found = (job for _, job in sorted(self._jobs.items()) if job.id > (marker or ""))
+            wanted = (job.record() for job in found if failed is None or failed is (job.failed_at is not None))
+            return list(itertools.islice(wanted, limit))
+
+    def get_job(self, job_id: str) -> Job | None:
+        with self._lock:
+            job = self._jobs.get(job_id)
+            return None if job is None else job.record()
+
+    def hold_job(self, worker_id: int, lease: float, job_id: str | None = None) -> Job | None:
+        with self._lock:
+            now = self._clock()
+            if job_id is None:
+                free = (job for _, job in sorted(self._jobs.items()) if job.failed_at is None and job.held_until <= now)
+                job = next(free, None)
+            else:
+                job = self._jobs.get(job_id)
+            if job is None or job.failed_at is not None or (job.worker_id != worker_id and job.held_until > now):
+                return None
+            if job.worker_id != worker_id:
+                job.free()
+            job.takes += not (job.worker_id == worker_id and job.held_until)
+            job.worker_id, job.held_until = worker_id, now + lease
+            return job.record()
+
+    def _held_job(self, worker_id: int, job_id: str) -> _Job | None:
+        job = self._jobs.get(job_id)
+        return job if job is not None and job.held_by(worker_id, self._clock()) else None
+
+    def let_job_go(self, worker_id: int, job_id: str) -> None:
+        with self._lock:
+            job = self._jobs.get(job_id)
+            if job is not None and job.worker_id == worker_id:
+                job.held_until = 0.0
+
+    def finish_job(self, worker_id: int, job_id: str) -> bool:
+        with self._lock:
+            held = self._held_job(worker_id, job_id) is not None
+            if held:
+                del self._jobs[job_id]
+            return held
+
+    def advance_job(self, worker_id: int, job_id: str, details: Mapping[str, Any]) -> bool:
+        with self._lock:
+            job = self._held_job(worker_id, job_id)
+            if job is not None:
+                job.details = _copy(details)
+            return job is not None
+
+    def fail_job(self, worker_id: int, job_id: str, error: str) -> bool:
+        with self._lock:
+            job = self._held_job(worker_id, job_id)
+            if job is not None:
+                job.error, job.failed_at, job.held_until = error, self._clock(), 0.0
+            return job is not None
+
+    def retry_job(self, job_id: str) -> bool:
+        with self._lock:
+            job = self._jobs.get(job_id)
+            if job is None or job.failed_at is None:
+                return False
+            job.error = job.failed_at = None
+            return True
+
+    def cut(self, worker_id: int, job_id: str, size: int) -> bool:
+        with self._lock:
+            job = self._held_job(worker_id, job_id)
+            if job is None or job.kind != CUT or job.message_id is None:
+                return False
+            message = self._messages[job.message_id]
+            behind = (
+                subscription_id
+                for subscription_id, one in sorted(self._subscriptions.items())
+                if (one.record.project, one.record.queue) == (message.record.project, message.record.queue)
+                and one.deleted_at is None
+                and subscription_id > (job.after or "")
+            )
+            found = [] if message.queue.deleted else list(itertools.islice(behind, size))
+            last = found[-1] if len(found) == size else None
+            if found:
+                self._add_part(job.message_id, RANGE, job.after, last, job.cancelled)
+            job.after = last
+            if last is None:
+                del self._jobs[job_id]
+            return last is not None
+
+    # -- moving house -------------------------------------------------------------------------------------------------------
+
+    def copy_counts(self) -> Mapping[str, int]:
+        raise CannotStart(_STAYS)
+
+    def copy_from(self, kind: str, after: Any, limit: int) -> tuple[list[Mapping[str, Any]], Any]:
+        raise CannotStart(_STAYS)
+
+    def copy_into(self, kind: str, records: Sequence[Mapping[str, Any]]) -> None:
+        raise CannotStart(_STAYS)
+
+
+def _leased_by(worker_id: int, leased: Iterable[_Leased]) -> list[_Leased]:
+    return [one for one in leased if one.lease is not None and one.lease >> _WORKER_SHIFT == worker_id]
 
 
 def _copy(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,12 +6,14 @@ Each part is read by an index from where the page begins, and no further than th
 from __future__ import annotations
 
 import dataclasses
+import functools
 import heapq
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, or_, select
+from sqlalchemy import Connection, Row, Select, func, or_, select
+from sqlalchemy.sql.elements import ColumnElement
 
 from zaqar_notify.model import DeliveryRecord, LogEntry
 from zaqar_notify.storage import ids, standing
@@ -20,7 +22,7 @@ from zaqar_notify.storage.bodies import Bodies
 from zaqar_notify.storage.codes import OUTCOMES, STATES
 from zaqar_notify.storage.sql import pruning, statements
 from zaqar_notify.storage.sql.statements import json_list
-from zaqar_notify.storage.sql.tables import deliveries, delivery_log, messages, outbox, queues, subscriptions
+from zaqar_notify.storage.sql.tables import deliveries, delivery_log, jobs, messages, outbox, queues, subscriptions
 from zaqar_notify.storage.standing import Open
 
 _REMOVED = (True, False)
@@ -72,7 +74,10 @@ def of_message(
     ]
     if message.message_id is not None:
         parts.append(_matching(project, queue, max(behind, message.after_id or 0), wanted.now))
-    page = _merge(connection, parts, wanted.limit)
+    found = _read(connection, parts, wanted.limit)
+    ranges = _ranges_behind(connection, message_id, behind)
+    found.append(_in_ranges(connection, ranges, wanted.limit, functools.partial(_matching, project, queue, now=wanted.now)))
+    page = _merge(found, wanted.limit)
     pairs = [(message_id, subscription_id) for subscription_id in page]
     return _records(connection, pairs, wanted)
 
@@ -116,14 +121,48 @@ def of_subscription(
                 .where(or_(entries.after_id.is_(None), entries.after_id < subscription_id))
                 .order_by(entries.message_id.desc())
             )
+            part = jobs.c
+            parts.append(
+                select(part.message_id)
+                .distinct()
+                .where(part.queue_id == queue_id, *_covers(subscription_id, subscription_id))
+                .order_by(part.message_id.desc())
+            )
     if before is not None:
         parts = [part.where(part.selected_columns[0] < before) for part in parts]
-    page = _merge(connection, parts, wanted.limit, newest_first=True)
+    page = _merge(_read(connection, parts, wanted.limit), wanted.limit, newest_first=True)
     return _records(connection, [(message_id, subscription_id) for message_id in page], wanted)
 
 
-def _merge(connection: Connection, parts: Iterable[Select[Any]], limit: int, *, newest_first: bool = False) -> list[int]:
-    found = [connection.execute(part.limit(limit)).scalars().all() for part in parts]
+def _ranges_behind(connection: Connection, message_id: int, behind: int) -> list[tuple[int, int | None]]:
+    """Of each job of the message, in order: the part of its range behind this subscription. Ranges do not overlap."""
+    column = jobs.c
+    after = func.coalesce(column.after_id, 0)
+    query = select(after, column.last_id).where(column.message_id == message_id).order_by(after)
+    query = query.where(or_(column.last_id.is_(None), column.last_id > behind))
+    return [(max(behind, begins), last) for begins, last in connection.execute(query)]
+
+
+def _in_ranges(
+    connection: Connection, ranges: Iterable[tuple[int, int | None]], limit: int, matching: Callable[[int], Select[tuple[int]]]
+) -> list[int]:
+    """Subscriptions that jobs of a message are still to be matched with."""
+    found: list[int] = []
+    for behind, last in ranges:
+        query = matching(behind)
+        if last is not None:
+            query = query.where(subscriptions.c.id <= last)
+        found.extend(connection.execute(query.limit(limit - len(found))).scalars())
+        if len(found) == limit:
+            break
+    return found
+
+
+def _read(connection: Connection, parts: Iterable[Select[Any]], limit: int) -> list[Sequence[int]]:
+    return [connection.execute(part.limit(limit)).scalars().all() for part in parts]
+
+
+def _merge(found: Iterable[Sequence[int]], limit: int, *, newest_first: bool = False) -> list[int]:
     merged = (number for number, _ in itertools.groupby(heapq.merge(*found, reverse=newest_first)))
     return list(itertools.islice(merged, limit))
 
@@ -135,6 +174,7 @@ def _records(connection: Connection, pairs: Sequence[tuple[int, int]], wanted: W
     log = _log(connection, pairs, wanted.exchanges)
     rows = _rows(connection, message_ids, subscription_ids)
     entries = _entries(connection, message_ids)
+    ranges = _ranges(connection, message_ids, subscription_ids)
     of_messages = _of_messages(connection, message_ids, now)
     of_subscriptions = _of_subscriptions(connection, subscription_ids, now)
     records = []
@@ -147,7 +187,7 @@ def _records(connection: Connection, pairs: Sequence[tuple[int, int]], wanted: W
                 public_id,
                 ids.show(subscription),
                 log.get((message, subscription), ()),
-                row or entries.get(message),
+                row or entries.get(message) or _in_range(ranges.get(message, ()), subscription),
                 cancelled=cancelled or its_cancelled,
                 expired=its_expired or (expired if row is None or row.expires_at is None else row.expires_at <= now),
                 now=now,
@@ -220,3 +260,29 @@ def _entries(connection: Connection, message_ids: set[int]) -> dict[int, Open]:
     column = outbox.c
     query = select(column.message_id, column.due_at, column.lease).where(column.message_id.in_(message_ids))
     return {message: Open(due_at, leased=lease is not None) for message, due_at, lease in connection.execute(query)}
+
+
+def _covers(first: int, last: int) -> tuple[ColumnElement[bool], ...]:
+    """Of jobs: those that some of these subscriptions may be in the range of."""
+    column = jobs.c
+    return or_(column.after_id.is_(None), column.after_id < last), or_(column.last_id.is_(None), column.last_id >= first)
+
+
+def _ranges(
+    connection: Connection, message_ids: set[int], subscription_ids: set[int]
+) -> dict[int, list[tuple[int | None, int | None]]]:
+    """By message: of each job, behind which subscription it stands, and the last one of its range."""
+    if not subscription_ids:
+        return {}
+    found: dict[int, list[tuple[int | None, int | None]]] = {}
+    query = select(jobs.c.message_id, jobs.c.after_id, jobs.c.last_id).where(
+        jobs.c.message_id.in_(message_ids), *_covers(min(subscription_ids), max(subscription_ids))
+    )
+    for message, after, last in connection.execute(query):
+        found.setdefault(message, []).append((after, last))
+    return found
+
+
+def _in_range(ranges: Iterable[tuple[int | None, int | None]], subscription: int) -> Open | None:
+    waits = any((after or 0) < subscription and (last is None or subscription <= last) for after, last in ranges)
+    return Open(0, leased=False) if waits else None

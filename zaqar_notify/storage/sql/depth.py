@@ -18,4 +18,6 @@ def measure(connection: Connection, now: float) -> Depths:
         parked=counted.deliveries - counted.due,
         in_flight=counted.leased,
         breakers=counted.breakers,
+        jobs=counted.jobs,
+        failed_jobs=counted.failed_jobs,
     )

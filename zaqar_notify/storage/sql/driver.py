@@ -1,7 +1,7 @@
 """The storage on SQL databases, by SQLAlchemy Core.
 
 What a method does stands in `catalogue`, `publishing`, `reading`, `consuming`, `holding`, `taking`, `ledger`, `arrivals`,
-`resuming`, `depth`, `pruning` and `keys`; here are its transactions, and subscriptions.
+`resuming`, `depth`, `pruning`, `jobs`, `copying` and `keys`; here are its transactions, and subscriptions.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from zaqar_notify.model import (
     DeliveryRecord,
     Disabled,
     Draft,
+    Job,
     LaneKey,
+    Member,
     Message,
     MessageKind,
     Queue,
@@ -49,8 +51,10 @@ from zaqar_notify.storage.sql import (
     arrivals,
     catalogue,
     consuming,
+    copying,
     depth,
     holding,
+    jobs,
     keys,
     ledger,
     pruning,
@@ -74,6 +78,7 @@ LOG = logging.getLogger(__name__)
 _UPGRADE = "run: zaqar-notify db upgrade"
 _MOST_SUBSCRIPTIONS_KEPT = 2048
 _MOST_LINES_READ = 1000
+_NO_LIMIT = 2**63 - 1
 
 
 class SqlStorage(Storage):
@@ -115,11 +120,23 @@ class SqlStorage(Storage):
         if not self._database.exists():
             raise CannotStart(f"There is no database {self._database.path} yet; {_UPGRADE}")
         revision = self._database.write(_revision)
-        if revision != tables.REVISION:
-            raise CannotStart(f"The database has schema {revision or 'none'}, this version needs {tables.REVISION}; {_UPGRADE}")
+        if revision == tables.REVISION or (revision is not None and revision > tables.REVISION and self._is_usable()):
+            return
+        hint = _UPGRADE if revision is None or revision < tables.REVISION else "use the version that made it"
+        raise CannotStart(f"The database has schema {revision or 'none'}, this version needs {tables.REVISION}; {hint}")
+
+    def _is_usable(self) -> bool:
+        """Although it is newer than this version: old and new ones run side by side."""
+        from zaqar_notify.storage.sql.migrations import is_usable
+
+        with self._database.read() as connection:
+            return is_usable(connection)
 
     def close(self) -> None:
         self._database.close()
+
+    def now(self) -> float:
+        return self._clock()
 
     # -- queues -------------------------------------------------------------------------------------------------------------
 
@@ -559,11 +576,13 @@ class SqlStorage(Storage):
 
     # -- the worker ---------------------------------------------------------------------------------------------------------
 
-    def join(self) -> int:
+    def join(self, host: str = "", pid: int = 0, version: str = "") -> int:
         held: list[int] = []
 
         def work(connection: Connection) -> int:
-            worker_id = connection.execute(insert(workers).values(joined_at=self._clock()).returning(workers.c.id)).scalar_one()
+            now = self._clock()
+            joined = insert(workers).values(joined_at=now, seen_at=now, host=host, pid=pid, version=version)
+            worker_id = connection.execute(joined.returning(workers.c.id)).scalar_one()
             # Before anyone can see that it is registered.
             self._database.workers.hold(worker_id)
             held.append(worker_id)
@@ -575,6 +594,17 @@ class SqlStorage(Storage):
             for worker_id in held:
                 self._database.workers.let_go(worker_id)
             raise
+
+    def beat(self, worker_id: int) -> bool:
+        def work(connection: Connection) -> bool:
+            return connection.exec_driver_sql(statements.BEAT, (self._clock(), worker_id)).rowcount > 0
+
+        return self._database.write(work, durable=False)
+
+    def members(self) -> list[Member]:
+        with self._database.read() as connection:
+            asked = {"tokens": taking.TOKENS, "now": self._clock()}
+            return [Member(*row) for row in connection.exec_driver_sql(statements.MEMBERS, asked)]
 
     def leave(self, worker_id: int) -> None:
         self._database.write(lambda connection: self._release(connection, worker_id))
@@ -605,10 +635,11 @@ class SqlStorage(Storage):
         lanes: int = 0,
         parked: Mapping[LaneKey, int] | None = None,
         without: Collection[str] = (),
+        ranges: Collection[str] = (),
     ) -> Taken:
         token = taking.token_of(worker_id, next(self._takes))
-        bounds = {"entries": entries, "rows": rows, "lanes": lanes}
-        if not parked:
+        bounds: dict[str, Any] = {"entries": entries, "rows": rows, "lanes": lanes}
+        if not parked and not ranges:
             with self._database.read() as connection:
                 if not taking.any_due(connection, self._clock(), **bounds, without=without):
                     return Taken(token, (), ())
@@ -616,7 +647,8 @@ class SqlStorage(Storage):
         def work(connection: Connection) -> Taken:
             now = self._clock()
             leased = taking.Lease(token, now, now + lease)
-            return taking.take(connection, leased, self._turns, **bounds, parked=parked or {}, without=without)
+            asked: dict[str, Any] = {"parked": parked or {}, "without": without, "ranges": ranges}
+            return taking.take(connection, leased, self._turns, **bounds, **asked)
 
         # A lease that a stopped machine forgets is a lease that has ended.
         return self._database.write(work, durable=False)
@@ -634,11 +666,14 @@ class SqlStorage(Storage):
             {subscription.id: subscription for subscription in map(self._subscription, also)},
         )
 
-    def known(self, message_id: str, after: str | None) -> set[str]:
-        number = ids.parse(message_id)
-        behind = ids.parse_marker(after) or 0
+    def known(self, message_id: str, after: str | None, last: str | None = None) -> set[str]:
+        asked = {
+            "message": ids.parse(message_id),
+            "after": ids.parse_marker(after) or 0,
+            "last": _NO_LIMIT if last is None else ids.parse_marker(last),
+        }
         with self._database.read() as connection:
-            found = connection.exec_driver_sql(statements.KNOWN, (number, behind, number, behind)).scalars().all()
+            found = connection.exec_driver_sql(statements.KNOWN, asked).scalars().all()
         return {ids.show(subscription) for subscription in found}
 
     def settle(
@@ -662,14 +697,20 @@ class SqlStorage(Storage):
         with self._database.read() as connection:
             return depth.measure(connection, self._clock())
 
-    def give_back(self, token: int, message_ids: Collection[str], rows: Collection[tuple[str, str]] = ()) -> None:
-        if message_ids or rows:
-            self._database.write(lambda connection: ledger.give_back(connection, token, message_ids, rows))
+    def give_back(
+        self,
+        token: int,
+        message_ids: Collection[str],
+        rows: Collection[tuple[str, str]] = (),
+        ranges: Collection[str] = (),
+    ) -> None:
+        if message_ids or rows or ranges:
+            self._database.write(lambda connection: ledger.give_back(connection, token, message_ids, rows, ranges))
 
     def prune(self, limit: int) -> int:
         now = self._clock()
         with self._database.read() as connection:
-            if not pruning.due(connection, now):
+            if not pruning.due(connection, now, self._retention):
                 return 0
             looks = pruning.look_at_messages(connection, now, self._retention, limit)
 
@@ -681,9 +722,87 @@ class SqlStorage(Storage):
             changed += pruning.end_claims(connection, now, max(1, limit - changed))
             changed += pruning.forget_alerts(connection, now, max(1, limit - changed))
             changed += pruning.remove_idle_lanes(connection, now, max(1, limit - changed))
+            changed += pruning.remove_failed_jobs(connection, now, self._retention, max(1, limit - changed))
             return changed + pruning.remove_messages(connection, max(1, limit - changed))
 
         return self._database.write(work)
+
+    # -- long work ----------------------------------------------------------------------------------------------------------
+
+    def add_job(self, project: str, kind: str, details: Mapping[str, Any]) -> str:
+        return self._database.write(lambda connection: jobs.add(connection, project, kind, details, self._clock()))
+
+    def list_jobs(self, marker: str | None, limit: int, *, failed: bool | None = None) -> list[Job]:
+        behind = ids.parse_marker(marker) or 0
+        with self._database.read() as connection:
+            return jobs.page(connection, behind, limit, failed)
+
+    def get_job(self, job_id: str) -> Job | None:
+        number = ids.parse(job_id)
+        if number is None:
+            return None
+        with self._database.read() as connection:
+            return jobs.get(connection, number)
+
+    def hold_job(self, worker_id: int, lease: float, job_id: str | None = None) -> Job | None:
+        number = None if job_id is None else ids.parse(job_id)
+        if job_id is not None and number is None:
+            return None
+        if number is None:
+            with self._database.read() as connection:
+                if jobs.find_free(connection, self._clock()) is None:
+                    return None
+
+        def work(connection: Connection) -> Job | None:
+            now = self._clock()
+            return jobs.hold(connection, worker_id, number, now, now + lease)
+
+        return self._database.write(work, durable=False)
+
+    def let_job_go(self, worker_id: int, job_id: str) -> None:
+        self._change_job(statements.LET_JOB_GO, worker_id, job_id)
+
+    def finish_job(self, worker_id: int, job_id: str) -> bool:
+        return self._change_job(statements.FINISH_JOB, worker_id, job_id)
+
+    def advance_job(self, worker_id: int, job_id: str, details: Mapping[str, Any]) -> bool:
+        return self._change_job(statements.ADVANCE_JOB, worker_id, job_id, details=json.dumps(dict(details)))
+
+    def fail_job(self, worker_id: int, job_id: str, error: str) -> bool:
+        return self._change_job(statements.FAIL_JOB, worker_id, job_id, error=error)
+
+    def _change_job(self, statement: str, worker_id: int, job_id: str, **values: Any) -> bool:
+        number = ids.parse(job_id)
+        if number is None:
+            return False
+
+        def work(connection: Connection) -> bool:
+            return jobs.change(connection, statement, worker_id, number, self._clock(), **values)
+
+        return self._database.write(work)
+
+    def retry_job(self, job_id: str) -> bool:
+        number = ids.parse(job_id)
+        return self._database.write(lambda connection: connection.exec_driver_sql(statements.RETRY_JOB, (number,)).rowcount > 0)
+
+    def cut(self, worker_id: int, job_id: str, size: int) -> bool:
+        number = ids.parse(job_id)
+        if number is None:
+            return False
+        return self._database.write(lambda connection: jobs.cut(connection, worker_id, number, size, self._clock()))
+
+    # -- moving house -------------------------------------------------------------------------------------------------------
+
+    def copy_counts(self) -> Mapping[str, int]:
+        with self._database.read() as connection:
+            return copying.count(connection)
+
+    def copy_from(self, kind: str, after: Any, limit: int) -> tuple[list[Mapping[str, Any]], Any]:
+        with self._database.read() as connection:
+            return copying.read(connection, kind, after, limit)
+
+    def copy_into(self, kind: str, records: Sequence[Mapping[str, Any]]) -> None:
+        self._database.write(lambda connection: copying.store(connection, kind, records))
 
 
 def _revision(connection: Connection) -> str | None:

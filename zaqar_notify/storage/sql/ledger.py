@@ -15,7 +15,7 @@ from zaqar_notify.storage.base import Breaker, Closing, Settlement
 from zaqar_notify.storage.bodies import Bodies, exchange_text
 from zaqar_notify.storage.codes import OUTCOME_CODES, STATE_CODES
 from zaqar_notify.storage.retention import Retention
-from zaqar_notify.storage.sql import alerting, projects, publishing, statements
+from zaqar_notify.storage.sql import alerting, jobs, projects, publishing, statements
 from zaqar_notify.storage.sql.failing import Verdicts
 from zaqar_notify.storage.sql.statements import json_list
 from zaqar_notify.storage.sql.taking import token_of
@@ -123,32 +123,52 @@ def settle(
     retention: Retention,
 ) -> int:
     """Returns how many settlements had lost their lease."""
-    run = connection.exec_driver_sql
-    parsed = [(one, ids.parse(one.message_id), ids.parse(one.subscription_id)) for one in settlements]
-    entries = _leased_entries(run, {message for one, message, _ in parsed if not one.from_row and message is not None})
-    rows = _leased_rows(
-        run, {(message, other) for one, message, other in parsed if one.from_row and None not in (message, other)}
-    )
-    cancelled = _cancelled(run, [(message, other) for one, message, other in parsed if not one.from_row], entries)
     kept = _Settling(connection, now, bodies, retention)
+    parsed = [(one, ids.parse(one.message_id), ids.parse(one.subscription_id)) for one in settlements]
+    fences = _Fences(connection.exec_driver_sql, parsed)
     lost = 0
     for one, message, subscription in parsed:
-        key = (message, subscription)
-        lease = rows.get(key) if one.from_row else entries.get(message, _NOT_LEASED)[0]
-        if key in cancelled and not one.from_row:
-            lease = None
-        if message is None or subscription is None or lease != one.token:
+        if message is None or subscription is None or not fences.hold(one, message, subscription):
             lost += 1
         else:
             kept.add(one, message, subscription)
     kept.store()
-    _close(run, closings)
+    _close(connection, closings, now)
     for breaker in breakers:
         _set_breaker(connection, breaker)
     return lost
 
 
+_Parsed = tuple[Settlement, int | None, int | None]
+"""With its message and its subscription."""
+_Pair = tuple[int | None, int | None]
 _NOT_LEASED = (None, 0)
+
+
+class _Fences:
+    """The leases under which settlements may be stored."""
+
+    def __init__(self, run: _Run, parsed: Sequence[_Parsed]) -> None:
+        rows = {(message, other) for one, message, other in parsed if one.from_row and None not in (message, other)}
+        of_entries = [(one, message, other) for one, message, other in parsed if not one.from_row]
+        entries = {message for one, message, _ in of_entries if one.job_id is None and message is not None}
+        pages = {ids.parse(one.job_id) for one, *_ in of_entries if one.job_id is not None}
+        self._entries = _leased_entries(run, entries)
+        self._pages = jobs.fences(run, {number for number in pages if number is not None})
+        self._rows = _leased_rows(run, rows)
+        doubtful = [(message, other) for one, message, other in of_entries if self._of_entry(one, message)[1]]
+        self._cancelled = _cancelled(run, doubtful)
+
+    def _of_entry(self, one: Settlement, message: int | None) -> tuple[int | None, int]:
+        """The token, and how many deliveries were cancelled."""
+        if one.job_id is not None:
+            return self._pages.get(ids.parse(one.job_id) or 0, _NOT_LEASED)
+        return self._entries.get(message, _NOT_LEASED)
+
+    def hold(self, one: Settlement, message: int, subscription: int) -> bool:
+        if one.from_row:
+            return self._rows.get((message, subscription)) == one.token
+        return self._of_entry(one, message)[0] == one.token and (message, subscription) not in self._cancelled
 
 
 def _leased_entries(run: _Run, messages: set[int]) -> dict[int | None, tuple[int, int]]:
@@ -159,29 +179,31 @@ def _leased_entries(run: _Run, messages: set[int]) -> dict[int | None, tuple[int
     return {message: (lease, cancelled) for message, lease, cancelled in found}
 
 
-def _cancelled(
-    run: _Run, pairs: Sequence[tuple[int | None, int | None]], entries: dict[int | None, tuple[int, int]]
-) -> set[tuple[int | None, int | None]]:
+def _cancelled(run: _Run, doubtful: Sequence[_Pair]) -> set[_Pair]:
     """Those that were cancelled after their entry was taken."""
-    doubtful = [pair for pair in pairs if entries.get(pair[0], _NOT_LEASED)[1]]
     if not doubtful:
         return set()
     found = run(statements.CANCELLED, (*json_list(doubtful), STATE_CODES[State.CANCELLED]))
     return {(message, subscription) for message, subscription in found}
 
 
-def _leased_rows(run: _Run, keys: Collection[Any]) -> dict[tuple[int | None, int | None], int]:
+def _leased_rows(run: _Run, keys: Collection[Any]) -> dict[_Pair, int]:
     if not keys:
         return {}
     return {(message, subscription): lease for message, subscription, lease in run(statements.LEASED_ROWS, json_list(keys))}
 
 
-def _close(run: _Run, closings: Sequence[Closing]) -> None:
+def _close(connection: Connection, closings: Sequence[Closing], now: float) -> None:
+    run = connection.exec_driver_sql
     ended = []
     for closing in closings:
         message = ids.parse(closing.message_id)
-        if closing.after is None:
+        if closing.job_id is not None:
+            jobs.close_page(run, closing)
+        elif closing.after is None:
             ended.append((message, closing.token))
+        elif closing.cut:
+            jobs.cut_entry(connection, closing, now)
         else:
             run(statements.ADVANCE_ENTRY, (ids.parse(closing.after), message, closing.token))
     if ended:
@@ -217,16 +239,30 @@ def line(message: int, subscription: int, entry: LogEntry) -> tuple[Any, ...]:
 # -- ending leases -------------------------------------------------------------------------------------------------------------
 
 
-def give_back(connection: Connection, token: int, message_ids: Collection[str], rows: Collection[tuple[str, str]]) -> None:
+def give_back(
+    connection: Connection,
+    token: int,
+    message_ids: Collection[str],
+    rows: Collection[tuple[str, str]],
+    ranges: Collection[str],
+) -> None:
+    run = connection.exec_driver_sql
     if message_ids:
-        connection.exec_driver_sql(statements.GIVE_BACK_ENTRY, [(ids.parse(message), token) for message in message_ids])
+        run(statements.GIVE_BACK_ENTRY, [(ids.parse(message), token) for message in message_ids])
     if rows:
-        parameters = [(ids.parse(message), ids.parse(subscription), token) for message, subscription in rows]
-        connection.exec_driver_sql(statements.GIVE_BACK_ROW, parameters)
+        run(statements.GIVE_BACK_ROW, [(ids.parse(message), ids.parse(subscription), token) for message, subscription in rows])
+    if ranges:
+        run(statements.GIVE_BACK_PAGE, [(ids.parse(job), token) for job in ranges])
 
 
 def release(connection: Connection, worker_id: int) -> None:
-    """End every lease of a worker. What it had taken from a lane comes due at once."""
+    """End every lease of a worker, and let its jobs go. What it had taken from a lane comes due at once."""
     tokens = (token_of(worker_id, 0), token_of(worker_id + 1, 0))
-    for statement in (statements.RELEASE_ENTRIES, statements.RELEASE_ROWS, statements.RELEASE_LANES):
+    for statement in (
+        statements.RELEASE_ENTRIES,
+        statements.RELEASE_ROWS,
+        statements.RELEASE_LANES,
+        statements.RELEASE_PAGES,
+    ):
         connection.exec_driver_sql(statement, tokens)
+    connection.exec_driver_sql(statements.RELEASE_JOBS, (worker_id,))

@@ -26,6 +26,7 @@ from zaqar_notify.storage.sql.tables import (
     deliveries,
     delivery_log,
     id_floors,
+    jobs,
     lanes,
     messages,
     outbox,
@@ -37,7 +38,7 @@ _IDLE = 3600.0
 """Seconds after which a breaker is forgotten that nothing waits for: nobody has probed its endpoint since."""
 
 
-def due(connection: Connection, now: float) -> bool:
+def due(connection: Connection, now: float, retention: Retention) -> bool:
     """Whether there is anything to do."""
     parts = (
         select(literal(1)).where(exists().where(queues.c.prune_at <= now)),
@@ -49,6 +50,7 @@ def due(connection: Connection, now: float) -> bool:
         select(literal(1)).where(exists().where(*_delay_is_over(now))),
         select(literal(1)).where(exists().where(alerts.c.prune_at <= now)),
         select(literal(1)).where(exists().where(*_idle(now))),
+        select(literal(1)).where(exists().where(jobs.c.failed_at <= now - retention.log)),
     )
     return connection.execute(union_all(*parts).limit(1)).first() is not None
 
@@ -150,6 +152,13 @@ def remove_idle_lanes(connection: Connection, now: float, limit: int) -> int:
     return connection.exec_driver_sql(statements.REMOVE_IDLE_LANES, (now - _IDLE, limit)).rowcount
 
 
+# -- jobs ----------------------------------------------------------------------------------------------------------------------
+
+
+def remove_failed_jobs(connection: Connection, now: float, retention: Retention, limit: int) -> int:
+    return connection.exec_driver_sql(statements.REMOVE_FAILED_JOBS, (now - retention.log, limit)).rowcount
+
+
 # -- rows of expired messages --------------------------------------------------------------------------------------------------
 
 
@@ -247,7 +256,7 @@ class Look:
 def look_at_messages(connection: Connection, now: float, retention: Retention, limit: int) -> list[Look]:
     """Reads as many log lines as the messages have, and so belongs into a snapshot."""
     column, log = messages.c, delivery_log.c
-    used = or_(exists().where(outbox.c.message_id == column.id), exists().where(deliveries.c.message_id == column.id))
+    used = or_(*(exists().where(table.c.message_id == column.id) for table in (outbox, deliveries, jobs)))
     last = select(func.max(log.at)).where(log.message_id == column.id).scalar_subquery()
     query = (
         select(

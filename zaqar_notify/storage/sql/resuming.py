@@ -36,6 +36,7 @@ def cancel(place: Place, message_id: str, subscription: int) -> None:
         raise Conflict("The delivery has ended.")
     if found.row_lines is None:
         connection.exec_driver_sql(statements.CANCEL_OF_ENTRY, (found.id,))
+        place.run(statements.CANCEL_OF_JOB, message=found.id, subscription=subscription)
     else:
         connection.exec_driver_sql(statements.DELETE_ROW, (found.id, subscription))
     number = max(found.row_lines or 0, found.lines or 0) + 1

@@ -340,6 +340,11 @@ SELECT o.message_id, o.lease, o.cancelled FROM json_each(?) AS asked CROSS JOIN 
 WHERE o.lease IS NOT NULL
 """
 
+LEASED_PAGES = """
+SELECT j.id, j.lease, j.cancelled FROM json_each(?) AS asked CROSS JOIN jobs AS j ON j.id = asked.value
+WHERE j.lease IS NOT NULL
+"""
+
 LEASED_ROWS = """
 SELECT d.message_id, d.subscription_id, d.lease FROM json_each(?) AS asked
 CROSS JOIN deliveries AS d
@@ -438,6 +443,108 @@ CLOSE_ENTRY = "DELETE FROM outbox WHERE message_id = ? AND lease = ?"
 # The next page of subscribers is new to everyone: it was never taken.
 ADVANCE_ENTRY = "UPDATE outbox SET after_id = ?, due_at = 0, lease = NULL, takes = cancelled WHERE message_id = ? AND lease = ?"
 
+# What it has still to be matched with becomes a job.
+CUT_ENTRY = "DELETE FROM outbox WHERE message_id = ? AND lease = ? RETURNING queue_id, cancelled"
+
+CLOSE_RANGE = "DELETE FROM jobs WHERE id = ? AND lease = ?"
+
+ADVANCE_RANGE = "UPDATE jobs SET after_id = ?, due_at = 0, lease = NULL WHERE id = ? AND lease = ?"
+
+# -- long work -----------------------------------------------------------------------------------------------------------------
+
+_JOB = "id, project, kind, details, created_at, takes, worker_id, held_until, error, message_id, after_id, last_id"
+"""What `jobs` makes a job of."""
+
+LAST_JOB_ID = "SELECT coalesce(max(id), 0) FROM jobs"
+
+FIND_QUEUE_OF_MESSAGE = "SELECT queue_id FROM messages WHERE id = ?"
+
+PROJECT_OF_QUEUE = "SELECT project FROM queues WHERE id = ?"
+
+INSERT_JOB = """
+INSERT INTO jobs (id, project, kind, details, created_at, message_id, queue_id, after_id, last_id, cancelled)
+VALUES (:id, :project, :kind, :details, :now, :message, :queue, :after, :last, :cancelled)
+"""
+
+GET_JOB = f"SELECT {_JOB} FROM jobs WHERE id = ?"  # noqa: S608 - only constants
+
+LIST_JOBS, LIST_OPEN_JOBS, LIST_FAILED_JOBS = (
+    f"SELECT {_JOB} FROM jobs WHERE id > ? {condition} ORDER BY id LIMIT ?"  # noqa: S608 - only constants
+    for condition in ("", "AND failed_at IS NULL", "AND failed_at IS NOT NULL")
+)
+
+FIND_FREE_JOB = "SELECT id FROM jobs WHERE failed_at IS NULL AND held_until <= ? ORDER BY id LIMIT 1"
+
+# Who goes on holding it keeps the page that is under way; of another holder, the page is free. The condition says all that has
+# to be true still when the row is locked.
+HOLD_JOB = f"""
+UPDATE jobs SET
+    lease = CASE WHEN worker_id = :worker THEN lease END,
+    due_at = CASE WHEN worker_id = :worker THEN due_at ELSE 0 END,
+    takes = takes + CASE WHEN worker_id = :worker AND held_until > 0 THEN 0 ELSE 1 END,
+    worker_id = :worker, held_until = :until
+WHERE id = :job AND failed_at IS NULL AND (held_until <= :now OR worker_id = :worker)
+RETURNING {_JOB}
+"""  # noqa: S608 - only constants
+
+LET_JOB_GO = "UPDATE jobs SET held_until = 0 WHERE id = :job AND worker_id = :worker"
+
+_IS_HELD = "id = :job AND worker_id = :worker AND held_until > :now"
+
+FINISH_JOB = f"DELETE FROM jobs WHERE {_IS_HELD}"  # noqa: S608 - only constants
+
+ADVANCE_JOB = f"UPDATE jobs SET details = :details WHERE {_IS_HELD}"  # noqa: S608 - only constants
+
+FAIL_JOB = f"UPDATE jobs SET held_until = 0, error = :error, failed_at = :now WHERE {_IS_HELD}"  # noqa: S608 - only constants
+
+RETRY_JOB = "UPDATE jobs SET error = NULL, failed_at = NULL WHERE id = ? AND failed_at IS NOT NULL"
+
+TAKE_PAGES = """
+UPDATE jobs SET lease = :token, due_at = :until
+WHERE id IN (SELECT value FROM json_each(:asked)) AND kind = :kind AND worker_id = :worker AND held_until > :now
+    AND (lease IS NULL OR due_at <= :now)
+RETURNING id, message_id, after_id, last_id
+"""
+
+HELD_RANGES = """
+SELECT j.id FROM json_each(:asked) AS asked CROSS JOIN jobs AS j ON j.id = asked.value
+WHERE j.kind = :kind AND j.worker_id = :worker AND j.held_until > :now
+"""
+
+# The queue of its message, while it is there.
+JOB_TO_CUT = """
+SELECT j.project, j.message_id, j.queue_id, j.after_id, j.cancelled, q.name AS queue
+FROM jobs AS j LEFT JOIN queues AS q ON q.id = j.queue_id AND q.deleted_at IS NULL
+WHERE j.id = :job AND j.kind = :kind AND j.worker_id = :worker AND j.held_until > :now
+"""
+
+END_OF_RANGE = """
+SELECT id FROM subscriptions
+WHERE project = ? AND queue = ? AND deleted_at IS NULL AND id > ? ORDER BY id LIMIT 1 OFFSET ?
+"""
+
+ADVANCE_CUT = "UPDATE jobs SET after_id = :after WHERE id = :job"
+
+REMOVE_JOB = "DELETE FROM jobs WHERE id = :job"
+
+REMOVE_FAILED_JOBS = """
+DELETE FROM jobs WHERE id IN (SELECT id FROM jobs WHERE failed_at <= ? ORDER BY failed_at, id LIMIT ?)
+"""
+
+# -- members -------------------------------------------------------------------------------------------------------------------
+
+BEAT = "UPDATE workers SET seen_at = ? WHERE id = ?"
+
+# A worker's tokens are a range of numbers.
+MEMBERS = """
+SELECT w.id, w.host, w.pid, w.version, w.joined_at, w.seen_at,
+    (SELECT count(*) FROM outbox WHERE lease >= w.id * :tokens AND lease < (w.id + 1) * :tokens) AS entries,
+    (SELECT count(*) FROM deliveries WHERE lease >= w.id * :tokens AND lease < (w.id + 1) * :tokens) AS rows_,
+    (SELECT count(*) FROM lanes WHERE lease >= w.id * :tokens AND lease < (w.id + 1) * :tokens) AS lanes,
+    (SELECT count(*) FROM jobs WHERE worker_id = w.id AND held_until > 0 AND held_until > :now) AS jobs
+FROM workers AS w ORDER BY w.id
+"""
+
 # -- again, or not at all ------------------------------------------------------------------------------------------------------
 
 # The message, also one that is over, and what is open of this one delivery; lines: so many are in its log, the last one's
@@ -445,7 +552,10 @@ ADVANCE_ENTRY = "UPDATE outbox SET after_id = ?, due_at = 0, lease = NULL, takes
 FIND_DELIVERY = """
 SELECT
     m.id, m.kind, m.expires_at, length(m.body) > 0 AS body, q.project_id, d.lines AS row_lines,
-    o.message_id IS NOT NULL AND coalesce(o.after_id, 0) < :subscription AS covered,
+    (o.message_id IS NOT NULL AND coalesce(o.after_id, 0) < :subscription) OR EXISTS (
+        SELECT 1 FROM jobs WHERE message_id = m.id AND coalesce(after_id, 0) < :subscription
+            AND (last_id IS NULL OR last_id >= :subscription)
+    ) AS covered,
     (SELECT max(number) FROM delivery_log WHERE message_id = m.id AND subscription_id = :subscription) AS lines,
     (SELECT state FROM delivery_log WHERE message_id = m.id AND subscription_id = :subscription
         ORDER BY number DESC LIMIT 1) AS state
@@ -464,6 +574,11 @@ WHERE id = :message
 # Whoever takes it next has to ask what is known of it.
 CANCEL_OF_ENTRY = "UPDATE outbox SET takes = takes + 1, cancelled = cancelled + 1 WHERE message_id = ?"
 
+CANCEL_OF_JOB = """
+UPDATE jobs SET cancelled = cancelled + 1
+WHERE message_id = :message AND coalesce(after_id, 0) < :subscription AND (last_id IS NULL OR last_id >= :subscription)
+"""
+
 # -- ending leases -------------------------------------------------------------------------------------------------------------
 
 # Given back before anything of it was sent: it counts as not taken.
@@ -477,11 +592,18 @@ RELEASE_ROWS = "UPDATE deliveries SET due_at = 0, lease = NULL WHERE lease >= ? 
 
 RELEASE_LANES = "UPDATE lanes SET due_at = 0, lease = NULL WHERE lease >= ? AND lease < ?"
 
+RELEASE_PAGES = "UPDATE jobs SET due_at = 0, lease = NULL WHERE lease >= ? AND lease < ?"
+
+RELEASE_JOBS = "UPDATE jobs SET held_until = 0 WHERE worker_id = ? AND held_until > 0"
+
+GIVE_BACK_PAGE = "UPDATE jobs SET due_at = 0, lease = NULL WHERE id = ? AND lease = ?"
+
 # -- matching ------------------------------------------------------------------------------------------------------------------
 
 KNOWN = """
-SELECT subscription_id FROM delivery_log WHERE message_id = ? AND subscription_id > ?
-UNION SELECT subscription_id FROM deliveries WHERE message_id = ? AND subscription_id > ?
+SELECT subscription_id FROM delivery_log WHERE message_id = :message AND subscription_id > :after AND subscription_id <= :last
+UNION
+SELECT subscription_id FROM deliveries WHERE message_id = :message AND subscription_id > :after AND subscription_id <= :last
 """
 
 # Requests to confirm belong to their subscriptions, which outlive the queue.
@@ -550,7 +672,9 @@ SELECT
     (SELECT count(*) FROM deliveries) AS deliveries,
     (SELECT count(*) FROM deliveries INDEXED BY ix_deliveries_due WHERE due_at IS NOT NULL) AS due,
     (SELECT count(*) FROM deliveries INDEXED BY ix_deliveries_lease WHERE lease IS NOT NULL) AS leased,
-    (SELECT count(*) FROM lanes INDEXED BY ix_lanes_open WHERE trips > 0) AS breakers
+    (SELECT count(*) FROM lanes INDEXED BY ix_lanes_open WHERE trips > 0) AS breakers,
+    (SELECT count(*) FROM jobs INDEXED BY ix_jobs_open WHERE failed_at IS NULL) AS jobs,
+    (SELECT count(*) FROM jobs INDEXED BY ix_jobs_failed WHERE failed_at IS NOT NULL) AS failed_jobs
 """
 
 # Of each project the oldest that is due at once, and the one that has been due for longest; and all that are leased.
@@ -593,6 +717,7 @@ WHERE l.state = :delivered AND l.at <= :before
     )
     AND NOT EXISTS (SELECT 1 FROM deliveries WHERE message_id = l.message_id AND subscription_id = l.subscription_id)
     AND NOT EXISTS (SELECT 1 FROM outbox WHERE message_id = l.message_id)
+    AND NOT EXISTS (SELECT 1 FROM jobs WHERE message_id = l.message_id)
 ORDER BY asked.key, l.subscription_id LIMIT :limit
 """
 

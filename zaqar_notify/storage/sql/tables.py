@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.elements import ColumnElement
 
-REVISION = "0003"
+REVISION = "0004"
 """The newest revision under migrations/versions: what this version of the code needs."""
 
 metadata = MetaData()
@@ -304,12 +304,61 @@ alerts = Table(
 )
 _index("ix_alerts_prune", alerts.c.prune_at)
 
+# Long work. What has no lease is due at once; one that nobody holds has a ``held_until`` that is over.
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=False),
+    Column("project", String(256), nullable=False),
+    Column("kind", String(32), nullable=False),
+    # JSON: what is not in the columns below.
+    Column("details", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    # Who holds it, or held it last.
+    Column("worker_id", _Id),
+    Column("held_until", Double, nullable=False, server_default=_ZERO),
+    # How often a worker took it up.
+    Column("takes", Integer, nullable=False, server_default=_ZERO),
+    Column("error", Text),
+    Column("failed_at", Double),
+    # Of a part of a fan-out: the message, its queue, and the subscriptions behind ``after_id``, up to ``last_id``.
+    Column("message_id", _Id),
+    Column("queue_id", _Id),
+    Column("after_id", _Id),
+    Column("last_id", _Id),
+    # So many of the message's deliveries were cancelled before they were matched: the log knows them already.
+    Column("cancelled", Integer, nullable=False, server_default=_ZERO),
+    # Of the page that is being worked on.
+    Column("lease", _Id),
+    Column("due_at", Double, nullable=False, server_default=_ZERO),
+)
+_index("ix_jobs_open", jobs.c.id, where=jobs.c.failed_at.is_(None))
+_index("ix_jobs_failed", jobs.c.failed_at, jobs.c.id, where=jobs.c.failed_at.is_not(None))
+_index("ix_jobs_worker", jobs.c.worker_id, where=jobs.c.held_until > text("0"))
+_index("ix_jobs_lease", jobs.c.lease, where=jobs.c.lease.is_not(None))
+_index("ix_jobs_message", jobs.c.message_id, jobs.c.after_id, where=jobs.c.message_id.is_not(None))
+_index("ix_jobs_queue", jobs.c.queue_id, jobs.c.message_id, where=jobs.c.queue_id.is_not(None))
+
 workers = Table(
     "workers",
     metadata,
     Column("id", Integer, primary_key=True),
     Column("joined_at", Double, nullable=False),
+    Column("host", String(255), nullable=False, server_default=text("''")),
+    Column("pid", Integer, nullable=False, server_default=_ZERO),
+    Column("version", String(64), nullable=False, server_default=text("''")),
+    # When it said for the last time that it lives.
+    Column("seen_at", Double, nullable=False, server_default=_ZERO),
     sqlite_autoincrement=True,
+)
+
+# One row: which versions of the code may use this schema, so that old and new ones can run side by side.
+schema_info = Table(
+    "schema_info",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    # The oldest revision whose code may.
+    Column("oldest", String(32), nullable=False),
 )
 
 api_keys = Table(

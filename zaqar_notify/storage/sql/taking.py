@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from zaqar_notify.model import LaneKey
 from zaqar_notify.storage import ids
 from zaqar_notify.storage.base import Entry, Row, Taken
-from zaqar_notify.storage.sql import statements
+from zaqar_notify.storage.sql import jobs, statements
 from zaqar_notify.storage.sql.statements import json_list
 
 _WORKER_SHIFT = 32
@@ -27,6 +27,10 @@ _Run = Callable[..., Any]
 # By position: by name it takes three times as long.
 _PROJECT, _MESSAGE, _MESSAGE_AND_SUBSCRIPTION = operator.itemgetter(0), operator.itemgetter(1), operator.itemgetter(1, 2)
 _LANE = 5
+
+
+TOKENS = 1 << _WORKER_SHIFT
+"""So many has each worker."""
 
 
 def token_of(worker_id: int, take: int) -> int:
@@ -81,6 +85,7 @@ def take(
     lanes: int,
     parked: Mapping[LaneKey, int],
     without: Collection[str] = (),
+    ranges: Collection[str] = (),
 ) -> Taken:
     """Has to run under the write lock. ``turns`` is changed."""
     run = connection.exec_driver_sql
@@ -89,16 +94,19 @@ def take(
     found_entries = _take_in_turns(run, _ENTRIES, lease, turns, entries, passed_over=_numbers(run, without))
     found_rows = _take_in_turns(run, _ROWS, lease, turns, rows)
     found_lanes = _take_in_turns(run, _LANES, lease, turns, lanes)
+    worker_id = lease.token >> _WORKER_SHIFT
+    pages, ended = jobs.take_pages(run, ranges, worker_id=worker_id, **dataclasses.asdict(lease))
     names = _lane_names(run, {row[_LANE] for row in found_rows if row[_LANE] is not None})
     keys = {LaneKey(project, name): trips for _, project, name, trips in found_lanes}
     # RETURNING has no order: oldest message first.
     return Taken(
         lease.token,
-        [_entry(*entry) for entry in sorted(found_entries, key=_MESSAGE)],
+        [_entry(*entry) for entry in sorted(found_entries, key=_MESSAGE)] + pages,
         [_row(row, names.get(row[_LANE])) for row in sorted(found_rows, key=_MESSAGE_AND_SUBSCRIPTION)] + from_lanes,
         list(keys),
         emptied,
         {key: trips for key, trips in keys.items() if trips},
+        ended,
     )
 
 
