@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import sys
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from zaqar_notify.api.extension import NotificationService
     from zaqar_notify.api.identity import Identity
     from zaqar_notify.api.policy import Rules
+    from zaqar_notify.boards import Board
+    from zaqar_notify.cluster import Cluster
     from zaqar_notify.metrics import ApiMetrics, WorkerMetrics
     from zaqar_notify.prometheus import Exposition
     from zaqar_notify.storage.base import Storage
@@ -42,6 +45,8 @@ METRICS_PORTS = {"api": 0, "worker": 1}
 """By the kind of the process, what is added to the port of [metrics] listen."""
 SETTLING_TIME = 10.0
 """Seconds of a lease that are kept for waiting and settling: an attempt may take what is left."""
+BOARD_SHARE = 8
+"""Of the lease of a job, this part is the longest that one request to the board may take."""
 _BAD_VALUES = (AttributeError, KeyError, NameError, TypeError, ValueError)
 """What Python's logging makes of a file or a level that it does not understand."""
 _Settings = TypeVar("_Settings")
@@ -404,6 +409,37 @@ def build_worker(conf: cfg.ConfigOpts) -> Worker:
         confirmed_only=notification.require_confirmation,
         closing=_all_of(stop_metrics, senders.close, notifiers.close, storage.close),
     )
+
+
+def build_cluster(conf: cfg.ConfigOpts, storage: Storage) -> Cluster:
+    from zaqar_notify.cluster import Cluster, Settings
+
+    return Cluster(storage, _settings(Settings, conf.cluster), board_maker(conf))
+
+
+def board_maker(conf: cfg.ConfigOpts) -> Callable[[int], Board] | None:
+    """What makes a job board that is not connected yet, at each of several hosts in turn; None where there is to be none.
+    Raises `CannotStart`."""
+    from zaqar_notify import boards
+
+    section = conf.cluster
+    if section.jobboard == "none":
+        return None
+    module = boards.load(section.jobboard)
+    if not section.connection:
+        raise errors.CannotStart(f"[cluster] jobboard is {section.jobboard}, but there is no [cluster] connection")
+    address = boards.parse(section.jobboard, section.connection)
+    settings = boards.Settings(
+        name=section.board_name,
+        expiry=section.lease,
+        # A claim is renewed where the hold on the job is: it must not be late because of the board.
+        timeout=min(section.board_timeout, section.lease / BOARD_SHARE),
+    )
+    try:
+        module.make(address, settings, 0)
+    except (TypeError, ValueError) as error:
+        raise errors.CannotStart(f"Bad [cluster] connection: {error}") from error
+    return functools.partial(module.make, address, settings)
 
 
 def _wake_directory(conf: cfg.ConfigOpts) -> str:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import datetime
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from zaqar_notify import bootstrap, errors, validation
-from zaqar_notify.commands import show
-from zaqar_notify.commands.configuration import configure
+from zaqar_notify import errors, validation
+from zaqar_notify.commands import database, show
 from zaqar_notify.model import ApiKey
-from zaqar_notify.storage.base import Storage
 
 MAX_NAME = 255
 
@@ -23,7 +19,7 @@ def create(arguments: argparse.Namespace) -> int:
 
     project, roles, name = arguments.project, _roles(arguments.roles, identity.ROLES), arguments.name
     _check(project, name)
-    with _storage(arguments) as storage:
+    with database.opened(arguments) as (_, storage):
         text, key = identity.make_key(project, roles, name, time.time())
         storage.add_key(key)
     # Nothing else on standard output: KEY=$(zaqar-notify key create ...)
@@ -32,30 +28,18 @@ def create(arguments: argparse.Namespace) -> int:
 
 
 def list_keys(arguments: argparse.Namespace) -> int:
-    with _storage(arguments) as storage:
+    with database.opened(arguments) as (_, storage):
         rows = [_row(key) for key in storage.list_keys(arguments.project)]
     show.print_rows(rows, ("id", "project", "roles", "created_at", "revoked_at", "name"), arguments.json)
     return 0
 
 
 def revoke(arguments: argparse.Namespace) -> int:
-    with _storage(arguments) as storage:
+    with database.opened(arguments) as (_, storage):
         revoked = storage.revoke_key(arguments.id)
     if not revoked:
         raise errors.NotFound(f"There is no key {arguments.id}, or it was revoked before; 'zaqar-notify key list' shows them")
     return 0
-
-
-@contextlib.contextmanager
-def _storage(arguments: argparse.Namespace) -> Iterator[Storage]:
-    conf = configure(arguments)
-    bootstrap.set_up_logging(conf)
-    storage = bootstrap.build_storage(conf)
-    try:
-        storage.check()
-        yield storage
-    finally:
-        storage.close()
 
 
 def _roles(text: str, known: Sequence[str]) -> list[str]:
@@ -82,10 +66,6 @@ def _row(key: ApiKey) -> dict[str, object]:
         "project": key.project,
         "roles": list(key.roles),
         "name": key.name,
-        "created_at": _instant(key.created_at),
-        "revoked_at": None if key.revoked_at is None else _instant(key.revoked_at),
+        "created_at": show.instant(key.created_at),
+        "revoked_at": None if key.revoked_at is None else show.instant(key.revoked_at),
     }
-
-
-def _instant(at: float) -> str:
-    return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

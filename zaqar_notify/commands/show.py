@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -80,6 +81,11 @@ def print_rows(rows: Sequence[Mapping[str, object]], columns: Sequence[str], as_
     widths = [max(len(line[index]) for line in table) for index in range(len(columns) - 1)]
     for line in table:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[-1]]))
+
+
+def instant(at: float) -> str:
+    """Epoch seconds as ISO 8601, UTC, to the second."""
+    return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _cell(value: object) -> str:
