@@ -25,6 +25,7 @@ class Endpoint:
     status: Callable[[int], int | None] = lambda _: 200
     delay: float = 0.0
     headers: str = ""
+    host: str = "127.0.0.1"
     port: int = 0
     arrivals: list[Arrival] = dataclasses.field(default_factory=list)
     seen: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
@@ -33,7 +34,7 @@ class Endpoint:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/"
+        return f"http://{self.host}:{self.port}/"
 
 
 class Endpoints:
@@ -67,7 +68,7 @@ class Endpoints:
                 self._tasks.discard(task)
                 writer.close()
 
-        server = await asyncio.start_server(serve, "127.0.0.1", endpoint.port)
+        server = await asyncio.start_server(serve, endpoint.host, endpoint.port)
         endpoint.port = server.sockets[0].getsockname()[1]
         return server
 

@@ -16,7 +16,7 @@ import time
 import unittest
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tests.servers.base import free_port
@@ -55,7 +55,8 @@ def wait_for(condition: Callable[[], Any], what: str, timeout: float = WAIT) -> 
 class Service:
     """One data directory and the processes on it. ``options`` are further lines of configuration, ``environment`` further
     variables. ``storage`` is the URL of the storage, without which there is one in the directory. Another host of the same
-    service is made ``beside`` the first: it has a directory and processes of its own, and the storage and keys of the first."""
+    service is made ``beside`` the first: it has a directory and processes of its own, and the storage and keys of the first.
+    ``within`` stands before the commands that start its processes: ``ip netns exec NAME``."""
 
     def __init__(
         self,
@@ -65,6 +66,7 @@ class Service:
         *,
         storage: str = "",
         beside: Service | None = None,
+        within: Sequence[str] = (),
     ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="zaqar-notify-")
         self.data_dir = pathlib.Path(self._directory.name)
@@ -80,6 +82,7 @@ class Service:
         self.config.write_text(
             CONFIG.format(data_dir=self.data_dir, port=self.port, storage=self.storage, **self.keys) + options
         )
+        self.within = within
         self.environment = {**os.environ, **(environment or {})}
         self.processes: list[subprocess.Popen[bytes]] = []
         if test is not None:
@@ -105,7 +108,7 @@ class Service:
         """``kind`` is "api" or "worker"; in a process group of its own, so that a kill takes all of it."""
         with (self.data_dir / f"{kind}.log").open("ab") as log:
             process = subprocess.Popen(
-                self._command(kind),
+                [*self.within, *self._command(kind)],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
