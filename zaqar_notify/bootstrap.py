@@ -407,6 +407,7 @@ def build_worker(conf: cfg.ConfigOpts) -> Worker:
             record_successes=conf.delivery_log.record == "all",
         ),
         confirmed_only=notification.require_confirmation,
+        jobs=build_cluster(conf, storage),
         closing=_all_of(stop_metrics, senders.close, notifiers.close, storage.close),
     )
 

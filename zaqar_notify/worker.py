@@ -14,6 +14,7 @@ import os
 import select
 import time
 from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from zaqar_notify import errors
 from zaqar_notify.flow import Dispatch, Leased, Routes, Settling, Telling
@@ -55,6 +56,16 @@ class Settings:
     """Subscriptions that are matched with one message at a time."""
 
 
+class LongWork(Protocol):
+    """What runs the long jobs, on threads of its own."""
+
+    def start(self, worker: Any) -> None:
+        """The worker has joined."""
+
+    def stop(self) -> None:
+        """It is about to stop: all jobs are let go."""
+
+
 class Worker:
     def __init__(
         self,
@@ -67,6 +78,7 @@ class Worker:
         policy: Policy,
         telling: Telling | None = None,
         confirmed_only: bool = False,
+        jobs: LongWork | None = None,
         closing: Callable[[], None] = lambda: None,
     ) -> None:
         """``confirmed_only`` is ``[notification] require_confirmation``. ``closing`` is called at the very end of `run`, when
@@ -74,6 +86,7 @@ class Worker:
         self._log = logging.getLogger(__name__)
         self._storage = storage
         self._listener = listener
+        self._jobs = jobs
         self._closing = closing
         self._settings = settings
         self._lanes = Lanes(limits)
@@ -124,7 +137,14 @@ class Worker:
         nothing = Taken(0, (), ())
         self._dispatch.run(Leased(nothing, 0.0, 0))
         self._settling.run()
+        if self._jobs is not None:
+            self._jobs.start(self)
         self._log.info("worker %d is ready", self._id)
+
+    @property
+    def id(self) -> int:
+        """By which the storage knows it now; 0 before it has joined."""
+        return self._id
 
     def run(self) -> None:
         """Returns when `stop` was called and what was under way has ended, or ``stop_timeout`` has passed."""
@@ -138,6 +158,8 @@ class Worker:
         os.eventfd_write(self._bell, 1)
 
     def _drain(self) -> None:
+        if self._jobs is not None:
+            self._jobs.stop()
         wall, give_up_at = time.time(), time.monotonic() + self._settings.stop_timeout
         for send in self._lanes.withdraw():
             self._settling.later(send, wall)
