@@ -1,32 +1,58 @@
-"""How much waits: counted by indexes alone."""
+"""How much waits: counted by indexes alone, and not all of what is very much."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from zaqar_notify.storage.base import Depths
 from zaqar_notify.storage.mongodb.collections import DELIVERIES, JOBS, LANES, MESSAGES, OUTBOX
-from zaqar_notify.storage.mongodb.session import Scope
+from zaqar_notify.storage.mongodb.session import Bound, Scope
+
+_MOST_COUNTED = 20_000
+_Condition = tuple[Mapping[str, Any], str]
+"""With the index to count by."""
 
 _LEASED = {"lease": {"$gte": 0}}
+_DUE: _Condition = ({"project_id": {"$gte": 0}, "due_at": {"$gte": 0.0}}, "ix_deliveries_due")
+_PARKED: _Condition = ({"lane_id": {"$gte": 0}, "due_at": None}, "ix_deliveries_lane")
 
 
 def measure(scope: Scope, now: float) -> Depths:
-    rows = scope[DELIVERIES]
-    due = rows.count({"project_id": {"$gte": 0}, "due_at": {"$gte": 0.0}}, hint="ix_deliveries_due")
-    leased = rows.count(_LEASED, hint="ix_deliveries_lease")
+    pending, parked, in_flight = _deliveries(scope[DELIVERIES])
     failed = scope[JOBS].count({"failed_at": {"$gte": 0.0}}, hint="ix_jobs_failed")
     return Depths(
-        outbox=scope[OUTBOX].count({"project_id": {"$gte": 0}}, hint="ix_outbox_due"),
+        outbox=_outbox(scope[OUTBOX]),
         oldest_at=_oldest_entry(scope, now),
-        pending=due - leased,
-        # Those that are under a lease have a due time: its end.
-        parked=rows.count({"lane_id": {"$gte": 0}, "due_at": None}, hint="ix_deliveries_lane"),
-        in_flight=leased,
+        pending=pending,
+        parked=parked,
+        in_flight=in_flight,
         breakers=scope[LANES].count({"trips": {"$gt": 0}}, hint="ix_lanes_open"),
         jobs=scope[JOBS].count({"failed_at": None}),
         failed_jobs=failed,
     )
+
+
+def _outbox(entries: Bound) -> int:
+    counted = entries.count({"project_id": {"$gte": 0}}, hint="ix_outbox_due", limit=_MOST_COUNTED)
+    return counted if counted < _MOST_COUNTED else max(counted, entries.estimate())
+
+
+def _deliveries(rows: Bound) -> tuple[int, int, int]:
+    """Pending, parked, in flight. Those in flight have a due time, the end of their lease; those that are parked have none. Of
+    very many one part is what is left by the others."""
+    in_flight = rows.count(_LEASED, hint="ix_deliveries_lease")
+    due, parked = (rows.count(condition, hint=index, limit=_MOST_COUNTED) for condition, index in (_DUE, _PARKED))
+    if max(due, parked) < _MOST_COUNTED:
+        return max(0, due - in_flight), parked, in_flight
+    total = rows.estimate()
+    if due == parked:
+        due = rows.count(_DUE[0], hint=_DUE[1])
+    elif parked < _MOST_COUNTED:
+        due = max(due, total - parked)
+    if parked == _MOST_COUNTED:
+        parked = max(parked, total - due)
+    return max(0, due - in_flight), parked, in_flight
 
 
 def _oldest_entry(scope: Scope, now: float) -> float | None:

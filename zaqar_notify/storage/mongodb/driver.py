@@ -211,7 +211,8 @@ class MongoStorage(Storage):
         self._at(project, queue, lambda place: consuming.delete_several(place, asked, claim_ids))
 
     def pop_messages(self, project: str, queue: str, limit: int) -> list[Message]:
-        return self._at(project, queue, lambda place: consuming.pop(place, limit))
+        popping = consuming.Popping(limit)
+        return self._database.alone(lambda scope: popping.run(self._place(scope, project, queue)))
 
     def stats(self, project: str, queue: str) -> Stats:
         return self._look_at(project, queue, reading.stats)
@@ -222,7 +223,11 @@ class MongoStorage(Storage):
     # -- claims -------------------------------------------------------------------------------------------------------------
 
     def claim(self, project: str, queue: str, limit: int, ttl: int, grace: int) -> tuple[Claim, list[Message]] | None:
-        return self._at(project, queue, lambda place: consuming.claim(place, limit, ttl, grace))
+        claiming = consuming.Claiming(limit, ttl, grace)
+        found = self._database.alone(lambda scope: claiming.run(self._place(scope, project, queue)))
+        if found is not consuming.BURIES:
+            return found
+        return self._at(project, queue, claiming.run_and_bury)
 
     def get_claim(self, project: str, queue: str, claim_id: str) -> tuple[Claim, list[Message]] | None:
         def work(place: Place) -> tuple[Claim, list[Message]] | None:
@@ -253,10 +258,11 @@ class MongoStorage(Storage):
     # -- subscriptions ------------------------------------------------------------------------------------------------------
 
     def subscribe(self, subscription: Subscription, confirmation: Confirmation | None = None) -> Subscribed:
-        def work(scope: Scope) -> Subscribed:
-            return self._subscriptions.subscribe(scope, subscription, confirmation, self._clock())
+        return self._database.write_together(self._subscribe, (subscription, confirmation))
 
-        return self._database.write(work)
+    def _subscribe(self, scope: Scope, asked: list[tuple[Subscription, Confirmation | None]]) -> list[Subscribed]:
+        now = self._clock()
+        return [self._subscriptions.subscribe(scope, *one, now) for one in asked]
 
     def get_subscription(self, project: str, queue: str, subscription_id: str) -> Subscription | None:
         number = ids.parse(subscription_id)
@@ -454,7 +460,7 @@ class MongoStorage(Storage):
         return self._database.read(ledger.breakers)
 
     def depths(self) -> Depths:
-        return self._database.read(lambda scope: depth.measure(scope, self._clock()))
+        return self._database.alone(lambda scope: depth.measure(scope, self._clock()))
 
     def give_back(
         self,

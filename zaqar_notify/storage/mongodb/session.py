@@ -33,7 +33,7 @@ from pymongo.write_concern import WriteConcern
 
 from zaqar_notify.errors import CannotStart, StorageUnavailable
 from zaqar_notify.storage import ids
-from zaqar_notify.storage.grouping import Grouping, Run, Work, units
+from zaqar_notify.storage.grouping import Grouping, Run, Work
 from zaqar_notify.storage.mongodb.collections import COUNTERS, Document
 
 T = TypeVar("T")
@@ -111,6 +111,11 @@ class Bound:
         return self._collection.count_documents(
             filter, session=self._session, **{name: value for name, value in options.items() if value is not None}
         )
+
+    def estimate(self) -> int:
+        """How many documents the collection has, from what the server remembers: after a crash it may err by some. Not for
+        transactions and snapshots."""
+        return self._collection.estimated_document_count()
 
     def insert_one(self, document: Document) -> None:
         self._collection.insert_one(document, session=self._session)
@@ -208,7 +213,8 @@ class Database:
             raise CannotStart(f"[storage] connection is no MongoDB URL: {error}") from None
         self._url = url
         self._patience = patience
-        self._together = _Together(self, group_commit)
+        self._most = group_commit
+        self._groups: dict[Run, _Together] = {}
         self._mutex = threading.Lock()
         self._client: pymongo.MongoClient[Document] | None = None
         self._process = 0
@@ -283,7 +289,9 @@ class Database:
     def write_together(self, work: Callable[[Scope, list[Item]], Sequence[T]], item: Item) -> T:
         """Like `write`, for work that is cheaper for many at once: gets the items of all threads that wait with the same
         ``work``, and returns a result for each, in order."""
-        result: T = self._together.run(work, item)
+        with self._mutex:
+            group = self._groups.setdefault(work, _Together(self, self._most))
+        result: T = group.run(work, item)
         return result
 
     def hello(self) -> Mapping[str, Any]:
@@ -324,29 +332,29 @@ class Database:
 
 
 class _Together(Grouping):
-    """A transaction cannot take back a part of itself: each kind of work has one of its own."""
+    """Of one kind of work. A transaction cannot take back a part of itself: where one of many fails, each has its own."""
 
     def __init__(self, database: Database, most: int) -> None:
         super().__init__(most)
         self._database = database
 
     def _perform(self, batch: list[Work]) -> None:
-        for unit in units(batch):
-            self._run(unit[0].run, unit)
-
-    def _run(self, run: Run, unit: list[Work]) -> None:
+        run = batch[0].run
         try:
-            results = self._database.write(lambda scope: run(scope, [work.item for work in unit]))
+            results = self._database.write(lambda scope: run(scope, [work.item for work in batch]))
         except Exception as error:
             if isinstance(error, StorageUnavailable):
                 raise
-            for work in unit:
-                work.error = error
+            if len(batch) > 1:
+                for work in batch:
+                    self._perform([work])
+            else:
+                batch[0].error = error
         else:
-            for work, result in zip(unit, results, strict=True):
+            for work, result in zip(batch, results, strict=True):
                 work.result = result
-        for work in unit:
-            # Whatever becomes of the next unit.
+        for work in batch:
+            # Whatever becomes of the next one.
             work.done = True
 
 
