@@ -20,14 +20,25 @@ _STEP_BITS = 8
 
 def rising(last: int, now: float, count: int) -> list[int]:
     """``count`` ids above ``last``, which is the greatest that was ever given out; ``now``: epoch seconds."""
-    following = max(
-        last + 1 + random.getrandbits(_STEP_BITS), int(now * 1000) << _CHANCE_BITS | random.getrandbits(_CHANCE_BITS)
-    )
+    return above(max(last, least(now)), count)
+
+
+def least(now: float) -> int:
+    """What is given out now is above this."""
+    return int(now * 1000) << _CHANCE_BITS | random.getrandbits(_CHANCE_BITS)
+
+
+def above(last: int, count: int) -> list[int]:
+    """``count`` ids above ``last``, by `room` at most."""
     ids = []
     for _ in range(count):
-        ids.append(following)
-        following += 1 + random.getrandbits(_STEP_BITS)
+        last += 1 + random.getrandbits(_STEP_BITS)
+        ids.append(last)
     return ids
+
+
+def room(count: int) -> int:
+    return count << _STEP_BITS
 
 
 def show(number: int) -> str:

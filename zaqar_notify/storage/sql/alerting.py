@@ -14,9 +14,5 @@ _KEPT = 86_400.0
 
 def is_due(run: Callable[..., Any], project: str, alert: Alert, now: float) -> bool:
     """Whether it may be published now; it then is the last one."""
-    last = run(statements.LAST_ALERT, (project, alert.cause)).scalar()
-    # One of the future is from before the clock was set back.
-    if last is not None and last <= now < last + alert.every:
-        return False
-    run(statements.PUT_ALERT, (project, alert.cause, now, now + max(alert.every, _KEPT)))
-    return True
+    told = {"project": project, "cause": alert.cause, "now": now, "every": alert.every}
+    return bool(run(statements.PUT_ALERT, {**told, "prune_at": now + max(alert.every, _KEPT)}).rowcount)

@@ -152,7 +152,7 @@ def _in_ranges(
         query = matching(behind)
         if last is not None:
             query = query.where(subscriptions.c.id <= last)
-        found.extend(connection.execute(query.limit(limit - len(found))).scalars())
+        found += connection.execute(query.limit(limit - len(found))).scalars().all()
         if len(found) == limit:
             break
     return found

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, select, update
+from sqlalchemy import Connection, Row, Select, func, select, update
 
 from zaqar_notify.model import Queue
 from zaqar_notify.storage.sql import publishing, statements
@@ -18,6 +18,10 @@ def find(connection: Connection, project: str, name: str) -> int | None:
     return number
 
 
+def _find_to_change(connection: Connection, project: str, name: str) -> Row[Any] | None:
+    return connection.exec_driver_sql(statements.FIND_QUEUE_TO_CHANGE, (project, name)).first()
+
+
 def get(connection: Connection, project: str, name: str) -> Queue | None:
     found = connection.execute(_select(project).where(queues.c.name == name)).first()
     return None if found is None else _queue(*found)
@@ -25,23 +29,22 @@ def get(connection: Connection, project: str, name: str) -> Queue | None:
 
 def put(connection: Connection, project: str, name: str, metadata: str, now: float) -> bool:
     """True when it is new."""
-    found = find(connection, project, name)
+    found = _find_to_change(connection, project, name)
     if found is None:
         publishing.make_queue(connection, project, name, now, metadata)
     else:
-        _store(connection, found, metadata)
+        _store(connection, found.id, metadata)
     return found is None
 
 
 def change(
     connection: Connection, project: str, name: str, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]
 ) -> Mapping[str, Any] | None:
-    found = find(connection, project, name)
+    found = _find_to_change(connection, project, name)
     if found is None:
         return None
-    stored = connection.execute(select(queues.c.metadata).where(queues.c.id == found)).scalar_one()
-    changed = json.dumps(dict(change(json.loads(stored))))
-    _store(connection, found, changed)
+    changed = json.dumps(dict(change(json.loads(found.metadata))))
+    _store(connection, found.id, changed)
     metadata: Mapping[str, Any] = json.loads(changed)
     return metadata
 
@@ -72,18 +75,17 @@ def count(connection: Connection, project: str, name: str, metadata: Mapping[str
 
 
 def delete(connection: Connection, project: str, name: str, now: float) -> None:
-    found = find(connection, project, name)
+    found = _find_to_change(connection, project, name)
     if found is not None:
-        _end(connection, found, now)
+        _end(connection, found.id, now)
 
 
 def renew(connection: Connection, project: str, name: str, now: float) -> None:
     """A new queue takes the place of the old one, which keeps its messages and is pruned with them."""
-    found = find(connection, project, name)
+    found = _find_to_change(connection, project, name)
     if found is not None:
-        kept = connection.execute(select(queues.c.metadata, queues.c.created_at).where(queues.c.id == found)).one()
-        _end(connection, found, now)
-        publishing.make_queue(connection, project, name, kept.created_at, kept.metadata)
+        _end(connection, found.id, now)
+        publishing.make_queue(connection, project, name, found.created_at, found.metadata)
 
 
 def _end(connection: Connection, number: int, now: float) -> None:
@@ -99,7 +101,7 @@ def _select(project: str) -> Select[Any]:
 
 def _matching(query: Select[Any], part: str) -> Select[Any]:
     """Not LIKE, which does not tell cases apart and knows wildcards."""
-    return query.where(func.instr(queues.c.name, part) > 0) if part else query
+    return query.where(func.replace(queues.c.name, part, "") != queues.c.name) if part else query
 
 
 def _having(connection: Connection, query: Select[Any], metadata: Mapping[str, str]) -> Iterator[Queue]:

@@ -1,5 +1,5 @@
-"""Consumers of a queue: claiming, popping, deleting. What changes anything runs under the write lock, so that a message goes to
-one consumer only.
+"""Consumers of a queue: claiming, popping, deleting. What changes anything holds the messages that it has found, so that each
+goes to one consumer only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sqlalchemy import select
 from zaqar_notify.errors import Forbidden, InvalidRequest
 from zaqar_notify.model import Claim, Draft, Message
 from zaqar_notify.storage import ids
-from zaqar_notify.storage.sql import publishing, statements
+from zaqar_notify.storage.sql import numbering, publishing, statements
 from zaqar_notify.storage.sql.reading import Place
 from zaqar_notify.storage.sql.tables import queues
 
@@ -63,7 +63,7 @@ def delete_several(place: Place, asked: Sequence[int], claim_ids: Collection[str
 
 def claim(place: Place, limit: int, ttl: int, grace: int) -> tuple[Claim, list[Message]] | None:
     chosen = json.dumps(_choose(place, limit))
-    number = ids.rising(place.run(statements.LAST_CLAIM_ID).scalar_one(), place.now, 1)[0]
+    number = numbering.give(place.connection, statements.LAST_CLAIM_ID, place.now)[0]
     made = Claim(ids.show(number), ttl, grace, place.now)
     if not place.run(statements.CLAIM_MESSAGES, asked=chosen, claim=number, end=made.expires_at).rowcount:
         return None

@@ -10,9 +10,8 @@ import functools
 import itertools
 import json
 import logging
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection, Select, delete, insert, inspect, select, update
 
@@ -57,6 +56,7 @@ from zaqar_notify.storage.sql import (
     jobs,
     keys,
     ledger,
+    numbering,
     pruning,
     publishing,
     reading,
@@ -70,6 +70,9 @@ from zaqar_notify.storage.sql.publishing import Post
 from zaqar_notify.storage.sql.reading import Place
 from zaqar_notify.storage.sql.statements import json_list
 from zaqar_notify.storage.sql.tables import deliveries, delivery_log, subscriptions, workers
+
+if TYPE_CHECKING:
+    from zaqar_notify.storage.sql import postgresql
 
 T = TypeVar("T")
 
@@ -92,15 +95,19 @@ class SqlStorage(Storage):
         retention_delivered: float | None = None,
         busy_timeout: float = 5.0,
         group_commit: int = 256,
-        clock: Callable[[], float] = time.time,
+        pool_size: int = 16,
+        member_timeout: float = 30.0,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        """``retention``, ``body_retention``, ``retention_delivered`` (of the log of what was delivered) and ``busy_timeout``
-        are seconds. Raises `CannotStart` for a bad URL."""
-        self._database = sqlite.Database(sqlite.path_of(url), busy_timeout, group_commit)
+        """``retention``, ``body_retention``, ``retention_delivered`` (of the log of what was delivered), ``busy_timeout`` and
+        ``member_timeout`` are seconds. For a server: ``pool_size`` is the most connections of this process, and a worker that
+        has said nothing for ``member_timeout`` is dead. ``clock`` takes the place of the database's. Raises `CannotStart` for a
+        bad URL."""
+        self._database = _database(url, busy_timeout, group_commit, pool_size, member_timeout)
         self._keyring = keyring
         self._bodies = Bodies(keyring)
         self._retention = Retention(retention, body_retention, retention_delivered)
-        self._clock = clock
+        self._clock = clock or self._database.clock
         self._takes = itertools.count(1)
         self._turns: taking.Turns = {}
         self._sealed: set[str] = set()
@@ -137,6 +144,12 @@ class SqlStorage(Storage):
 
     def now(self) -> float:
         return self._clock()
+
+    def announce(self) -> None:
+        self._database.announce()
+
+    def watch(self, wake: Callable[[], None]) -> Callable[[], None]:
+        return self._database.watch(wake)
 
     # -- queues -------------------------------------------------------------------------------------------------------------
 
@@ -301,8 +314,7 @@ class SqlStorage(Storage):
         return Subscribed(changed, created=False, secret_is_new=renewed and changed.secret_made)
 
     def _add_subscription(self, connection: Connection, asked: Subscription, now: float) -> Subscribed:
-        last = connection.exec_driver_sql(statements.LAST_SUBSCRIPTION_ID).scalar_one()
-        number = ids.rising(last, now, 1)[0]
+        number = numbering.give(connection, statements.LAST_SUBSCRIPTION_ID, now)[0]
         values = {
             "id": number,
             "project": asked.project,
@@ -612,18 +624,22 @@ class SqlStorage(Storage):
 
     def recover(self) -> int:
         with self._database.read() as connection:
-            registered = connection.execute(select(workers.c.id)).scalars().all()
-        dead = [worker_id for worker_id in registered if self._database.workers.dead(worker_id)]
+            registered = connection.execute(select(workers.c.id, workers.c.seen_at)).all()
+        now = self._clock()
+        dead = [(worker_id, seen_at) for worker_id, seen_at in registered if self._database.is_dead(worker_id, seen_at, now)]
         found = 0
-        for worker_id in dead:
-            found += self._database.write(functools.partial(self._release, worker_id=worker_id))
+        for worker_id, seen_at in dead:
+            found += self._database.write(functools.partial(self._release, worker_id=worker_id, seen_at=seen_at))
             self._database.workers.forget(worker_id)
         return found
 
-    def _release(self, connection: Connection, worker_id: int) -> int:
-        """End the leases of a worker and forget it; 0 when another process has done so."""
-        ledger.release(connection, worker_id)
-        return connection.execute(delete(workers).where(workers.c.id == worker_id)).rowcount
+    def _release(self, connection: Connection, worker_id: int, seen_at: float | None = None) -> int:
+        """End the leases of a worker and forget it; 0 when another process has done so, or it was seen since ``seen_at``."""
+        worker = workers.c.id == worker_id if seen_at is None else (workers.c.id == worker_id) & (workers.c.seen_at == seen_at)
+        forgotten = connection.execute(delete(workers).where(worker)).rowcount
+        if forgotten or seen_at is None:
+            ledger.release(connection, worker_id)
+        return forgotten
 
     def take(
         self,
@@ -802,7 +818,23 @@ class SqlStorage(Storage):
             return copying.read(connection, kind, after, limit)
 
     def copy_into(self, kind: str, records: Sequence[Mapping[str, Any]]) -> None:
-        self._database.write(lambda connection: copying.store(connection, kind, records))
+        def work(connection: Connection) -> None:
+            copying.store(connection, kind, records)
+            self._database.rise_above(connection, kind)
+
+        self._database.write(work)
+
+
+def _database(
+    url: str, busy_timeout: float, group_commit: int, pool_size: int, member_timeout: float
+) -> sqlite.Database | postgresql.Database:
+    if url.partition(":")[0].partition("+")[0] not in ("postgresql", "postgres"):
+        return sqlite.Database(sqlite.path_of(url), busy_timeout, group_commit)
+    try:
+        from zaqar_notify.storage.sql import postgresql
+    except ImportError as error:
+        raise CannotStart("[storage] connection: PostgreSQL needs psycopg: pip install 'zaqar-notify[postgresql]'") from error
+    return postgresql.Database(url, busy_timeout, group_commit, pool_size=pool_size, member_timeout=member_timeout)
 
 
 def _revision(connection: Connection) -> str | None:

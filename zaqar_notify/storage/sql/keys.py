@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, select, update
-from sqlalchemy.dialects.sqlite import insert
 
 from zaqar_notify.errors import Conflict
 from zaqar_notify.model import ApiKey
@@ -16,16 +15,9 @@ from zaqar_notify.storage.sql.tables import api_keys
 
 
 def add(connection: Connection, key: ApiKey) -> None:
-    values = {
-        "id": key.id,
-        "project": key.project,
-        "roles": json.dumps(key.roles),
-        "name": key.name,
-        "secret_hash": key.secret_hash,
-        "created_at": key.created_at,
-        "revoked_at": key.revoked_at,
-    }
-    if not connection.execute(insert(api_keys).values(values).on_conflict_do_nothing()).rowcount:
+    roles = json.dumps(key.roles)
+    values = (key.id, key.project, roles, key.name, key.secret_hash, key.created_at, key.revoked_at)
+    if not connection.exec_driver_sql(statements.INSERT_KEY, values).rowcount:
         raise Conflict("There is a key with this id already.")
 
 

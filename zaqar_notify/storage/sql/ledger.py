@@ -77,9 +77,8 @@ class _Settling:
             origins = {message: (expires_at, project_id, 0) for message, expires_at, project_id in found}
             self._rows = [(*row, *origins[row[0]]) for row in self._rows]
         self._seal_exchanges()
-        for rows, inserted in ((statements.INSERT_LINES, self._lines), (statements.PUT_ROWS, self._rows)):
-            for statement, values in rows.of(inserted):
-                self._run(statement, values)
+        statements.INSERT_LINES.into(self._connection, self._lines)
+        statements.PUT_ROWS.into(self._connection, self._rows)
         if self._ended:
             self._run(statements.DELETE_ROW, self._ended)
         self._alerts += self._verdicts.store(self._run)

@@ -18,4 +18,6 @@ def number_of(connection: Connection, name: str) -> int:
 
 
 def remove_unused(connection: Connection, numbers: Iterable[int]) -> None:
-    connection.exec_driver_sql(statements.REMOVE_UNUSED_PROJECTS, json_list(numbers))
+    asked = json_list(numbers)
+    connection.exec_driver_sql(statements.HOLD_PROJECTS, asked)
+    connection.exec_driver_sql(statements.REMOVE_UNUSED_PROJECTS, asked)

@@ -11,8 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Table, case, delete, exists, func, literal, or_, select, text, union_all, update
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import Connection, Select, Table, case, delete, exists, func, literal, or_, select, text, union_all, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from zaqar_notify.model import LogEntry, MessageKind, State
@@ -25,7 +24,6 @@ from zaqar_notify.storage.sql.tables import (
     claims,
     deliveries,
     delivery_log,
-    id_floors,
     jobs,
     lanes,
     messages,
@@ -89,7 +87,12 @@ def prune_subscriptions(connection: Connection, now: float, retention: Retention
 
 def _look(connection: Connection, table: Table, now: float, limit: int, *columns: Any) -> Sequence[Any]:
     query = select(table.c.id, *columns).where(table.c.prune_at <= now).order_by(table.c.prune_at).limit(limit)
-    return connection.execute(query).all()
+    return connection.execute(_held(query)).all()
+
+
+def _held(query: Select[Any], *of: Table) -> Select[Any]:
+    """Nobody else changes what is found before this transaction has ended; what somebody is changing is passed over."""
+    return query.with_for_update(skip_locked=True, of=of or None)
 
 
 def _later(connection: Connection, table: Table, found: Sequence[int], at: float) -> None:
@@ -105,8 +108,7 @@ def _remove(connection: Connection, table: Table, found: Sequence[int]) -> None:
 def keep_floor(connection: Connection, table: Table, gone: Sequence[int]) -> None:
     """Ids have to rise also above the greatest one, when that is removed."""
     if gone and max(gone) == connection.execute(select(func.max(table.c.id))).scalar():
-        statement = insert(id_floors).values(name=table.name, last=max(gone))
-        connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"last": statement.excluded.last}))
+        connection.exec_driver_sql(statements.RAISE_FLOOR, (table.name, max(gone)))
 
 
 # -- claims and delays ---------------------------------------------------------------------------------------------------------
@@ -124,7 +126,7 @@ def end_claims(connection: Connection, now: float, limit: int) -> int:
     """Messages whose claim or delay has ended are like any other; the claims are removed."""
     run = connection.exec_driver_sql
     query = select(claims.c.id).where(claims.c.expires_at <= now).order_by(claims.c.expires_at)
-    ended = connection.execute(query.limit(max(1, limit // _MESSAGES_OF_A_CLAIM))).scalars().all()
+    ended = connection.execute(_held(query.limit(max(1, limit // _MESSAGES_OF_A_CLAIM)))).scalars().all()
     changed = run(statements.END_DELAYS, (now, limit)).rowcount
     if ended:
         freed = run(statements.END_CLAIMS, (*json_list(ended), limit)).rowcount
@@ -149,7 +151,9 @@ def _idle(now: float) -> tuple[ColumnElement[bool], ...]:
 
 
 def remove_idle_lanes(connection: Connection, now: float, limit: int) -> int:
-    return connection.exec_driver_sql(statements.REMOVE_IDLE_LANES, (now - _IDLE, limit)).rowcount
+    run = connection.exec_driver_sql
+    found = run(statements.IDLE_LANES, (now - _IDLE, limit)).scalars().all()
+    return run(statements.REMOVE_IDLE_LANES, json_list(found)).rowcount if found else 0
 
 
 # -- jobs ----------------------------------------------------------------------------------------------------------------------
@@ -182,8 +186,7 @@ def end_expired(connection: Connection, now: float, retention: Retention, limit:
     handed = [(now + retention.look_again, one.message_id, one.subscription_id) for one in expired if _is_for_workers(one)]
     ended = [one for one in expired if not _is_for_workers(one)]
     lines = [ledger.line(one.message_id, one.subscription_id, _end(one, now)) for one in ended]
-    for statement, values in statements.INSERT_LINES.of(lines):
-        connection.exec_driver_sql(statement, values)
+    statements.INSERT_LINES.into(connection, lines)
     for statement, parameters in (
         (statements.DELETE_ROW, [(one.message_id, one.subscription_id) for one in ended]),
         (statements.HAND_OVER_ROW, handed),
@@ -218,7 +221,7 @@ def _expired(connection: Connection, now: float, limit: int, due: ColumnElement[
         .order_by(due)
         .limit(limit)
     )
-    return list(connection.execute(query))
+    return list(connection.execute(_held(query, deliveries)))
 
 
 def _is_for_workers(expired: Any) -> bool:
@@ -364,7 +367,8 @@ def store_looks(connection: Connection, looks: Sequence[Look], now: float) -> in
 def remove_messages(connection: Connection, limit: int) -> int:
     """Messages whose retention is over, and before them the lines of their logs."""
     column = messages.c
-    found = connection.execute(select(column.id).where(column.prune_at == 0).order_by(column.id).limit(limit)).scalars().all()
+    query = select(column.id).where(column.prune_at == 0).order_by(column.id).limit(limit)
+    found = connection.execute(_held(query)).scalars().all()
     if not found:
         return 0
     lines = connection.exec_driver_sql(statements.REMOVE_LINES, (*json_list(found), limit)).rowcount

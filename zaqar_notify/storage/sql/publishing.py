@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -15,7 +15,8 @@ from zaqar_notify.storage import ids
 from zaqar_notify.storage.bodies import Bodies
 from zaqar_notify.storage.codes import KIND_CODES
 from zaqar_notify.storage.retention import Retention
-from zaqar_notify.storage.sql import projects, statements
+from zaqar_notify.storage.sql import numbering, projects, statements
+from zaqar_notify.storage.sql.statements import json_list
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -35,11 +36,7 @@ class _Target:
 
     __slots__ = ("bodies", "encrypts", "id", "now", "project_id", "retention")
 
-    def __init__(self, connection: Connection, key: tuple[str, str], now: float, bodies: Bodies, retention: Retention) -> None:
-        found = connection.exec_driver_sql(statements.FIND_QUEUE_TO_POST_TO, key).first()
-        if found is None:
-            make_queue(connection, *key, now)
-            found = connection.exec_driver_sql(statements.FIND_QUEUE_TO_POST_TO, key).one()
+    def __init__(self, found: Any, now: float, bodies: Bodies, retention: Retention) -> None:
         self.id: int = found.id
         self.project_id: int = found.project_id
         self.encrypts = bool(found.encrypts)
@@ -84,12 +81,27 @@ class _Target:
         return (*self.message(number, draft, client_id), free_at, deleted_at, KIND_CODES[kind], encrypts)
 
 
+def _targets(
+    connection: Connection, keys: Iterable[tuple[str, str]], now: float, bodies: Bodies, retention: Retention
+) -> dict[tuple[str, str], _Target]:
+    """Nobody else posts there before this transaction has ended, so that ids rise in the order of commits."""
+    targets: dict[tuple[str, str], _Target] = {}
+    missing = sorted(keys)
+    while missing:
+        for found in connection.exec_driver_sql(statements.FIND_QUEUES_TO_POST_TO, json_list(missing)).all():
+            targets[found.project, found.name] = _Target(found, now, bodies, retention)
+        missing = [key for key in missing if key not in targets]
+        for project, name in missing:
+            make_queue(connection, project, name, now)
+    return targets
+
+
 def insert(connection: Connection, posts: Sequence[Post], now: float, bodies: Bodies, retention: Retention) -> list[list[int]]:
-    """Returns the ids of each post's messages. Has to run under the write lock, for the ids' sake."""
-    keys = {(post.project, post.queue): None for post in posts if post.drafts}
+    """Returns the ids of each post's messages."""
+    keys = {(post.project, post.queue) for post in posts if post.drafts}
     if not keys:
         return [[] for _ in posts]
-    targets = {key: _Target(connection, key, now, bodies, retention) for key in keys}
+    targets = _targets(connection, keys, now, bodies, retention)
     fresh = iter(_new_ids(connection, now, sum(len(post.drafts) for post in posts)))
     made = _Made()
     given = []
@@ -125,13 +137,9 @@ class _Made:
         self.entries.append((number, target.id, due_at, 0, target.project_id))
 
     def store(self, connection: Connection) -> None:
-        for rows, inserted in (
-            (statements.INSERT_MESSAGES, self.plain),
-            (statements.INSERT_OTHER_MESSAGES, self.others),
-            (statements.INSERT_ENTRIES, self.entries),
-        ):
-            for statement, values in rows.of(inserted):
-                connection.exec_driver_sql(statement, values)
+        statements.INSERT_MESSAGES.into(connection, self.plain)
+        statements.INSERT_OTHER_MESSAGES.into(connection, self.others)
+        statements.INSERT_ENTRIES.into(connection, self.entries)
 
 
 def insert_for_one(
@@ -145,19 +153,20 @@ def insert_for_one(
     retention: Retention,
 ) -> int:
     """A message that readers never see, with a row for this subscription alone instead of an outbox entry."""
-    target = _Target(connection, (subscription.project, subscription.queue), now, bodies, retention)
+    key = subscription.project, subscription.queue
+    target = _targets(connection, [key], now, bodies, retention)[key]
     number = _new_ids(connection, now, 1)[0]
     message = target.other_message(number, draft, shown=False, kind=kind)
     expires_at = now + draft.delay + draft.ttl
     row = (number, ids.parse(subscription.id), None, 0, None, 0, 0, expires_at, target.project_id, 0)
-    for rows, inserted in ((statements.INSERT_OTHER_MESSAGES, message), (statements.PUT_ROWS, row)):
-        for statement, values in rows.of([inserted]):
-            connection.exec_driver_sql(statement, values)
+    statements.INSERT_OTHER_MESSAGES.into(connection, [message])
+    statements.PUT_ROWS.into(connection, [row])
     return number
 
 
 def ensure_queue(connection: Connection, project: str, name: str, now: float) -> None:
-    if connection.exec_driver_sql(statements.FIND_QUEUE, (project, name)).first() is None:
+    """Nobody else changes it before this transaction has ended."""
+    if connection.exec_driver_sql(statements.FIND_QUEUE_TO_CHANGE, (project, name)).first() is None:
         make_queue(connection, project, name, now)
 
 
@@ -167,4 +176,4 @@ def make_queue(connection: Connection, project: str, name: str, created_at: floa
 
 
 def _new_ids(connection: Connection, now: float, count: int) -> list[int]:
-    return ids.rising(connection.exec_driver_sql(statements.LAST_MESSAGE_ID).scalar_one(), now, count)
+    return numbering.give(connection, statements.LAST_MESSAGE_ID, now, count)

@@ -22,8 +22,7 @@ def redeliver(place: Place, message_id: str, subscription: int, ttl: float) -> N
     if not found.body:
         raise Conflict("The body of the message is not kept any more.")
     row = (found.id, subscription, None, 0, None, 0, found.lines, expires_at, found.project_id, found.lines)
-    for statement, values in statements.PUT_ROWS.of([row]):
-        connection.exec_driver_sql(statement, values)
+    statements.PUT_ROWS.into(connection, [row])
     look_at = min(expires_at, place.now + place.retention.look_again)
     place.run(statements.REVIVE_MESSAGE, message=found.id, look_at=look_at)
 
@@ -41,13 +40,16 @@ def cancel(place: Place, message_id: str, subscription: int) -> None:
         connection.exec_driver_sql(statements.DELETE_ROW, (found.id, subscription))
     number = max(found.row_lines or 0, found.lines or 0) + 1
     line = ledger.line(found.id, subscription, LogEntry(number, place.now, State.CANCELLED))
-    for statement, values in statements.INSERT_LINES.of([line]):
-        connection.exec_driver_sql(statement, values)
+    statements.INSERT_LINES.into(connection, [line])
 
 
 def _find(place: Place, message_id: str, subscription: int) -> Any:
     message = arrivals.find_message(place.connection, place.project, place.queue, message_id)
-    found = None if message is None else place.run(statements.FIND_DELIVERY, message=message, subscription=subscription).first()
+    found = None
+    if message is not None:
+        for statement in (statements.HOLD_MESSAGE, statements.HOLD_ENTRY, statements.HOLD_JOBS, statements.HOLD_ROW):
+            place.run(statement, message=message, subscription=subscription)
+        found = place.run(statements.FIND_DELIVERY, message=message, subscription=subscription).first()
     if found is None or (found.row_lines is None and found.state is None and not found.covered):
         raise NotFound(_UNKNOWN)
     return found

@@ -10,6 +10,8 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from sqlalchemy import Connection
+
 
 class Rows:
     """An INSERT of any number of rows, many in one statement.
@@ -22,13 +24,13 @@ class Rows:
 
     def __init__(self, before: str, columns: int, after: str = "") -> None:
         self.columns = columns
-        self._before = before
+        self.before = before
         self._row = f"({', '.join('?' * columns)})"
-        self._after = after
+        self.after = after
         self._full = self._text(self._MOST)
 
     def _text(self, count: int) -> str:
-        return f"{self._before} {', '.join([self._row] * count)} {self._after}"
+        return f"{self.before} {', '.join([self._row] * count)} {self.after}"
 
     def of(self, rows: Sequence[tuple[Any, ...]]) -> Iterator[tuple[str, tuple[Any, ...]]]:
         """The statements, with their parameters."""
@@ -36,6 +38,15 @@ class Rows:
             some = rows[start : start + self._MOST]
             text = self._full if len(some) == self._MOST else self._text(len(some))
             yield text, tuple(itertools.chain.from_iterable(some))
+
+    def into(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Store them. An engine may have a way of its own."""
+        insert = connection.get_execution_options().get("insert_rows")
+        if insert is not None:
+            insert(self, connection, rows)
+            return
+        for statement, values in self.of(rows):
+            connection.exec_driver_sql(statement, values)
 
 
 def json_list(values: Iterable[Any]) -> tuple[str]:
@@ -50,6 +61,9 @@ m.encrypted, m.free_at, m.claim_id
 """What `bodies.Bodies.message` makes a message of."""
 
 # -- publishing ----------------------------------------------------------------------------------------------------------------
+
+# Ids have to rise also above the greatest one that was removed.
+RAISE_FLOOR = "INSERT INTO id_floors (name, last) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET last = excluded.last"
 
 FIND_QUEUE = "SELECT id FROM queues WHERE project = ? AND name = ? AND deleted_at IS NULL"
 
@@ -67,8 +81,16 @@ CASE WHEN instr(metadata, '"_enable_encrypt_messages"') > 0
     THEN json_type(metadata, '$._enable_encrypt_messages') = 'true' ELSE 0 END
 """
 
-FIND_QUEUE_TO_POST_TO = f"""
-SELECT id, project_id, {_ENCRYPTS} AS encrypts FROM queues WHERE project = ? AND name = ? AND deleted_at IS NULL
+# Nobody else may change it before this transaction has ended.
+FIND_QUEUE_TO_CHANGE = """
+SELECT id, metadata, created_at FROM queues WHERE project = ? AND name = ? AND deleted_at IS NULL
+"""
+
+# Nobody else may post to them, or change them, before this transaction has ended.
+FIND_QUEUES_TO_POST_TO = f"""
+SELECT q.project, q.name, q.id, q.project_id, {_ENCRYPTS} AS encrypts
+FROM json_each(?) AS asked
+CROSS JOIN queues AS q ON q.project = asked.value ->> 0 AND q.name = asked.value ->> 1 AND q.deleted_at IS NULL
 """  # noqa: S608 - only constants
 
 LAST_MESSAGE_ID = """
@@ -236,6 +258,11 @@ DROP_LINES = "DELETE FROM delivery_log WHERE message_id = :message"
 DROP_MESSAGE = "DELETE FROM messages WHERE id = :message"
 
 # -- keys of the API -----------------------------------------------------------------------------------------------------------
+
+INSERT_KEY = """
+INSERT INTO api_keys (id, project, roles, name, secret_hash, created_at, revoked_at) VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO NOTHING
+"""
 
 GET_KEY = "SELECT id, project, roles, name, secret_hash, created_at, revoked_at FROM api_keys WHERE id = ?"
 
@@ -426,11 +453,11 @@ WHERE id IN (
 )
 """
 
-LAST_ALERT = "SELECT at FROM alerts WHERE project = ? AND cause = ?"
-
+# Not while the last one is too young; one of the future is from before the clock was set back.
 PUT_ALERT = """
-INSERT INTO alerts (project, cause, at, prune_at) VALUES (?, ?, ?, ?)
+INSERT INTO alerts (project, cause, at, prune_at) VALUES (:project, :cause, :now, :prune_at)
 ON CONFLICT (project, cause) DO UPDATE SET at = excluded.at, prune_at = excluded.prune_at
+WHERE alerts.at > excluded.at OR alerts.at + :every <= excluded.at
 """
 
 PROJECTS = """
@@ -546,6 +573,15 @@ FROM workers AS w ORDER BY w.id
 """
 
 # -- again, or not at all ------------------------------------------------------------------------------------------------------
+
+# Nobody else may change these before this transaction has ended.
+HOLD_MESSAGE = "SELECT id FROM messages WHERE id = :message AND prune_at > 0"
+
+HOLD_ENTRY = "SELECT message_id FROM outbox WHERE message_id = :message"
+
+HOLD_JOBS = "SELECT id FROM jobs WHERE message_id = :message"
+
+HOLD_ROW = "SELECT message_id FROM deliveries WHERE message_id = :message AND subscription_id = :subscription"
 
 # The message, also one that is over, and what is open of this one delivery; lines: so many are in its log, the last one's
 # state is ``state``.
@@ -741,6 +777,9 @@ UPDATE messages SET
 WHERE id = :message AND prune_at = :seen
 """
 
+# Nobody gives them anything before this transaction has ended.
+HOLD_PROJECTS = "SELECT id FROM projects WHERE id IN (SELECT value FROM json_each(?))"
+
 REMOVE_UNUSED_PROJECTS = """
 DELETE FROM projects WHERE id IN (SELECT value FROM json_each(?))
     AND NOT EXISTS (SELECT 1 FROM queues WHERE project_id = projects.id)
@@ -751,13 +790,14 @@ REMOVE_ALERTS = """
 DELETE FROM alerts WHERE (project, cause) IN (SELECT project, cause FROM alerts WHERE prune_at <= ? LIMIT ?)
 """
 
-REMOVE_IDLE_LANES = """
-DELETE FROM lanes WHERE id IN (
-    SELECT l.id FROM lanes AS l INDEXED BY ix_lanes_open WHERE l.trips > 0 AND l.probe_at <= ?
-        AND NOT EXISTS (SELECT 1 FROM deliveries AS d WHERE d.lane_id = l.id AND d.due_at IS NULL)
-    LIMIT ?
-)
-"""
+_UNUSED = "NOT EXISTS (SELECT 1 FROM deliveries AS d WHERE d.lane_id = l.id AND d.due_at IS NULL)"
+
+IDLE_LANES = f"""
+SELECT l.id FROM lanes AS l INDEXED BY ix_lanes_open WHERE l.trips > 0 AND l.probe_at <= ? AND {_UNUSED} LIMIT ?
+"""  # noqa: S608 - only constants
+
+# Looks again: nobody parks anything there while these are held, but somebody may have done so just before.
+REMOVE_IDLE_LANES = f"DELETE FROM lanes AS l WHERE l.id IN (SELECT value FROM json_each(?)) AND {_UNUSED}"  # noqa: S608
 
 # For the workers to end: due at once, and in no lane.
 HAND_OVER_ROW = """

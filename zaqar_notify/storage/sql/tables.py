@@ -24,9 +24,11 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.types import TypeEngine
 
 REVISION = "0004"
 """The newest revision under migrations/versions: what this version of the code needs."""
@@ -36,6 +38,12 @@ metadata = MetaData()
 # SQLite makes only an INTEGER primary key the key of the table itself.
 _Id = BigInteger().with_variant(Integer(), "sqlite")
 _ZERO = text("0")
+_FALSE = false()
+
+
+def _name(length: int | None = None) -> TypeEngine[str]:
+    """Compared by code points, on every engine and with every locale."""
+    return (Text() if length is None else String(length)).with_variant(String(length, collation="C"), "postgresql")
 
 
 def _index(name: str, *columns: Any, where: ColumnElement[bool] | None = None) -> Index:
@@ -55,7 +63,7 @@ projects = Table(
     "projects",
     metadata,
     Column("id", _Id, primary_key=True),
-    Column("name", String(256), nullable=False),
+    Column("name", _name(256), nullable=False),
     UniqueConstraint("name", name="uq_projects_name"),
     sqlite_autoincrement=True,
 )
@@ -64,8 +72,8 @@ queues = Table(
     "queues",
     metadata,
     Column("id", _Id, primary_key=True),
-    Column("project", String(256), nullable=False),
-    Column("name", String(64), nullable=False),
+    Column("project", _name(256), nullable=False),
+    Column("name", _name(64), nullable=False),
     Column("metadata", Text, nullable=False),
     Column("created_at", Double, nullable=False),
     # A deleted queue stays as long as it has messages: they belong to it and not to a later queue of the same name.
@@ -111,7 +119,7 @@ messages = Table(
     Column("kind", SmallInteger, nullable=False, server_default=_ZERO),
     Column("foreign_id", String(255)),
     # The body is a token of the keyring.
-    Column("encrypted", Boolean, nullable=False, server_default=_ZERO),
+    Column("encrypted", Boolean, nullable=False, server_default=_FALSE),
     # When the last of those deliveries ended whose lines are not in the log any more, although those of others are.
     Column("ended_at", Double),
 )
@@ -133,7 +141,12 @@ _index("ix_messages_delayed", messages.c.queue_id, messages.c.id, where=_delayed
 _index("ix_messages_delay", messages.c.free_at, where=_delayed)
 _index("ix_messages_claimed", messages.c.queue_id, messages.c.id, where=_claimed)
 _index("ix_messages_claim", messages.c.claim_id, where=_claimed)
-_index("ix_messages_encrypted", messages.c.id, where=messages.c.encrypted > text("0"))
+Index(
+    "ix_messages_encrypted",
+    messages.c.id,
+    sqlite_where=messages.c.encrypted > text("0"),
+    postgresql_where=text("encrypted"),
+)
 # Not unique: another service may use an id twice, and that is no reason to refuse a message.
 _index("ix_messages_foreign", messages.c.foreign_id, where=messages.c.foreign_id.is_not(None))
 
@@ -154,9 +167,9 @@ subscriptions = Table(
     "subscriptions",
     metadata,
     Column("id", _Id, primary_key=True, autoincrement=False),
-    Column("project", String(256), nullable=False),
-    Column("queue", String(64), nullable=False),
-    Column("subscriber", Text, nullable=False),
+    Column("project", _name(256), nullable=False),
+    Column("queue", _name(64), nullable=False),
+    Column("subscriber", _name(), nullable=False),
     Column("ttl", BigInteger),
     Column("options", Text, nullable=False),
     Column("created_at", Double, nullable=False),
@@ -254,8 +267,8 @@ lanes = Table(
     "lanes",
     metadata,
     Column("id", _Id, primary_key=True),
-    Column("project", String(256), nullable=False),
-    Column("name", Text, nullable=False),
+    Column("project", _name(256), nullable=False),
+    Column("name", _name(), nullable=False),
     # Of an open one that nobody holds: when it may be probed.
     Column("due_at", Double, nullable=False),
     Column("lease", _Id),
@@ -294,8 +307,8 @@ _index("ix_delivery_log_subscription", delivery_log.c.subscription_id, delivery_
 alerts = Table(
     "alerts",
     metadata,
-    Column("project", String(256), nullable=False),
-    Column("cause", Text, nullable=False),
+    Column("project", _name(256), nullable=False),
+    Column("cause", _name(), nullable=False),
     # When the last one was published.
     Column("at", Double, nullable=False),
     Column("prune_at", Double, nullable=False),
@@ -309,7 +322,7 @@ jobs = Table(
     "jobs",
     metadata,
     Column("id", _Id, primary_key=True, autoincrement=False),
-    Column("project", String(256), nullable=False),
+    Column("project", _name(256), nullable=False),
     Column("kind", String(32), nullable=False),
     # JSON: what is not in the columns below.
     Column("details", Text, nullable=False),
@@ -365,7 +378,7 @@ api_keys = Table(
     "api_keys",
     metadata,
     Column("id", String(32), primary_key=True),
-    Column("project", String(256), nullable=False),
+    Column("project", _name(256), nullable=False),
     # A JSON list.
     Column("roles", Text, nullable=False),
     Column("name", Text, nullable=False),

@@ -34,7 +34,7 @@ def upgrade() -> None:
     op.create_table(
         "api_keys",
         sa.Column("id", sa.String(32), primary_key=True),
-        sa.Column("project", sa.String(256), nullable=False),
+        sa.Column("project", sa.String(256).with_variant(sa.String(256, collation="C"), "postgresql"), nullable=False),
         sa.Column("roles", sa.Text(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("secret_hash", sa.LargeBinary(), nullable=False),
@@ -51,7 +51,7 @@ def _messages() -> None:
         sa.Column("claims", sa.Integer(), nullable=False, server_default=zero),
         sa.Column("kind", sa.SmallInteger(), nullable=False, server_default=zero),
         sa.Column("foreign_id", sa.String(255)),
-        sa.Column("encrypted", sa.Boolean(), nullable=False, server_default=zero),
+        sa.Column("encrypted", sa.Boolean(), nullable=False, server_default=sa.false()),
     ):
         op.add_column("messages", column)
     op.drop_index("ix_messages_queue", "messages")

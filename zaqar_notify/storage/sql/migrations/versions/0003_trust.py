@@ -6,6 +6,7 @@ as numbering the projects of what is still to be delivered.
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.types import TypeEngine
 
 revision = "0003"
 down_revision = "0002"
@@ -14,6 +15,10 @@ depends_on = None
 
 _ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 _ZERO = sa.text("0")
+
+
+def _name(length: int | None = None) -> TypeEngine[str]:
+    return (sa.Text() if length is None else sa.String(length)).with_variant(sa.String(length, collation="C"), "postgresql")
 
 
 def _index(name: str, table: str, columns: list[str], where: str | None = None) -> None:
@@ -25,21 +30,27 @@ def upgrade() -> None:
     _add_columns()
     op.create_table(
         "alerts",
-        sa.Column("project", sa.String(256), nullable=False),
-        sa.Column("cause", sa.Text(), nullable=False),
+        sa.Column("project", _name(256), nullable=False),
+        sa.Column("cause", _name(), nullable=False),
         sa.Column("at", sa.Double(), nullable=False),
         sa.Column("prune_at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("project", "cause"),
         sqlite_with_rowid=False,
     )
     _index("ix_alerts_prune", "alerts", ["prune_at"])
-    _index("ix_messages_encrypted", "messages", ["id"], "encrypted > 0")
+    op.create_index(
+        "ix_messages_encrypted",
+        "messages",
+        ["id"],
+        sqlite_where=sa.text("encrypted > 0"),
+        postgresql_where=sa.text("encrypted"),
+    )
     _index("ix_subscriptions_failing", "subscriptions", ["id"], "failing_since IS NOT NULL")
     _index("ix_lanes_open", "lanes", ["probe_at"], "trips > 0")
     op.create_table(
         "projects",
         sa.Column("id", _ID, primary_key=True),
-        sa.Column("name", sa.String(256), nullable=False),
+        sa.Column("name", _name(256), nullable=False),
         sa.UniqueConstraint("name", name="uq_projects_name"),
         sqlite_autoincrement=True,
     )

@@ -1,0 +1,334 @@
+"""What is PostgreSQL's own: connections, transactions side by side, and what is lost with a connection.
+
+Every transaction runs at READ COMMITTED and holds the rows that it changes; one that was chosen to end a deadlock, or that has
+begun to make what another one made, runs again. Those that only read see one moment. Plans do not depend on statistics, which
+are too old wherever rows come and go: each statement is written for one way of running it, by indexes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import math
+import random
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import psycopg
+import sqlalchemy
+from psycopg import errors
+from psycopg.abc import Buffer
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.types.numeric import Int8BinaryDumper, Int8Dumper
+from psycopg.types.string import StrDumperUnknown
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import QueuePool
+
+from zaqar_notify.errors import CannotStart, StorageUnavailable
+from zaqar_notify.storage.clock import ServerClock
+from zaqar_notify.storage.grouping import Grouping, Work, units
+from zaqar_notify.storage.sql import postgresql_statements
+from zaqar_notify.storage.sql.listening import Announcer, Listener
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+_MOST_TRIES = 20
+_MOST_TRIES_TO_MAKE = 5
+"""What another one is making is there the next time, or something is wrong."""
+_PAUSE = 0.01
+"""Seconds, at most, before the second try; it grows with each."""
+_IN_THE_WAY = (errors.DeadlockDetected, errors.SerializationFailure)
+"""Another transaction was, and has ended."""
+_OUR_FAULTS = (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError)
+"""Errors of a statement, not of the database: they go to their caller as they are."""
+_NOT_OURS = (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction, errors.InsufficientPrivilege)
+_PREPARED = 500
+"""Most statements whose plan a connection keeps."""
+_SETTINGS = """
+SET lock_timeout = {patience}; SET idle_in_transaction_session_timeout = {patience};
+SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
+SET enable_sort = off; SET enable_incremental_sort = off; SET join_collapse_limit = 1; SET plan_cache_mode = force_generic_plan;
+SET jit = off; SET max_parallel_workers_per_gather = 0
+"""
+"""Milliseconds. A process that has stopped in the middle of a transaction does not keep others waiting for longer."""
+_CONNECTION = {
+    "application_name": "zaqar-notify",
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""Unless the URL says something else. That a server has gone without a word is found out."""
+_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_WRITE = "BEGIN"
+_LEASE = "BEGIN; SET LOCAL synchronous_commit = off"
+
+
+class Database:
+    """One process's access to a database. Nothing is opened before it is used: every process makes its own."""
+
+    def __init__(self, url: str, busy_timeout: float, group_commit: int, *, pool_size: int, member_timeout: float) -> None:
+        """``pool_size``: most connections; ``member_timeout``: seconds after which a worker that says nothing is dead.
+        Raises `CannotStart` for a bad URL."""
+        self._parameters = _parameters(url, busy_timeout)
+        self.path = str(self._parameters.get("dbname", ""))
+        self._timeout = busy_timeout
+        engine = self._engine = _engine(self.connect, busy_timeout, pool_size)
+        self._reading, self._writing, self._leasing = (
+            engine.execution_options(begin=begin, writes=begin != _READ) for begin in (_READ, _WRITE, _LEASE)
+        )
+        self._groups = Groups(functools.partial(self._run, self._writing), group_commit)
+        self.workers = Workers()
+        self._member_timeout = member_timeout
+        self.clock = ServerClock(self._ask_time)
+        self._announcer = Announcer(self.connect)
+        self._listeners: list[Listener] = []
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """One more connection, outside of the pool and of transactions."""
+        connection = psycopg.connect(**self._parameters, autocommit=True, prepare_threshold=2)
+        try:
+            connection.prepared_max = _PREPARED
+            # One type, and so one plan, for all numbers.
+            connection.adapters.register_dumper(int, Int8Dumper)
+            connection.adapters.register_dumper(int, Int8BinaryDumper)
+            connection.adapters.register_dumper(str, _TextDumper)
+            connection.execute(_SETTINGS.format(patience=round(self._timeout * 1000)), prepare=False)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def exists(self) -> bool:
+        """Raises `StorageUnavailable` also for one that only reads."""
+        try:
+            with self.read() as connection:
+                only_reads = connection.exec_driver_sql(
+                    "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only') = 'on'"
+                ).scalar_one()
+        except StorageUnavailable as error:
+            if f'database "{self.path}" does not exist' in str(error):
+                return False
+            raise
+        if only_reads:
+            raise StorageUnavailable("The database cannot be used now: it is read-only")
+        return True
+
+    def create(self) -> None:
+        """That is for whoever administrates the server."""
+        if not self.exists():
+            raise CannotStart(f"There is no database {self.path} on the server: make one with createdb")
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A snapshot: everything read in it is of one moment."""
+        try:
+            with _begun(self._reading) as connection:
+                yield connection
+                # Rolling back would make the connection forget its plans.
+                connection.commit()
+        except (DBAPIError, PoolTimeout) as error:
+            raise translated(error) from error
+
+    def write(self, work: Callable[[Connection], T], *, durable: bool = True) -> T:
+        """Run ``work`` in a transaction of its own, perhaps several times; returns when it is durable.
+
+        With ``durable`` false it returns earlier: a server that stops may have forgotten it.
+        """
+        return self._run(self._writing if durable else self._leasing, work)
+
+    def write_together(self, work: Callable[[Connection, list[Item]], Sequence[T]], item: Item) -> T:
+        """Like `write`, for work that is cheaper for many at once: gets the items of all threads that wait with the same
+        ``work``, and returns a result for each, in order."""
+        result: T = self._groups.run(work, item)
+        return result
+
+    def rise_above(self, connection: Connection, table: str) -> None:
+        """Ids that are given out later are above all those of the table."""
+        if table in postgresql_statements.RISE_ABOVE:
+            connection.exec_driver_sql(postgresql_statements.RISE_ABOVE[table])
+
+    def is_dead(self, _worker_id: int, seen_at: float, now: float) -> bool:
+        return seen_at + self._member_timeout <= now
+
+    def announce(self) -> None:
+        self._announcer.announce()
+
+    def watch(self, wake: Callable[[], None]) -> Callable[[], None]:
+        listener = Listener(self.connect, wake)
+        self._listeners.append(listener)
+        return listener.close
+
+    def close(self) -> None:
+        self._announcer.close()
+        for listener in self._listeners:
+            listener.close()
+        self._engine.dispose()
+
+    def _run(self, engine: Engine, work: Callable[[Connection], T]) -> T:
+        tries = itertools.count(1)
+        while True:
+            try:
+                with _begun(engine) as connection:
+                    result = work(connection)
+                    _commit(connection)
+                    return result
+            except (DBAPIError, PoolTimeout) as error:
+                done = next(tries)
+                if done >= _most_tries(error):
+                    raise translated(error) from error
+            time.sleep(random.uniform(0, _PAUSE * done))  # noqa: S311 - so that two do not meet again
+
+    def _ask_time(self) -> float:
+        with self.read() as connection:
+            return float(connection.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())::float8").scalar_one())
+
+
+def _most_tries(error: Exception) -> int:
+    """How often a transaction runs that fails with this, and has stored nothing."""
+    if not isinstance(error, DBAPIError):
+        return 1
+    if isinstance(error.orig, _IN_THE_WAY):
+        return _MOST_TRIES
+    if isinstance(error.orig, errors.UniqueViolation):
+        return _MOST_TRIES_TO_MAKE
+    return 2 if error.connection_invalidated else 1
+
+
+def translated(error: Exception) -> Exception:
+    """What to raise for an error of the database."""
+    if isinstance(error, PoolTimeout):
+        return StorageUnavailable("The database cannot be used now: all connections of this process are in use")
+    if not isinstance(error, DBAPIError):
+        return error
+    if isinstance(error.orig, _OUR_FAULTS) and not isinstance(error.orig, _NOT_OURS):
+        return error
+    return StorageUnavailable(f"The database cannot be used now: {_first_line(error.orig)}")
+
+
+def _first_line(error: Any) -> str:
+    """What was given to the statement is in the lines that follow."""
+    return str(error).strip().partition("\n")[0]
+
+
+# -- connections ---------------------------------------------------------------------------------------------------------------
+
+
+def _parameters(url: str, busy_timeout: float) -> dict[str, Any]:
+    try:
+        given = conninfo_to_dict(re.sub(r"^postgres(ql)?(\+\w+)?:", "postgresql:", url))
+    except psycopg.ProgrammingError:
+        raise CannotStart("[storage] connection is no database URL: postgresql://user:password@host:5432/database") from None
+    return {**_CONNECTION, "connect_timeout": max(2, math.ceil(busy_timeout)), **given}
+
+
+class _TextDumper(StrDumperUnknown):
+    """No text of PostgreSQL has the character NUL in it: what somebody else says may, and is looked for in vain."""
+
+    def dump(self, obj: str) -> Buffer | None:
+        return super().dump(obj.replace("\0", "\ufffd") if "\0" in obj else obj)
+
+
+def _engine(connect: Callable[[], psycopg.Connection[Any]], busy_timeout: float, pool_size: int) -> Engine:
+    engine = sqlalchemy.create_engine(
+        "postgresql+psycopg://",
+        creator=connect,
+        hide_parameters=True,
+        use_native_hstore=False,
+        poolclass=QueuePool,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=busy_timeout,
+        pool_use_lifo=True,
+        execution_options={"insert_rows": postgresql_statements.insert},
+    )
+
+    @event.listens_for(engine, "before_cursor_execute", retval=True)
+    def _translate(  # noqa: PLR0917 - SQLAlchemy's
+        connection: Connection, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
+    ) -> tuple[str, Any]:
+        # What SQLAlchemy has compiled is in PostgreSQL's words.
+        if context.compiled is None:
+            statement = postgresql_statements.translated(statement, connection.get_execution_options()["writes"])
+        return statement, parameters
+
+    return engine
+
+
+@contextlib.contextmanager
+def _begun(engine: Engine) -> Iterator[Connection]:
+    """A connection in a transaction, which is rolled back unless it is committed. To begin it shows whether the connection
+    still is one: nothing was done yet, so that another one is taken."""
+    connection = engine.connect()
+    try:
+        try:
+            _begin(connection)
+        except OperationalError as error:
+            connection.invalidate(error)
+            # Its like are lost too.
+            engine.dispose()
+            _begin(connection)
+        yield connection
+    finally:
+        connection.close()
+
+
+def _begin(connection: Connection) -> None:
+    begin: str = connection.get_execution_options()["begin"]
+    driver: Any = connection.connection.driver_connection
+    try:
+        driver.execute(begin, prepare=False)
+    except psycopg.OperationalError as error:
+        raise OperationalError(begin, None, error) from error
+
+
+def _commit(connection: Connection) -> None:
+    try:
+        connection.commit()
+    except DBAPIError as error:
+        # Not to be tried again: it may be stored.
+        raise translated(error) from error
+
+
+# -- groups and members --------------------------------------------------------------------------------------------------------
+
+
+class Groups(Grouping):
+    """Posts of many threads in one transaction."""
+
+    def __init__(self, transact: Callable[[Callable[[Connection], Any]], Any], most: int) -> None:
+        super().__init__(most)
+        self._transact = transact
+
+    def _perform(self, batch: list[Work]) -> None:
+        for unit in units(batch):
+            try:
+                results = self._transact(functools.partial(_call, unit))
+            except StorageUnavailable:
+                raise
+            except Exception as error:  # noqa: BLE001 - it is raised by those whose work it is
+                for work in unit:
+                    work.error, work.done = error, True
+            else:
+                for work, result in zip(unit, results, strict=True):
+                    work.result, work.done = result, True
+
+
+def _call(unit: list[Work], connection: Connection) -> Sequence[Any]:
+    return unit[0].run(connection, [work.item for work in unit])
+
+
+class Workers:
+    """Nothing has to be held, so that a worker is known to live: it says so."""
+
+    def hold(self, worker_id: int) -> None: ...
+
+    def let_go(self, worker_id: int) -> None: ...
+
+    def forget(self, worker_id: int) -> None: ...
