@@ -44,7 +44,9 @@ LOGGING: dict[str, Any] = {
     "default_log_levels": [
         f"{name}=WARN"
         for name in ("alembic", "keystoneauth", "keystonemiddleware", "sqlalchemy", "stevedore", "taskflow", "urllib3")
-    ],
+    ]
+    # A job board that is away: they tell of each try to reach it, and this service tells of it once.
+    + ["taskflow.jobs=ERROR", "taskflow.utils.kazoo_utils=ERROR"],
 }
 """What differs from the defaults of oslo.log, whose options stand in [DEFAULT]."""
 
@@ -173,6 +175,13 @@ WORKER: list[cfg.Opt] = [
     cfg.IntOpt("max_active", default=4000, min=1, help="Most deliveries that a worker holds in memory."),
     seconds("ahead", 0.3, "How far ahead work is taken: about as much as was lately sent in this time."),
     cfg.IntOpt("page", default=1000, min=1, help="Most subscriptions that are matched with one message in one transaction."),
+    cfg.IntOpt(
+        "cut_after",
+        default=10000,
+        min=1,
+        help="A message that was matched with so many subscriptions, in whole pages, and has more, is cut: jobs take its place "
+        "that all workers share ([cluster]).",
+    ),
     cfg.IntOpt("max_lanes", default=1000, min=1, help="Most lanes with parked deliveries that a worker empties at once."),
     cfg.IntOpt("lane_min", default=2, min=1, help="Attempts in flight that a lane is always allowed."),
     cfg.IntOpt("lane_max", default=32, min=1, help="Most attempts in flight in one lane (project and endpoint)."),
@@ -227,8 +236,8 @@ CLUSTER: list[cfg.Opt] = [
             ("etcd", "On etcd (3.4 or later): pip install 'zaqar-notify[etcd]'"),
             ("zookeeper", "On ZooKeeper: pip install 'zaqar-notify[zookeeper]'"),
         ],
-        help="How long jobs (the ranges of a huge fan-out, replays) get to the workers. They are stored in any case, and run from "
-        "the storage while the board is away.",
+        help="How jobs (the ranges of a huge fan-out, replays) get to the workers. They are in the storage in any case, and "
+        "are run from there while the board is away.",
     ),
     cfg.StrOpt(
         "connection",

@@ -211,16 +211,11 @@ class BoardConformance:
         self.wait_until_all_is_done()
 
     def test_a_board_that_comes_back_empty_is_filled_again(self):
-        ready = threading.Event()
-
-        def gated(run):
-            if not ready.is_set():
-                raise OSError("not yet")
-            self.seen.append((run.worker_id, run.job.id))
-            return True
-
-        ids = [self.add("gated") for _ in range(3)]
-        self.cluster({"gated": gated})
+        other_id = self.storage.join("there", 2, "1")
+        ids = [self.add() for _ in range(3)]
+        for job_id in ids:
+            self.storage.hold_job(other_id, 600.0, job_id)
+        self.cluster()
         board = self.board()
         wait_for(lambda: len(oldest_first(board.listing())) == 3, "jobs on the board")
         self.server.stop()
@@ -228,7 +223,8 @@ class BoardConformance:
         self.server.start()
         board = self.board()
         wait_for(lambda: len(oldest_first(board.listing())) == 3, "jobs on the board again")
-        ready.set()
+        self.assertEqual([], self.seen)
+        self.storage.leave(other_id)
         self.wait_until_all_is_done()
         self.assertCountEqual(ids, self.run_ids())
 
