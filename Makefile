@@ -12,7 +12,8 @@ ARGS ?=
 help:
 	@echo "make serve    run API and worker on 127.0.0.1:8888, data in ./var (more options: make serve ARGS=--help)"
 	@echo "make test     linters, types, all tests"
-	@echo "make bench    benchmarks; prints a table, writes bench-results/*.json (ARGS=--quick for a short run)"
+	@echo "make bench    benchmarks; prints a table, writes bench-results/*.json (ARGS=--quick for a short run);"
+	@echo "              STORAGE='sqlite postgresql mongodb' compares them in one table"
 	@echo "make soak     kill -9 at random, ROUNDS=20 times, and count what was lost"
 	@echo "make format   format the source; make lint: linters and types alone"
 	@echo "make clean    remove the environment and what tools left behind (not ./var)"
@@ -30,8 +31,9 @@ format: $(VENV)/.installed-test
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
 
+STORAGE ?=
 bench: $(VENV)/.installed-test
-	@$(BIN)/python -m benchmarks $(ARGS)
+	@$(BIN)/python -m benchmarks $(addprefix --storage ,$(STORAGE)) $(ARGS)
 
 ROUNDS ?= 20
 soak: $(VENV)/.installed-test

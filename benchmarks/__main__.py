@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import machine, report, scenarios, taking
+from benchmarks import databases, machine, report, scenarios, taking
 from benchmarks.report import Figure
 from benchmarks.scenarios import Bench
 from benchmarks.service import ServiceFailed
@@ -34,7 +34,12 @@ SCENARIOS: Mapping[str, Callable[[Bench], list[Figure]]] = {
     "thousand": scenarios.thousand,
     "memory": scenarios.memory,
     "taking": taking.taking,
+    "matching": taking.matching,
+    "nodes": scenarios.nodes,
+    "huge": scenarios.huge,
 }
+COMPARED = ("posting", "fanout", "drain", "latency", "taking", "matching", "nodes")
+"""What is measured on each storage that is named."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     directory = Path(tempfile.mkdtemp(prefix="run-", dir=parent))
     try:
         about = machine.describe(directory)
-        figures = make(options.only or list(SCENARIOS), Bench(directory, options.quick))
+        made = make_all(options.only or list(COMPARED if options.storage else SCENARIOS), directory, options)
     except ServiceFailed as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1
@@ -57,16 +62,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         shutil.rmtree(directory, ignore_errors=True)
     made_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     path = options.json or RESULTS / f"{made_at.replace(':', '')[:17]}.json"
-    report.write_json(path, report.document(figures, about, made_at, options.quick))
-    print(f"\n{report.machine_text(about)}\n\n{report.table(figures)}\n\nwritten: {os.path.relpath(path)}")
+    report.write_json(path, report.document(made, about, made_at, options.quick))
+    figures = [figure for group in made.values() for figure in group]
+    table = report.compared(made) if options.storage else report.table(figures)
+    print(f"\n{report.machine_text(about)}\n\n{table}\n\nwritten: {os.path.relpath(path)}")
     if options.quick:
         print("made with --quick: the loads were too short to measure anything")
     if options.write_docs:
-        report.write_docs(DOCS, figures, about, made_at)
+        report.write_docs(DOCS, made, about, made_at, by_storage=bool(options.storage))
     complaints = report.complaints(figures)
     for complaint in complaints:
         print(f"benchmarks: {complaint}", file=sys.stderr)
     return 1 if complaints else 0
+
+
+def make_all(names: Sequence[str], directory: Path, options: argparse.Namespace) -> dict[str, list[Figure]]:
+    """By storage."""
+    made = {}
+    for storage in options.storage or ["sqlite"]:
+        with databases.start(storage) as places:
+            if options.storage:
+                print(f"on {places.about}:", file=sys.stderr, flush=True)
+            made[places.about] = make(names, Bench(directory, options.quick, places))
+    return made
 
 
 def make(names: Sequence[str], bench: Bench) -> list[Figure]:
@@ -83,6 +101,13 @@ def make(names: Sequence[str], bench: Bench) -> list[Figure]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure the service on this machine.")
+    parser.add_argument(
+        "--storage",
+        action="append",
+        choices=list(databases.KINDS),
+        help="measure on this storage; given several times: side by side in one table. Without --only: "
+        f"{', '.join(COMPARED)}. Without --storage: all figures, on the embedded database",
+    )
     parser.add_argument("--only", action="append", choices=list(SCENARIOS), metavar="NAME", help=", ".join(SCENARIOS))
     parser.add_argument(
         "--quick", action="store_true", help="very short loads: shows that the benchmark works, measures nothing"

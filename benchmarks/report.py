@@ -14,6 +14,8 @@ from benchmarks.sink import Comparison
 
 BEGIN = "<!-- table: begin (written by python -m benchmarks --write-docs) -->"
 END = "<!-- table: end -->"
+BEGIN_STORAGES = "<!-- storages: begin (written by make bench STORAGE=... ARGS=--write-docs) -->"
+END_STORAGES = "<!-- storages: end -->"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +125,31 @@ def table(figures: Sequence[Figure], widths: Sequence[int] = (36, 34, 40, 7, 6))
     return "\n".join(lines)
 
 
+def compared_rows(made: Mapping[str, Sequence[Figure]]) -> list[tuple[str, ...]]:
+    """A row for each measure, with what each storage made of it; in brackets what it should have reached and has not."""
+    lines: list[tuple[str, ...]] = [("figure", *made)]
+    for figures in zip(*made.values(), strict=True):
+        for measures in zip(*(figure.measures for figure in figures), strict=True):
+            name = " ".join(filter(None, (measures[0].name, f"({measures[0].unit})" if measures[0].unit else "")))
+            cells = (_compared(figure, measure) for figure, measure in zip(figures, measures, strict=True))
+            lines.append((f"{figures[0].title}: {name}", *cells))
+    return lines
+
+
+def _compared(figure: Figure, measure: Measure) -> str:
+    if not figure.valid:
+        return "INVALID"
+    bound = measure.at_most if measure.at_least is None else measure.at_least
+    return number(measure.value) + ("" if measure.reached or bound is None else f" (reach: {number(bound)})")
+
+
+def compared(made: Mapping[str, Sequence[Figure]]) -> str:
+    """For a terminal."""
+    lines = compared_rows(made)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
 def complaints(figures: Sequence[Figure]) -> list[str]:
     """A line for each figure whose counts or replies are wrong."""
     lines = []
@@ -138,12 +165,12 @@ def complaints(figures: Sequence[Figure]) -> list[str]:
     return lines
 
 
-def document(figures: Sequence[Figure], machine: Mapping[str, object], made_at: str, quick: bool) -> dict[str, Any]:
+def document(made: Mapping[str, Sequence[Figure]], machine: Mapping[str, object], made_at: str, quick: bool) -> dict[str, Any]:
     return {
         "made_at": made_at,
         "quick": quick,
         "machine": dict(machine),
-        "figures": [figure.as_dict() for figure in figures],
+        "figures": {storage: [figure.as_dict() for figure in figures] for storage, figures in made.items()},
     }
 
 
@@ -161,11 +188,18 @@ def machine_text(machine: Mapping[str, Any]) -> str:
     )
 
 
-def write_docs(path: Path, figures: Sequence[Figure], machine: Mapping[str, object], made_at: str) -> None:
+def write_docs(
+    path: Path, made: Mapping[str, Sequence[Figure]], machine: Mapping[str, object], made_at: str, *, by_storage: bool
+) -> None:
     """Replace what stands between the markers; the text around them, with the reasons for what is missed, is kept."""
-    lines = ["| " + " | ".join(row) + " |" for row in (HEADINGS, ("---",) * len(HEADINGS), *rows(figures))]
-    before, _, rest = path.read_text().partition(BEGIN)
-    after = rest.partition(END)[2]
+    if by_storage:
+        begin, end, cells = BEGIN_STORAGES, END_STORAGES, compared_rows(made)
+    else:
+        begin, end = BEGIN, END
+        cells = [HEADINGS, *(row for figures in made.values() for row in rows(figures))]
+    lines = ["| " + " | ".join(row) + " |" for row in (cells[0], ("---",) * len(cells[0]), *cells[1:])]
+    before, _, rest = path.read_text().partition(begin)
+    after = rest.partition(end)[2]
     revision = f", revision {machine['revision']}" if machine["revision"] else ""
-    made = f"Made {made_at}{revision}, on {machine_text(machine)}."
-    path.write_text(before + "\n".join([BEGIN, "", *textwrap.wrap(made, 128), "", *lines, "", END]) + after)
+    text = f"Made {made_at}{revision}, on {machine_text(machine)}."
+    path.write_text(before + "\n".join([begin, "", *textwrap.wrap(text, 128), "", *lines, "", end]) + after)

@@ -17,7 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import generator, sink
+from benchmarks import filling, generator, sink
+from zaqar_notify import bootstrap
+from zaqar_notify.storage.base import Storage
 
 COMMAND = (sys.executable, "-m", "zaqar_notify")
 START_TIMEOUT = 30.0
@@ -68,16 +70,14 @@ class Service:
             time.sleep(0.05)
         raise ServiceFailed(f"the API does not answer after {START_TIMEOUT:g} s\n{self._log('api')}")
 
-    def start_worker(self) -> None:
+    def start_worker(self, number: int = 0) -> None:
         """Returns at once."""
-        self._start("worker")
+        self._start("worker", number)
 
     def stop(self) -> None:
         """Worker first, gracefully; what does not stop is killed."""
-        for name in ("worker", "api"):
-            process = self._processes.pop(name, None)
-            if process is None:
-                continue
+        for name in sorted(self._processes, reverse=True):
+            process = self._processes.pop(name)
             process.send_signal(signal.SIGTERM)
             try:
                 process.wait(STOP_TIMEOUT)
@@ -115,6 +115,23 @@ class Service:
             if status != 201:
                 raise ServiceFailed(f"subscribing {url} was answered {status} {document}")
 
+    def open_storage(self) -> Storage:
+        return bootstrap.build_storage(bootstrap.configure(config_files=[str(self.config)]))
+
+    def fill_subscriptions(self, queue: str, urls: Sequence[str], number: int) -> None:
+        """So many subscribers, evenly over ``urls``, each with a path of its own; straight into the database."""
+        storage = self.open_storage()
+        try:
+            storage.put_queue(generator.PROJECT, queue, {})
+            for batch in filling.batches(filling.subscriptions(generator.PROJECT, queue, urls, number, time.time())):
+                storage.copy_into("subscriptions", batch)
+        finally:
+            storage.close()
+
+    def greatest_resident(self) -> int:
+        """The most memory that the worker has had so far, in bytes."""
+        return _resident(self._processes["worker"].pid, "VmHWM:")
+
     def resident(self) -> dict[str, list[int]]:
         """Resident memory in bytes: of each API worker (not the process that starts them), and of the worker."""
         for name in self._processes:
@@ -133,10 +150,11 @@ class Service:
             )
         return done.stdout
 
-    def _start(self, name: str) -> None:
+    def _start(self, command: str, number: int = 0) -> None:
+        name = f"{command}-{number}" if number else command
         with (self.directory / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [*COMMAND, name, "--config-file", self.config],
+                [*COMMAND, command, "--config-file", self.config],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -180,8 +198,8 @@ def _children(parent: int) -> list[int]:
     return sorted(found)
 
 
-def _resident(process: int) -> int:
+def _resident(process: int, field: str = "VmRSS:") -> int:
     for line in Path(f"/proc/{process}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(field):
             return int(line.split()[1]) * 1024
     raise ServiceFailed(f"process {process} has ended")

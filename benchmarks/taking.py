@@ -1,25 +1,24 @@
-"""What it costs to take a batch of work, by what else is in the database: the storage alone, without processes or sockets."""
+"""What it costs to take a batch of work, and to read a page of subscribers, by what else is in the database: the storage alone,
+without processes or sockets."""
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import secrets
-import sqlite3
 import statistics
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
+from benchmarks import filling
 from benchmarks.report import Figure, Measure
 from benchmarks.scenarios import Bench, ratio
-from zaqar_notify.encryption import Keyring
-from zaqar_notify.storage.sql.driver import SqlStorage
+from zaqar_notify.storage import ids
+from zaqar_notify.storage.base import Storage
 
 BATCH = 500
 LEASE = 30.0
-DAY = 86_400.0
 FEW = 1000
+PAGE = 1000
+"""`[worker] page`."""
 
 
 def taking(bench: Bench) -> list[Figure]:
@@ -33,8 +32,8 @@ def taking(bench: Bench) -> list[Figure]:
     times = bench.pick(200, 5)
     with contextlib.ExitStack() as stack:
         few_waiting, many_waiting, many_parked = (
-            stack.enter_context(_storage(bench.directory / name, waiting=waiting, parked=parked))
-            for name, waiting, parked in (("few", FEW, 0), ("waiting", many, 0), ("parked", FEW, many))
+            stack.enter_context(_storage(bench, waiting=waiting, parked=parked))
+            for waiting, parked in ((FEW, 0), (many, 0), (FEW, many))
         )
         storages = [few_waiting, many_waiting, many_parked]
         workers = [storage.join() for storage in storages]
@@ -54,7 +53,7 @@ def taking(bench: Bench) -> list[Figure]:
     return [Figure(title, measures)]
 
 
-def _take(storage: SqlStorage, worker_id: int) -> float:
+def _take(storage: Storage, worker_id: int) -> float:
     """Seconds that one take lasts; what was taken is due again afterwards."""
     began = time.perf_counter()
     taken = storage.take(worker_id, LEASE, entries=BATCH, rows=BATCH, lanes=BATCH)
@@ -70,41 +69,53 @@ def _take(storage: SqlStorage, worker_id: int) -> float:
 
 
 @contextlib.contextmanager
-def _storage(directory: Path, *, waiting: int, parked: int) -> Iterator[SqlStorage]:
+def _storage(bench: Bench, *, waiting: int, parked: int = 0) -> Iterator[Storage]:
     """A database with ``waiting`` entries and as many rows, all due, and ``parked`` rows in one lane that is not due."""
-    directory.mkdir()
-    path = directory / "zaqar-notify.db"
-    keyring = Keyring([base64.b64encode(secrets.token_bytes(32)).decode()])
-    storage = SqlStorage(f"sqlite:///{path}", keyring=keyring, retention=7 * DAY, body_retention=None)
-    try:
-        storage.upgrade()
-        with contextlib.closing(sqlite3.connect(path)) as connection:
-            fill(connection, waiting, parked, time.time())
-        yield storage
-    finally:
-        storage.close()
-
-
-def fill(connection: sqlite3.Connection, waiting: int, parked: int, now: float) -> None:
-    """Rows as the storage writes them (storage/tables.py): entries as they are posted, rows that came due between an hour and a
-    second ago, the oldest message first."""
-    newest = int(now * 1000) << 20
-    due_at = [now - 3600 + 3599 * number / waiting for number in range(waiting)]
-    columns = "message_id, subscription_id, lane_id, due_at, attempts, lines, expires_at"
-    connection.execute("PRAGMA synchronous=OFF")
-    with connection:
-        connection.executemany(
-            "INSERT INTO outbox (message_id, queue_id, due_at, takes) VALUES (?, 1, 0, 0)",
-            ((newest - waiting + number,) for number in range(waiting)),
-        )
-        connection.executemany(
-            f"INSERT INTO deliveries ({columns}) VALUES (?, 1, NULL, ?, 1, 1, ?)",
-            ((newest - waiting + number, due_at[number], now + DAY) for number in range(waiting)),
-        )
+    now = time.time()
+    with bench.storage() as storage:
         if parked:
-            connection.execute("INSERT INTO lanes (id, project, name, due_at) VALUES (1, 'p', 'https://dead', ?)", (now + DAY,))
-        connection.executemany(
-            f"INSERT INTO deliveries ({columns}) VALUES (?, 2, 1, NULL, 1, 1, ?)",
-            ((newest - parked + number, now + DAY) for number in range(parked)),
-        )
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            storage.copy_into("lanes", [filling.lane(1, now + filling.DAY)])
+        for kind, records in (
+            ("outbox", filling.entries(waiting, now)),
+            ("deliveries", filling.rows(waiting, now)),
+            ("deliveries", filling.parked(parked, now, 1)),
+        ):
+            for batch in filling.batches(records):
+                storage.copy_into(kind, batch)
+        yield storage
+
+
+def matching(bench: Bench) -> list[Figure]:
+    """Milliseconds to read a page of 1,000 subscriptions, as matching does, by how many there are and where the page is.
+
+    A queue with 2,000 subscribers against one with 1,000,000: its first page, and its last. Medians of 50 readings, in turns.
+    """
+    many = bench.pick(1_000_000, 10_000)
+    now = time.time()
+    with bench.storage() as storage:
+        for queue, number in (("few", 2 * PAGE), ("many", many)):
+            storage.put_queue("p", queue, {})
+            for batch in filling.batches(filling.subscriptions("p", queue, ["https://a/"], number, now + number)):
+                storage.copy_into("subscriptions", batch)
+        behind = ids.show(filling.newest(now + many) - PAGE - 1)
+        pages = (("few", None), ("many", None), ("many", behind))
+        read: list[list[float]] = [[], [], []]
+        for _ in range(bench.pick(50, 3)):
+            for (queue, after), seconds in zip(pages, read, strict=True):
+                seconds.append(_page(storage, queue, after))
+    few, first, last = (statistics.median(seconds) * 1000 for seconds in read)
+    measures = [
+        Measure("the first page", ratio(first, few), "times that of few", at_most=1.2),
+        Measure("the last page", ratio(last, few), "times", at_most=1.2),
+        Measure("of few", few, "ms"),
+    ]
+    return [Figure(f"a page of {PAGE:,} subscriptions of {many:,}, against one of {2 * PAGE:,}", measures)]
+
+
+def _page(storage: Storage, queue: str, after: str | None) -> float:
+    began = time.perf_counter()
+    found = storage.list_subscriptions("p", queue, after, PAGE)
+    seconds = time.perf_counter() - began
+    if len(found) != PAGE:
+        raise RuntimeError(f"{len(found)} subscriptions on a page of {PAGE}")
+    return seconds

@@ -104,6 +104,22 @@ example:
                           --config-file /etc/zaqar-notify/secrets.conf
 """
 
+DB_COPY = """\
+Copies all that the configured storage has into another one, of the same or of
+another engine: queues, messages, claims, subscriptions, what waits to be
+delivered, and the log. Stop the API and the workers first; start them again with
+the new [storage] connection.
+
+Makes the schema at the destination, which has to be empty. In the end the number
+of records of each kind is compared; the exit status is 1 when one differs. Keys
+([encryption] keys, [signed_url] secret_key) stay in the configuration."""
+
+DB_COPY_EXAMPLES = """\
+examples:
+  zaqar-notify db copy --to-config-file new.conf
+  zaqar-notify db copy --data /srv/notify --to postgresql:///notify
+"""
+
 KEY = """\
 Makes, lists and revokes API keys, which callers need where [auth] strategy is
 apikey. Works on the configured database while the service runs.
@@ -155,6 +171,63 @@ KEY_EXAMPLES = (
   zaqar-notify key revoke 5f0c9d1e2a3b4c5d
 """
 )
+
+JOB = """\
+Long work (the parts of a huge fan-out, replays) is done in jobs, each held by one
+worker at a time. One that fails is kept, with its error, until somebody retries
+or drops it, or [delivery_log] retention is over. Works on the configured database
+while the service runs.
+
+States: waiting (nobody holds it), running and failed."""
+
+JOB_LIST = """\
+Lists the jobs that are not done, the oldest first."""
+
+JOB_SHOW = """\
+Shows one job as JSON, with its details: what it is about and how far it is."""
+
+JOB_RETRY = """\
+Lets jobs that have failed go on where they were. A worker takes them up within a
+second or so."""
+
+JOB_DROP = """\
+Gives a job up that waits or has failed. Of a part of a fan-out, those subscribers
+that it has not come to never get the message, and nothing is logged for them.
+One that a worker is at work on cannot be dropped."""
+
+JOB_LIST_EXAMPLES = """\
+examples:
+  zaqar-notify job list
+  zaqar-notify job list --failed --json
+"""
+
+JOB_SHOW_EXAMPLES = """\
+example:
+  zaqar-notify job show 19a2b3c4d5e6f708
+"""
+
+JOB_RETRY_EXAMPLES = """\
+examples:
+  zaqar-notify job retry 19a2b3c4d5e6f708
+  zaqar-notify job retry --all
+"""
+
+JOB_DROP_EXAMPLES = """\
+example:
+  zaqar-notify job drop 19a2b3c4d5e6f708
+"""
+
+CLUSTER = """\
+Shows the workers with what each holds, what waits and since when, and the job
+board where there is one. The exit status is 1 when something needs a look: no
+worker is at work, jobs have failed, the oldest message that is not matched yet is
+older than --max-age, or the board does not answer."""
+
+CLUSTER_EXAMPLES = """\
+examples:
+  zaqar-notify cluster status
+  zaqar-notify cluster status --json --max-age 60
+"""
 
 LISTEN = """\
 A small receiver for webhooks. Makes a secret, prints the curl line that
@@ -211,7 +284,16 @@ def build_parser() -> argparse.ArgumentParser:
     actions = database.add_subparsers(title="actions", metavar="ACTION", required=True)
     upgrade = _add(actions, "upgrade", "bring the database to this version's schema", (DB, DB_EXAMPLES), [configured])
     upgrade.set_defaults(run=run_upgrade)
+    copy = _add(actions, "copy", "copy everything into another database", (DB_COPY, DB_COPY_EXAMPLES), [configured])
+    where = copy.add_mutually_exclusive_group(required=True)
+    where.add_argument("--to", metavar="URL", help="the destination ([storage] connection)")
+    where.add_argument("--to-config-file", metavar="F", help="a configuration file with the destination's [storage] connection")
+    copy.add_argument("--again", action="store_true", help="go over what an earlier copy, or anything else, has left there")
+    copy.add_argument("--while-running", action="store_true", help="although workers are at work")
+    copy.set_defaults(run=run_copy)
 
+    _add_cluster(commands, configured)
+    _add_job(commands, configured)
     _add_key(commands, configured)
     _add_listen(commands)
     return parser
@@ -247,6 +329,38 @@ def _listening_options() -> argparse.ArgumentParser:
     options.add_argument("--host", metavar="H", help="address to listen on ([api] host; default: 127.0.0.1)")
     options.add_argument("--port", metavar="P", type=port, help="port to listen on ([api] port; default: 8888)")
     return options
+
+
+def _add_cluster(commands: _Commands, configured: argparse.ArgumentParser) -> None:
+    cluster = _add(commands, "cluster", "look at all workers, and what waits", (CLUSTER, CLUSTER_EXAMPLES))
+    actions = cluster.add_subparsers(title="actions", metavar="ACTION", required=True)
+    status = _add(actions, "status", "show workers, backlog and job board", (CLUSTER, CLUSTER_EXAMPLES), [configured])
+    status.add_argument(
+        "--max-age", metavar="S", type=float, default=300.0, help="seconds that a message may wait to be matched (default: 300)"
+    )
+    status.add_argument("--json", action="store_true", help="machine-readable output")
+    status.set_defaults(run=run_cluster_status)
+
+
+def _add_job(commands: _Commands, configured: argparse.ArgumentParser) -> None:
+    job = _add(commands, "job", "list, retry and drop long jobs", (JOB, JOB_LIST_EXAMPLES + JOB_RETRY_EXAMPLES))
+    actions = job.add_subparsers(title="actions", metavar="ACTION", required=True)
+    listing = _add(actions, "list", "list the jobs", (JOB_LIST, JOB_LIST_EXAMPLES), [configured])
+    listing.add_argument("--failed", action="store_true", help="those that have failed only")
+    listing.add_argument("--limit", metavar="N", type=int, default=1000, help="at most so many (default: %(default)s)")
+    listing.add_argument("--json", action="store_true", help="machine-readable output")
+    listing.set_defaults(run=run_job_list)
+    show = _add(actions, "show", "show one job", (JOB_SHOW, JOB_SHOW_EXAMPLES), [configured])
+    show.add_argument("id", metavar="ID", help="the job's id")
+    show.set_defaults(run=run_job_show)
+    retry = _add(actions, "retry", "let failed jobs go on", (JOB_RETRY, JOB_RETRY_EXAMPLES), [configured])
+    which = retry.add_mutually_exclusive_group(required=True)
+    which.add_argument("ids", metavar="ID", nargs="*", default=[], help="the jobs' ids")
+    which.add_argument("--all", action="store_true", help="all that have failed")
+    retry.set_defaults(run=run_job_retry)
+    drop = _add(actions, "drop", "give a job up", (JOB_DROP, JOB_DROP_EXAMPLES), [configured])
+    drop.add_argument("id", metavar="ID", help="the job's id")
+    drop.set_defaults(run=run_job_drop)
 
 
 def _add_key(commands: _Commands, configured: argparse.ArgumentParser) -> None:
@@ -326,6 +440,42 @@ def run_upgrade(arguments: argparse.Namespace) -> int:
     from zaqar_notify.commands import database
 
     return database.upgrade(arguments)
+
+
+def run_copy(arguments: argparse.Namespace) -> int:
+    from zaqar_notify.commands import copy
+
+    return copy.run(arguments)
+
+
+def run_cluster_status(arguments: argparse.Namespace) -> int:
+    from zaqar_notify.commands import cluster
+
+    return cluster.status(arguments)
+
+
+def run_job_list(arguments: argparse.Namespace) -> int:
+    from zaqar_notify.commands import job
+
+    return job.list_jobs(arguments)
+
+
+def run_job_show(arguments: argparse.Namespace) -> int:
+    from zaqar_notify.commands import job
+
+    return job.show_job(arguments)
+
+
+def run_job_retry(arguments: argparse.Namespace) -> int:
+    from zaqar_notify.commands import job
+
+    return job.retry(arguments)
+
+
+def run_job_drop(arguments: argparse.Namespace) -> int:
+    from zaqar_notify.commands import job
+
+    return job.drop(arguments)
 
 
 def run_key_create(arguments: argparse.Namespace) -> int:

@@ -127,16 +127,31 @@ class ReportTest(unittest.TestCase):
             path = Path(directory, "performance.md")
             path.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
             for _ in range(2):
-                report.write_docs(path, [Figure("one", [Measure("p50", 5, "ms", at_most=7)])], machine, "now")
+                figures = [Figure("one", [Measure("p50", 5, "ms", at_most=7)])]
+                report.write_docs(path, {"SQLite": figures}, machine, "now", by_storage=False)
             text = path.read_text()
         self.assertTrue(text.startswith(f"before\n{report.BEGIN}\n"))
         self.assertTrue(text.endswith(f"{report.END}\nafter\n"))
         self.assertNotIn("old", text)
         self.assertEqual(1, text.count("| one | p50 <= 7 ms | p50 5 ms | yes |"))
 
-    def test_the_docs_have_room_for_the_table(self) -> None:
+    def test_storages_stand_side_by_side(self) -> None:
+        one = [Figure("drain", [Measure("rate", 500, "/s", at_least=400), Measure("p50", 9, "ms", at_most=7)])]
+        other = [Figure("drain", [Measure("rate", 300, "/s", at_least=400), Measure("p50", 8, "ms")])]
+        invalid = [Figure("drain", [Measure("rate", 900, "/s"), Measure("p50", 1, "ms")], faults=["a wrong reply"])]
+        made = {"A 1": one, "B 2": other, "C 3": invalid}
+        wanted = [
+            ("figure", "A 1", "B 2", "C 3"),
+            ("drain: rate (/s)", "500", "300 (reach: 400)", "INVALID"),
+            ("drain: p50 (ms)", "9 (reach: 7)", "8", "INVALID"),
+        ]
+        self.assertEqual(wanted, report.compared_rows(made))
+        self.assertEqual(["figure", "A", "1"], report.compared(made).splitlines()[0].split()[:3])
+
+    def test_the_docs_have_room_for_the_tables(self) -> None:
         text = (ROOT / "docs" / "performance.md").read_text()
-        self.assertEqual([1, 1], [text.count(report.BEGIN), text.count(report.END)])
+        marks = (report.BEGIN, report.END, report.BEGIN_STORAGES, report.END_STORAGES)
+        self.assertEqual([1] * 4, [text.count(mark) for mark in marks])
 
 
 class WholeTest(unittest.TestCase):
@@ -166,7 +181,9 @@ class WholeTest(unittest.TestCase):
             document = json.loads(results.read_text())
             self.assertEqual([results], list(Path(directory).iterdir()))
         self.assertTrue(document["quick"])
-        for figure in document["figures"]:
+        ((storage, figures),) = document["figures"].items()
+        self.assertTrue(storage.startswith("SQLite 3."))
+        for figure in figures:
             self.assertTrue(figure["valid"], figure)
             self.assertGreaterEqual(figure["counts"]["expected"], 20)
             self.assertEqual(figure["counts"]["expected"], figure["counts"]["arrived"])
