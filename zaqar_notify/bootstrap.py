@@ -145,6 +145,8 @@ def build_storage(conf: cfg.ConfigOpts) -> Storage:
         keyring=keyring,
         busy_timeout=conf.storage.busy_timeout,
         group_commit=conf.storage.group_commit,
+        pool_size=conf.storage.pool_size,
+        member_timeout=conf.worker.lease,
         **times,
     )
 

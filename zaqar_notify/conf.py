@@ -161,10 +161,18 @@ STORAGE: list[cfg.Opt] = [
     cfg.StrOpt(
         "connection",
         secret=True,
-        help="Database URL. Unset: the embedded SQLite database 'zaqar-notify.db' in data_dir. 'memory://' is for tests.",
+        help="Database URL. Unset: the embedded SQLite database 'zaqar-notify.db' in data_dir. "
+        "'postgresql://user:password@host:5432/database', with libpq's parameters behind a '?': several hosts, sslmode and so "
+        "on. 'mongodb://host1,host2,host3/database?replicaSet=name'. 'memory://' is for tests.",
     ),
     seconds("busy_timeout", 5.0, "How long a transaction waits for the database's lock before it answers 503."),
     cfg.IntOpt("group_commit", default=256, min=1, help="Most requests whose writes are committed together."),
+    cfg.IntOpt(
+        "pool_size",
+        default=16,
+        min=2,
+        help="Most connections of each process to PostgreSQL, and two more for wake-ups. Those to MongoDB are in its URL.",
+    ),
 ]
 
 WORKER: list[cfg.Opt] = [
