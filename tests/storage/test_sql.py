@@ -653,7 +653,13 @@ class SchemaTest(case.SqlCase):
         self.assertRaises(CannotStart, self.storage.upgrade)
 
     def test_urls(self) -> None:
-        for bad in ("nonsense", "mysql://u:hunter2@h/d", "sqlite://", "sqlite:///:memory:", "postgresql://u:hunter2@h/d?nonsense=1"):
+        for bad in (
+            "nonsense",
+            "mysql://u:hunter2@h/d",
+            "sqlite://",
+            "sqlite:///:memory:",
+            "postgresql://u:hunter2@h/d?nonsense=1",
+        ):
             error = self.assertRaises(CannotStart, SqlStorage, bad, keyring=conformance.make_keyring(), retention=1.0)
             self.assertNotIn("hunter2", str(error))
 
