@@ -1,12 +1,16 @@
-"""Consumers of a queue: claiming, popping, deleting. Two that want the same message write the same document: one of them is
-tried again, and finds others.
+"""Consumers of a queue: claiming, popping, deleting.
+
+Who claims or pops marks what is still free among what it has found, and then reads what has its mark: that is one document at a
+time and no transaction, so that many consumers of one queue do not undo each other's work. A try whose answer was lost has left
+its mark, and the next one finds it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Sequence
+import secrets
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from pymongo import UpdateMany
@@ -21,16 +25,43 @@ from zaqar_notify.storage.mongodb.reading import Place
 _MOST_ROUNDS = 10
 """So often one claim looks for more messages, when what it found has to go to the dead-letter queue."""
 _DEAD_LETTERS_A_ROUND = 100
+_MOST_TRIES = 20
+"""So often one call looks for messages when others have taken all that it found."""
+_MARK_BITS = 63
+"""By chance, so that no two have the same, whatever the clocks say."""
 
 
 # -- popping and deleting ------------------------------------------------------------------------------------------------------
 
 
-def pop(place: Place, limit: int) -> list[Message]:
-    asked = _consumable(place, limit)
-    popped = _read(place, asked)
-    _delete(place, asked)
-    return popped
+class Popping:
+    """One call of `pop_messages`, which may be tried several times."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._mark = secrets.randbits(_MARK_BITS)
+        self._asked: dict[int, None] = {}
+
+    def run(self, place: Place) -> list[Message]:
+        for _ in range(_MOST_TRIES):
+            popped = self._marked(place)
+            asked = [] if popped else _consumable(place, self._limit)
+            if not asked:
+                return popped
+            self._asked |= dict.fromkeys(asked)
+            _mark(place, asked, {"$set": {"deleted_at": place.now, "claim_id": self._mark}})
+        return self._marked(place)
+
+    def _marked(self, place: Place) -> list[Message]:
+        if not self._asked:
+            return []
+        return place.messages({"_id": {"$in": list(self._asked)}, "claim_id": self._mark}, sort=[("_id", 1)])
+
+
+def _mark(place: Place, asked: Sequence[int], marks: Mapping[str, Any]) -> None:
+    """Those that are still free."""
+    free = place.live(_id={"$in": list(asked)}, free_at={"$lte": place.now})
+    place.scope[MESSAGES].update_many(free, marks, hint="_id_")
 
 
 def _consumable(place: Place, limit: int) -> list[int]:
@@ -84,27 +115,50 @@ def delete_several(place: Place, asked: Sequence[int], claim_ids: Collection[str
 # -- claims --------------------------------------------------------------------------------------------------------------------
 
 
-def claim(place: Place, limit: int, ttl: int, grace: int) -> tuple[Claim, list[Message]] | None:
-    chosen = _choose(place, limit)
-    if not chosen:
-        return None
-    number = place.means.last_id = ids.rising(place.means.last_id, place.now, 1)[0]
-    made = Claim(ids.show(number), ttl, grace, place.now)
-    place.scope[MESSAGES].update_many(
-        {"_id": {"$in": chosen}}, {"$set": {"free_at": made.expires_at, "claim_id": number}, "$inc": {"claims": 1}}
-    )
-    place.scope[CLAIMS].insert_one(
-        {
-            "_id": number,
+class Claiming:
+    """One call of `claim`, which may be tried several times. Where `buries` is true it needs a transaction."""
+
+    def __init__(self, limit: int, ttl: int, grace: int) -> None:
+        self._limit, self._ttl, self._grace = limit, ttl, grace
+        self._number = secrets.randbits(_MARK_BITS)
+        self._begun = False
+
+    @staticmethod
+    def buries(place: Place) -> bool:
+        """Messages of this queue are moved when they were claimed too often."""
+        return _dead_letters(place) is not None
+
+    def run(self, place: Place) -> tuple[Claim, list[Message]] | None:
+        for _ in range(_MOST_TRIES):
+            claimed = self._claimed(place) if self._begun else None
+            chosen = [] if claimed else _choose(place, self._limit)
+            if not chosen:
+                return claimed
+            self._begin(place)
+            end = place.now + self._ttl
+            _mark(place, chosen, {"$set": {"free_at": end, "claim_id": self._number}, "$inc": {"claims": 1}})
+        return self._claimed(place)
+
+    def _begin(self, place: Place) -> None:
+        """The claim is there before anything refers to it. One that gets nothing is removed when it has expired."""
+        claim = {
             "queue_id": place.number,
-            "ttl": ttl,
-            "grace": grace,
-            "created_at": made.created_at,
-            "expires_at": made.expires_at,
+            "ttl": self._ttl,
+            "grace": self._grace,
+            "created_at": place.now,
+            "expires_at": place.now + self._ttl,
         }
-    )
-    _prolong(place, chosen, made.expires_at + grace)
-    return made, _read(place, chosen)
+        place.scope[CLAIMS].update_one({"_id": self._number}, {"$set": claim}, upsert=True)
+        self._begun = True
+
+    def _claimed(self, place: Place) -> tuple[Claim, list[Message]] | None:
+        shown = ids.show(self._number)
+        claim = read_claim(place, shown)
+        asked = _claimed(place, shown)
+        if claim is None or not asked:
+            return None
+        _prolong(place, asked, claim.expires_at + self._grace)
+        return claim, _read(place, asked)
 
 
 def _choose(place: Place, limit: int) -> list[int]:

@@ -212,7 +212,8 @@ class MongoStorage(Storage):
 
     def pop_messages(self, project: str, queue: str, limit: int) -> list[Message]:
         popping = consuming.Popping(limit)
-        return self._database.alone(lambda scope: popping.run(self._place(scope, project, queue)))
+        with self._database.turn(project, queue):
+            return self._database.alone(lambda scope: popping.run(self._place(scope, project, queue)))
 
     def stats(self, project: str, queue: str) -> Stats:
         return self._look_at(project, queue, reading.stats)
@@ -224,10 +225,15 @@ class MongoStorage(Storage):
 
     def claim(self, project: str, queue: str, limit: int, ttl: int, grace: int) -> tuple[Claim, list[Message]] | None:
         claiming = consuming.Claiming(limit, ttl, grace)
-        found = self._database.alone(lambda scope: claiming.run(self._place(scope, project, queue)))
-        if found is not consuming.BURIES:
-            return found
-        return self._at(project, queue, claiming.run_and_bury)
+
+        def work(scope: Scope) -> tuple[bool, tuple[Claim, list[Message]] | None]:
+            place = self._place(scope, project, queue)
+            buries = claiming.buries(place)
+            return buries, None if buries else claiming.run(place)
+
+        with self._database.turn(project, queue):
+            buries, claimed = self._database.alone(work)
+            return self._at(project, queue, claiming.run) if buries else claimed
 
     def get_claim(self, project: str, queue: str, claim_id: str) -> tuple[Claim, list[Message]] | None:
         def work(place: Place) -> tuple[Claim, list[Message]] | None:

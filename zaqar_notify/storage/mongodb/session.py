@@ -8,7 +8,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import pymongo
@@ -60,6 +60,9 @@ _NOT_NOW = _LOST_SNAPSHOT | frozenset(
     }
 )  # fmt: skip
 """Codes of errors that are the server's state and no fault of a command: no primary, shutting down, no right, a full disk."""
+
+
+_TURNS = 64
 
 
 class Bound:
@@ -215,6 +218,7 @@ class Database:
         self._patience = patience
         self._most = group_commit
         self._groups: dict[Run, _Together] = {}
+        self._turns = [threading.Lock() for _ in range(_TURNS)]
         self._mutex = threading.Lock()
         self._client: pymongo.MongoClient[Document] | None = None
         self._process = 0
@@ -262,6 +266,18 @@ class Database:
                 return work(Scope(self.client.get_database(self.name, read_preference=ReadPreference.PRIMARY), session))
 
         return self._until_done(once)
+
+    @contextlib.contextmanager
+    def turn(self, *of: Hashable) -> Iterator[None]:
+        """Threads of this process that would want the same things do it one after the other. No guarantee, but good manners:
+        who has waited for very long goes on."""
+        lock = self._turns[hash(of) % len(self._turns)]
+        taken = lock.acquire(timeout=self._patience)
+        try:
+            yield
+        finally:
+            if taken:
+                lock.release()
 
     def alone(self, work: Callable[[Scope], T]) -> T:
         """Run ``work`` without a transaction: each of its writes is atomic, and durable, by itself. When the connection
