@@ -31,10 +31,21 @@ def run(*words: str) -> tuple[int, str, str]:
 
 
 KEY_COMMANDS = (["key"], ["key", "create"], ["key", "list"], ["key", "revoke"])
+CLUSTER_COMMANDS = (
+    ["cluster"],
+    ["cluster", "status"],
+    ["db", "copy"],
+    ["job"],
+    *(["job", action] for action in ("list", "show", "retry", "drop")),
+)
 
 
 class ParserTest(unittest.TestCase):
-    COMMANDS = (["serve"], ["api"], ["worker"], ["notifiers"], ["config"], ["db"], ["db", "upgrade"], ["listen"], *KEY_COMMANDS)
+    COMMANDS = (
+        *(["serve"], ["api"], ["worker"], ["notifiers"], ["config"], ["db"], ["db", "upgrade"], ["listen"]),
+        *KEY_COMMANDS,
+        *CLUSTER_COMMANDS,
+    )
 
     def test_every_command_explains_itself_with_an_example(self):
         for command in self.COMMANDS:
