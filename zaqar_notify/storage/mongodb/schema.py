@@ -23,7 +23,8 @@ _UPGRADE = "run: zaqar-notify db upgrade"
 
 
 def require_replica_set(hello: Mapping[str, Any]) -> None:
-    if "setName" not in hello:
+    """Or a cluster of them. ``hello``: what the server says of itself."""
+    if "setName" not in hello and hello.get("msg") != "isdbgrid":
         raise CannotStart(
             "[storage] connection: this MongoDB server is no member of a replica set, and only those have transactions. "
             "Start mongod with --replSet and run rs.initiate() once; one member is enough"

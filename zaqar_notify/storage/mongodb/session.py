@@ -24,6 +24,7 @@ from pymongo.errors import (
     InvalidURI,
     OperationFailure,
     PyMongoError,
+    ServerSelectionTimeoutError,
     WriteConcernError,
 )
 from pymongo.read_concern import ReadConcern
@@ -221,12 +222,18 @@ class Database:
         self._turns = [threading.Lock() for _ in range(_TURNS)]
         self._mutex = threading.Lock()
         self._client: pymongo.MongoClient[Document] | None = None
+        self._inherited: pymongo.MongoClient[Document] | None = None
         self._process = 0
+        self._closed = False
 
     @property
     def client(self) -> pymongo.MongoClient[Document]:
         with self._mutex:
+            if self._closed:
+                raise StorageUnavailable("The database cannot be used any more: it was closed")
             if self._client is None or self._process != os.getpid():
+                # What a fork has inherited belongs to the parent, and is left as it is.
+                self._inherited = self._client
                 self._client, self._process = self.connect(), os.getpid()
             return self._client
 
@@ -325,11 +332,12 @@ class Database:
 
     def changes_of(self, name: str, most_wait: int) -> CollectionChangeStream[Document]:
         """A stream of what changes from now on; asking for the next takes at most ``most_wait`` milliseconds."""
-        return self.collections[name].watch([{"$project": {"_id": 1}}], max_await_time_ms=most_wait)
+        collection = self.collections[name].with_options(read_concern=ReadConcern("majority"))
+        return collection.watch([{"$project": {"_id": 1}}], max_await_time_ms=most_wait)
 
     def close(self) -> None:
         with self._mutex:
-            client, self._client = self._client, None
+            client, self._client, self._closed = self._client, None, True
         if client is not None and self._process == os.getpid():
             client.close()
 
@@ -410,6 +418,8 @@ def translated(error: PyMongoError) -> Exception:
         details = getattr(error, "details", None) or {}
         name = details.get("codeName") or type(error).__name__
         return StorageUnavailable(f"The database cannot be used now: {name}")
+    if isinstance(error, ServerSelectionTimeoutError):
+        return StorageUnavailable("The database cannot be used now: no primary of the replica set answers")
     if isinstance(error, ConnectionFailure):
         return StorageUnavailable(f"The database cannot be used now: {type(error).__name__}")
     return error

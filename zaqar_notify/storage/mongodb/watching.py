@@ -90,8 +90,8 @@ class Watcher:
                         change: Document | None = changes.try_next()
                         if change is not None:
                             self._wake()
-            except PyMongoError as error:
+            except (PyMongoError, StorageUnavailable) as error:
                 if not self._ended.is_set():
-                    LOG.debug("the stream of changes has ended, and is opened again: %s", error)
+                    LOG.info("who posts on other machines is not heard for now: %s", error)
             self._ended.wait(pause)
             pause = min(2 * pause, longest)
