@@ -7,6 +7,7 @@ from typing import Any
 
 from pymongo import ReplaceOne, UpdateOne
 
+from zaqar_notify.storage.mongodb import floors
 from zaqar_notify.storage.mongodb.collections import (
     ALERTS,
     API_KEYS,
@@ -14,7 +15,7 @@ from zaqar_notify.storage.mongodb.collections import (
     COUNTERS,
     DELIVERIES,
     DELIVERY_LOG,
-    ID_FLOOR,
+    FLOORS,
     JOBS,
     LANES,
     LIVE,
@@ -33,10 +34,8 @@ from zaqar_notify.storage.mongodb.collections import (
 )
 from zaqar_notify.storage.mongodb.session import Scope
 
-_FLOORS = "id_floors"
-_FLOORED = (CLAIMS, MESSAGES, SUBSCRIPTIONS)
 KINDS = (
-    PROJECTS, QUEUES, _FLOORS, API_KEYS, ALERTS, SUBSCRIPTIONS, MESSAGES, CLAIMS, LANES, OUTBOX, JOBS, DELIVERIES, DELIVERY_LOG,
+    PROJECTS, QUEUES, FLOORS, API_KEYS, ALERTS, SUBSCRIPTIONS, MESSAGES, CLAIMS, LANES, OUTBOX, JOBS, DELIVERIES, DELIVERY_LOG,
 )  # fmt: skip
 """In the order in which they are copied."""
 _COUNTED = frozenset({PROJECTS, QUEUES, LANES, JOBS})
@@ -47,14 +46,14 @@ _NOT_HELD = {"worker_id": None, "held_until": 0.0}
 
 
 def count(scope: Scope) -> dict[str, int]:
-    return {kind: len(_floors(scope)) if kind == _FLOORS else scope[kind].count({}) for kind in KINDS}
+    return {kind: len(_floors(scope)) if kind == FLOORS else scope[kind].count({}) for kind in KINDS}
 
 
 # -- out -----------------------------------------------------------------------------------------------------------------------
 
 
 def read(scope: Scope, kind: str, after: Any, limit: int) -> tuple[list[Mapping[str, Any]], Any]:
-    if kind == _FLOORS:
+    if kind == FLOORS:
         return (_floors(scope), kind) if after is None else ([], after)
     behind = {} if after is None else {"_id": {"$gt": after}}
     found = scope[kind].find(behind, sort=[("_id", 1)], limit=limit)
@@ -64,15 +63,7 @@ def read(scope: Scope, kind: str, after: Any, limit: int) -> tuple[list[Mapping[
 
 
 def _floors(scope: Scope) -> list[Mapping[str, Any]]:
-    """Here each queue has the greatest id that was given out for it."""
-    found = scope[QUEUES].aggregate([{"$group": {"_id": None, "last": {"$max": "$last_id"}}}])
-    last = max(_floor(scope), *(queue["last"] or 0 for queue in found)) if found else _floor(scope)
-    return [{"name": name, "last": last} for name in _FLOORED] if last else []
-
-
-def _floor(scope: Scope) -> int:
-    found = scope[COUNTERS].find_one({"_id": ID_FLOOR})
-    return 0 if found is None else int(found["last"])
+    return [{"name": name, "last": last} for name, last in floors.kept(scope).items()]
 
 
 def _columns(kind: str) -> Sequence[str]:
@@ -110,23 +101,17 @@ def store(scope: Scope, kind: str, records: Sequence[Mapping[str, Any]]) -> None
     """Each of them by itself: what was broken off is repeated."""
     if not records:
         return
-    if kind == _FLOORS:
-        _raise_floor(scope, max(record["last"] for record in records))
+    if kind == FLOORS:
+        floors.keep(scope, {record["name"]: record["last"] for record in records})
         return
     documents = [_document(kind, record) for record in records]
     scope[kind].bulk_write([ReplaceOne({"_id": document["_id"]}, document, upsert=True) for document in documents])
     if kind in _COUNTED:
         greatest = max(document["_id"] for document in documents)
         scope[COUNTERS].update_one({"_id": kind}, {"$max": {"last": greatest}}, upsert=True)
-    if kind in _FLOORED:
-        _raise_floor(scope, max(document["_id"] for document in documents))
+    if kind in floors.FLOORED:
+        floors.raise_all(scope, max(document["_id"] for document in documents))
         _raise_queues(scope, kind, documents)
-
-
-def _raise_floor(scope: Scope, last: int) -> None:
-    """Of the ids of queues that are made later."""
-    scope[COUNTERS].update_one({"_id": ID_FLOOR}, {"$max": {"last": last}}, upsert=True)
-    scope[QUEUES].update_many({"last_id": 0}, {"$set": {"last_id": last}})
 
 
 def _raise_queues(scope: Scope, kind: str, documents: Iterable[Document]) -> None:

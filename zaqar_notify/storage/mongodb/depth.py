@@ -9,7 +9,7 @@ from zaqar_notify.storage.base import Depths
 from zaqar_notify.storage.mongodb.collections import DELIVERIES, JOBS, LANES, MESSAGES, OUTBOX
 from zaqar_notify.storage.mongodb.session import Bound, Scope
 
-_MOST_COUNTED = 20_000
+MOST_COUNTED = 20_000
 _Condition = tuple[Mapping[str, Any], str]
 """With the index to count by."""
 
@@ -18,11 +18,12 @@ _DUE: _Condition = ({"project_id": {"$gte": 0}, "due_at": {"$gte": 0.0}}, "ix_de
 _PARKED: _Condition = ({"lane_id": {"$gte": 0}, "due_at": None}, "ix_deliveries_lane")
 
 
-def measure(scope: Scope, now: float) -> Depths:
-    pending, parked, in_flight = _deliveries(scope[DELIVERIES])
+def measure(scope: Scope, now: float, most: int = MOST_COUNTED) -> Depths:
+    """Of a part that has more than ``most`` the server's estimate is enough."""
+    pending, parked, in_flight = _deliveries(scope[DELIVERIES], most)
     failed = scope[JOBS].count({"failed_at": {"$gte": 0.0}}, hint="ix_jobs_failed")
     return Depths(
-        outbox=_outbox(scope[OUTBOX]),
+        outbox=_outbox(scope[OUTBOX], most),
         oldest_at=_oldest_entry(scope, now),
         pending=pending,
         parked=parked,
@@ -33,24 +34,24 @@ def measure(scope: Scope, now: float) -> Depths:
     )
 
 
-def _outbox(entries: Bound) -> int:
-    counted = entries.count({"project_id": {"$gte": 0}}, hint="ix_outbox_due", limit=_MOST_COUNTED)
-    return counted if counted < _MOST_COUNTED else max(counted, entries.estimate())
+def _outbox(entries: Bound, most: int) -> int:
+    counted = entries.count({"project_id": {"$gte": 0}}, hint="ix_outbox_due", limit=most)
+    return counted if counted < most else max(counted, entries.estimate())
 
 
-def _deliveries(rows: Bound) -> tuple[int, int, int]:
+def _deliveries(rows: Bound, most: int) -> tuple[int, int, int]:
     """Pending, parked, in flight. Those in flight have a due time, the end of their lease; those that are parked have none. Of
     very many one part is what is left by the others."""
     in_flight = rows.count(_LEASED, hint="ix_deliveries_lease")
-    due, parked = (rows.count(condition, hint=index, limit=_MOST_COUNTED) for condition, index in (_DUE, _PARKED))
-    if max(due, parked) < _MOST_COUNTED:
+    due, parked = (rows.count(condition, hint=index, limit=most) for condition, index in (_DUE, _PARKED))
+    if max(due, parked) < most:
         return max(0, due - in_flight), parked, in_flight
     total = rows.estimate()
     if due == parked:
         due = rows.count(_DUE[0], hint=_DUE[1])
-    elif parked < _MOST_COUNTED:
+    elif parked < most:
         due = max(due, total - parked)
-    if parked == _MOST_COUNTED:
+    if parked == most:
         parked = max(parked, total - due)
     return max(0, due - in_flight), parked, in_flight
 

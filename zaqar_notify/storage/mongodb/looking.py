@@ -11,6 +11,7 @@ from pymongo import UpdateOne
 
 from zaqar_notify.model import State
 from zaqar_notify.storage.codes import STATE_CODES
+from zaqar_notify.storage.mongodb import floors
 from zaqar_notify.storage.mongodb.collections import (
     DELIVERIES,
     DELIVERY_LOG,
@@ -209,4 +210,7 @@ def _remove_lines(scope: Scope, message: int, most: int) -> int:
 
 
 def _remove(scope: Scope, numbers: Collection[int]) -> int:
-    return scope[MESSAGES].delete_many({"_id": {"$in": list(numbers)}, "prune_at": 0.0}) if numbers else 0
+    if not numbers:
+        return 0
+    floors.keep(scope, {MESSAGES: max(numbers)})
+    return scope[MESSAGES].delete_many({"_id": {"$in": list(numbers)}, "prune_at": 0.0})

@@ -11,7 +11,7 @@ from typing import Any
 from pymongo import DeleteOne, UpdateOne
 
 from zaqar_notify.model import LogEntry, State
-from zaqar_notify.storage.mongodb import ledger, looking
+from zaqar_notify.storage.mongodb import floors, ledger, looking
 from zaqar_notify.storage.mongodb.collections import (
     ALERTS,
     CLAIMS,
@@ -102,6 +102,8 @@ def _prune_subscriptions(scope: Scope, *, now: float, retention: Retention, limi
     deleted = [one for one in found if one["deleted_at"] != LIVE]
     numbers = [one["_id"] for one in deleted]
     used = _used(scope, DELIVERY_LOG, "subscription_id", numbers) | _used(scope, DELIVERIES, "subscription_id", numbers)
+    if deleted:
+        floors.keep(scope, {SUBSCRIPTIONS: max(numbers)})
     _remove_or_wait(scope, SUBSCRIPTIONS, deleted, used, now + retention.look_again)
     return len(found)
 
@@ -205,6 +207,7 @@ def _end_claims(scope: Scope, *, now: float, retention: Retention, limit: int) -
         scope[MESSAGES].update_many({**theirs, "_id": _in(found)}, changes({"free_at": 0.0, "claim_id": None}))
     if len(found) == limit:
         return limit
+    floors.keep(scope, {CLAIMS: max(claim["_id"] for claim in ended)})
     return len(found) + scope[CLAIMS].delete_many({"_id": _in(ended)})
 
 

@@ -13,7 +13,7 @@ from zaqar_notify.model import ENVELOPE_VERSION, Draft, MessageKind, Subscriptio
 from zaqar_notify.storage import ids
 from zaqar_notify.storage.bodies import Bodies
 from zaqar_notify.storage.codes import KIND_CODES
-from zaqar_notify.storage.mongodb import projects
+from zaqar_notify.storage.mongodb import floors, projects
 from zaqar_notify.storage.mongodb.collections import (
     DELIVERIES,
     LIVE,
@@ -202,7 +202,7 @@ def make_queue(scope: Scope, project: str, name: str, created_at: float, metadat
         "created_at": created_at,
         "deleted_at": LIVE,
         "project_id": projects.number_of(scope, project),
-        "last_id": last_id,
+        "last_id": max(last_id, floors.of_new_queue(scope)),
     }
     scope[QUEUES].insert_one(queue)
     return queue
