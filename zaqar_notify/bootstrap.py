@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import logging
 import os
+import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -372,7 +373,7 @@ def build_worker(conf: cfg.ConfigOpts) -> Worker:
     from zaqar_notify.notifiers.sending import Senders
     from zaqar_notify.retry import Policy
     from zaqar_notify.wake import Listener
-    from zaqar_notify.worker import Settings, Worker
+    from zaqar_notify.worker import Identity, Settings, Worker
 
     require_keys(conf)
     _check_timeouts(conf)
@@ -410,6 +411,7 @@ def build_worker(conf: cfg.ConfigOpts) -> Worker:
         ),
         confirmed_only=notification.require_confirmation,
         jobs=build_cluster(conf, storage),
+        identity=Identity(socket.gethostname(), os.getpid(), __version__),
         closing=_all_of(stop_metrics, senders.close, notifiers.close, storage.close),
     )
 

@@ -15,7 +15,7 @@ import dataclasses
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from taskflow import engines, retry, states, task
@@ -47,6 +47,8 @@ from zaqar_notify.storage.base import Breaker, Closing, Entry, Failure, Loaded, 
 
 BREATH = 100
 """Pairs of message and subscription between two breaths."""
+MOST_LARGE = 10_000
+"""Entries with more than a page of subscribers that a worker remembers."""
 MOST_FAILING = 100_000
 """Subscriptions whose failures a worker remembers."""
 
@@ -72,6 +74,8 @@ class Dispatched:
     """How many of the outbox entries were matched; the others were given back."""
     pairs: int
     """How many pairs of a message and a subscription were looked at, sent or not."""
+    pages: Sequence[OpenEntry] = ()
+    """Of ranges: those that are not given back."""
 
 
 # -- dispatch ------------------------------------------------------------------------------------------------------------------
@@ -88,16 +92,21 @@ class Dispatch:
         settling: Settling,
         *,
         page: int,
+        cut_after: int,
         breathe: Callable[[], None],
         confirmed_only: bool,
     ) -> None:
-        """``page``: subscriptions that are matched with one message at a time. ``breathe`` is called every few milliseconds:
-        it starts sends in the places of those that have ended meanwhile."""
+        """``page``: subscriptions that are matched with one message at a time; after ``cut_after`` of them, in whole pages,
+        what is left of an entry becomes a job. ``breathe`` is called every few milliseconds: it starts sends in the places of
+        those that have ended meanwhile."""
         self.storage = storage
         self.routes = routes
         self.lanes = lanes
         self.settling = settling
         self.page = page
+        self.cut_after = cut_after
+        self._matched: collections.OrderedDict[str, int] = collections.OrderedDict()
+        """By message: with how many subscriptions its entry was matched here. One that moves between workers is cut later."""
         self.breathe = breathe
         self.confirmed_only = confirmed_only
         self._flow = _Flow(
@@ -130,8 +139,22 @@ class Dispatch:
             match.entry(entries[matched], loaded)
             matched += 1
         if matched < len(entries):
-            self.storage.give_back(leased.taken.token, [entry.message_id for entry in entries[matched:]])
-        return Dispatched(match.sends, matched, match.pairs)
+            messages, ranges = _apart(entries[matched:])
+            self.storage.give_back(leased.taken.token, messages, (), ranges)
+        return Dispatched(match.sends, matched, match.pairs, match.pages)
+
+    def grows_huge(self, message_id: str, more: int) -> bool:
+        """Whether an entry, of which a whole page was matched, is to be cut."""
+        matched = self._matched.pop(message_id, 0) + more
+        if matched >= self.cut_after:
+            return True
+        self._matched[message_id] = matched
+        if len(self._matched) > MOST_LARGE:
+            self._matched.popitem(last=False)
+        return False
+
+    def is_done(self, message_id: str) -> None:
+        self._matched.pop(message_id, None)
 
     def submit(self, dispatched: Dispatched) -> None:
         self.breathe()
@@ -145,13 +168,17 @@ class Dispatch:
         """Reverts load: nothing was submitted yet. When the storage is out of reach the leases run out by themselves."""
         taken = leased.taken
         try:
-            self.storage.give_back(
-                taken.token,
-                [entry.message_id for entry in taken.entries],
-                [(row.message_id, row.subscription_id) for row in taken.rows],
-            )
+            messages, ranges = _apart(taken.entries)
+            rows = [(row.message_id, row.subscription_id) for row in taken.rows]
+            self.storage.give_back(taken.token, messages, rows, ranges)
         except errors.StorageUnavailable:
             return
+
+
+def _apart(entries: Sequence[Entry]) -> tuple[list[str], list[str]]:
+    """The messages of entries, and the ranges of pages."""
+    ranges = [entry.job_id for entry in entries if entry.job_id is not None]
+    return [entry.message_id for entry in entries if entry.job_id is None], ranges
 
 
 _SEALED = Outcome(OutcomeKind.OURS, detail="It was encrypted with a key that is not there any more")
@@ -167,25 +194,40 @@ class _Match:
         self._leased = leased
         self._pages: dict[tuple[str, str, str | None], list[Subscription]] = {}
         self._routes: dict[str, tuple[Route, Lane] | Outcome] = {}
-        self._wall = time.time()
+        self._wall = dispatch.storage.now()
         self._now = time.monotonic()
         self.pairs = 0
         self.sends: list[Send] = []
+        self.pages: list[OpenEntry] = []
 
     def entry(self, entry: Entry, loaded: Loaded) -> None:
-        opened = OpenEntry(entry.message_id, self._leased.taken.token)
+        opened = OpenEntry(entry.message_id, self._leased.taken.token, job_id=entry.job_id)
+        if entry.job_id is not None:
+            self.pages.append(opened)
         message = loaded.messages.get(entry.message_id)
         if message is not None:
-            subscriptions = self._subscriptions(message, entry.after)
-            if len(subscriptions) == self._dispatch.page:
-                opened.after = subscriptions[-1].id
+            page = self._page(message, entry, opened)
             # An entry that was leased before may have been settled in part.
-            known = self._dispatch.storage.known(entry.message_id, entry.after) if entry.takes > 1 else frozenset()
-            for subscription in subscriptions:
+            known: Collection[str] = ()
+            if page and (entry.takes > 1 or entry.job_id is not None):
+                known = self._dispatch.storage.known(entry.message_id, entry.after, page[-1].id)
+            for subscription in page:
                 if subscription.id not in known:
                     self._pair(message, subscription, opened)
         if not opened.unsettled:
             self._settling.close(opened)
+
+    def _page(self, message: Message, entry: Entry, opened: OpenEntry) -> Sequence[Subscription]:
+        """The next subscriptions; ``opened`` learns what is behind them."""
+        page = self._subscriptions(message, entry.after)
+        if entry.last is not None:
+            page = [one for one in page if one.id <= entry.last]
+        if len(page) == self._dispatch.page and page[-1].id != entry.last:
+            opened.after = page[-1].id
+            opened.cut = entry.job_id is None and self._dispatch.grows_huge(message.id, len(page))
+        elif entry.after is not None:
+            self._dispatch.is_done(message.id)
+        return page
 
     def _subscriptions(self, message: Message, after: str | None) -> list[Subscription]:
         key = (message.project, message.queue, after)
@@ -301,7 +343,17 @@ class Telling:
 class Settling:
     """What has become of deliveries and is not stored yet, in order; and the flow that stores it a micro-batch at a time."""
 
-    def __init__(self, storage: Storage, policy: Policy, telling: Telling, *, micro_batch: int, log: logging.Logger) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        policy: Policy,
+        telling: Telling,
+        *,
+        micro_batch: int,
+        log: logging.Logger,
+        closed: Callable[[Closing], None] = lambda _: None,
+    ) -> None:
+        """``closed`` is called for each page of a range that is settled, and for each entry that has become a job."""
         self._storage = storage
         self._telling = telling
         self._alerts = telling.alerts
@@ -313,6 +365,7 @@ class Settling:
         self._policies = _Policies(storage, policy)
         self._micro_batch = micro_batch
         self._log = log
+        self._closed = closed
         self._queue: collections.deque[tuple[Settlement | None, OpenEntry | None]] = collections.deque()
         self._batch: tuple[list[Settlement], list[Closing], list[Breaker]] | None = None
         self.since: float | None = None
@@ -384,6 +437,7 @@ class Settling:
                 failure=self._failure(send, outcome, wall),
                 recovered=self._recovered(send, outcome),
                 alerts=self._alerts_about(send, outcome, following, disable, wall),
+                job_id=_range(send),
             ),
             send.entry,
         )
@@ -469,6 +523,7 @@ class Settling:
                 line,
                 publish=tuple(letters),
                 alerts=tuple(about),
+                job_id=_range(send),
             ),
             send.entry,
         )
@@ -494,6 +549,7 @@ class Settling:
             send.entry is None,
             attempts=send.attempts,
             lines=send.lines,
+            job_id=_range(send),
             **kind,
         )
         self.add(settlement, send.entry)
@@ -522,6 +578,9 @@ class Settling:
         lost = self._flow.run("lost", settlements=settlements, closings=closings, breakers=breakers)
         self._batch = None
         self.since = time.monotonic() if self._queue else None
+        for closing in closings:
+            if closing.job_id is not None or closing.cut:
+                self._closed(closing)
         if lost:
             self._log.warning(
                 "%d of %d deliveries were settled by another worker: the lease had run out", lost, len(settlements)
@@ -547,10 +606,15 @@ class Settling:
             if entry is not None:
                 entry.unsettled -= settlement is not None
                 if not entry.unsettled:
-                    closings.append(Closing(entry.message_id, entry.token, entry.after))
+                    closings.append(Closing(entry.message_id, entry.token, entry.after, cut=entry.cut, job_id=entry.job_id))
         breakers = list(self._turns.values())
         self._turns.clear()
         return settlements, closings, breakers
+
+
+def _range(send: Send) -> str | None:
+    """That whose page it is of."""
+    return None if send.entry is None else send.entry.job_id
 
 
 class _Policies:

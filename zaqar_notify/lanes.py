@@ -108,6 +108,10 @@ class OpenEntry:
     after: str | None = None
     """More subscribers follow behind this id."""
     unsettled: int = 0
+    job_id: str | None = None
+    """It is a page of this range."""
+    cut: bool = False
+    """There may be very many more subscribers: it becomes a job when it is closed."""
 
 
 @dataclasses.dataclass(slots=True, eq=False, kw_only=True)
@@ -523,6 +527,12 @@ class Lanes:
         for key in keys:
             if key in self._held:
                 self._held[key].held_until = until
+
+    def lose(self) -> None:
+        """This worker was taken for dead: whatever it held is another's, or will be."""
+        self._held.clear()
+        for lane in self._lanes.values():
+            lane.held_until = 0.0
 
     def emptied(self, keys: Sequence[LaneKey]) -> None:
         """These hold no parked row any more. One that is shut is still this worker's to probe, with what comes, but takes no

@@ -13,7 +13,7 @@ import math
 import os
 import select
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from zaqar_notify import errors
@@ -21,8 +21,9 @@ from zaqar_notify.flow import Dispatch, Leased, Routes, Settling, Telling
 from zaqar_notify.lanes import Lanes, Limits, Send, Sender, Turn
 from zaqar_notify.model import Delivery, LaneKey, Outcome, OutcomeKind, Scope, State
 from zaqar_notify.notifiers.sending import sound
+from zaqar_notify.ranges import Ranges
 from zaqar_notify.retry import Policy
-from zaqar_notify.storage.base import Storage, Taken
+from zaqar_notify.storage.base import Closing, Entry, Storage, Taken
 from zaqar_notify.wake import Listener
 
 TICK = 0.05
@@ -54,6 +55,8 @@ class Settings:
     ahead: float = 0.3
     page: int = 1000
     """Subscriptions that are matched with one message at a time."""
+    cut_after: int = 10_000
+    """Subscriptions, in whole pages, after which what is left of an entry becomes a job."""
 
 
 class LongWork(Protocol):
@@ -62,8 +65,20 @@ class LongWork(Protocol):
     def start(self, worker: Any) -> None:
         """The worker has joined."""
 
+    def wake(self) -> None:
+        """There are new jobs. Quick."""
+
     def stop(self) -> None:
         """It is about to stop: all jobs are let go."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Identity:
+    """What the storage tells others of this worker."""
+
+    host: str = ""
+    pid: int = 0
+    version: str = ""
 
 
 class Worker:
@@ -79,6 +94,7 @@ class Worker:
         telling: Telling | None = None,
         confirmed_only: bool = False,
         jobs: LongWork | None = None,
+        identity: Identity | None = None,
         closing: Callable[[], None] = lambda: None,
     ) -> None:
         """``confirmed_only`` is ``[notification] require_confirmation``. ``closing`` is called at the very end of `run`, when
@@ -87,6 +103,9 @@ class Worker:
         self._storage = storage
         self._listener = listener
         self._jobs = jobs
+        self._identity = identity or Identity()
+        self._ranges = Ranges()
+        self._unwatch: Callable[[], None] = lambda: None
         self._closing = closing
         self._settings = settings
         self._lanes = Lanes(limits)
@@ -97,6 +116,7 @@ class Worker:
             self._telling,
             micro_batch=settings.micro_batch,
             log=self._log,
+            closed=self._closed,
         )
         self._dispatch = Dispatch(
             storage,
@@ -104,6 +124,7 @@ class Worker:
             self._lanes,
             self._settling,
             page=settings.page,
+            cut_after=settings.cut_after,
             breathe=self._refill,
             confirmed_only=confirmed_only,
         )
@@ -119,7 +140,8 @@ class Worker:
         self._more = True  # there may be due work that was not taken yet
         self._told = False  # somebody has said so since the last look
         self._dispatched_at = self._polled_at = self._recovered_at = self._pruned_at = self._troubled_until = 0.0
-        self._learn_at = 0.0
+        self._learn_at = self._beat_at = 0.0
+        self._woken = False
         self._policy = policy
         # Subscriptions, by id: since when disabled, and until when asked to leave in peace (``time.monotonic()``).
         self._disabled: dict[str, float] = {}
@@ -132,13 +154,14 @@ class Worker:
 
     def start(self) -> None:
         """Register with the storage, and warm up: the first flow of a process takes about 0.1 s."""
-        self._id = self._storage.join()
+        self._join(time.monotonic())
         self._learn_of_breakers(time.monotonic())
         nothing = Taken(0, (), ())
         self._dispatch.run(Leased(nothing, 0.0, 0))
         self._settling.run()
         if self._jobs is not None:
             self._jobs.start(self)
+        self._unwatch = self._storage.watch(self.wake)
         self._log.info("worker %d is ready", self._id)
 
     @property
@@ -157,10 +180,27 @@ class Worker:
         self._stopping = True
         os.eventfd_write(self._bell, 1)
 
+    def wake(self) -> None:
+        """There may be new work. Safe to call from any thread, and quick."""
+        self._woken = True
+        if self._asleep:
+            os.eventfd_write(self._bell, 1)
+
+    def hold_range(self, job_id: str, ended: Callable[[], None]) -> None:
+        """Deliver this range, whose job is held under `id`, until it is let go. ``ended`` is called, from the worker's thread,
+        when the storage has said that it is done, or not this worker's any more. Safe to call from any thread."""
+        self._ranges.hold(job_id, ended)
+        self.wake()
+
+    def let_range_go(self, job_id: str) -> bool:
+        """Take no more pages of it; False while one is under way still. Safe to call from any thread."""
+        return self._ranges.let_go(job_id)
+
     def _drain(self) -> None:
+        self._unwatch()
         if self._jobs is not None:
             self._jobs.stop()
-        wall, give_up_at = time.time(), time.monotonic() + self._settings.stop_timeout
+        wall, give_up_at = self._storage.now(), time.monotonic() + self._settings.stop_timeout
         for send in self._lanes.withdraw():
             self._settling.later(send, wall)
         self._log.info("stopping: %d sends are under way", self._lanes.in_flight)
@@ -168,6 +208,7 @@ class Worker:
             self._collect()
             self._watch()
             self._settle(hurry=True)
+            self._beat()
             self._wait(TICK)
         self._telling.metrics.flush(math.inf, self._lanes.in_flight)
         if self._lanes.in_flight:
@@ -183,6 +224,7 @@ class Worker:
     # -- the loop -----------------------------------------------------------------------------------------------------------
 
     def _step(self) -> None:
+        self._beat()
         self._collect()
         self._watch()
         self._start_sends()
@@ -193,9 +235,28 @@ class Worker:
         self._telling.metrics.flush(time.monotonic(), self._lanes.in_flight)
         self._wait(self._pause())
 
+    def _join(self, now: float) -> None:
+        self._id = self._storage.join(**dataclasses.asdict(self._identity))
+        self._beat_at = now + self._settings.lease / 3
+
+    def _beat(self) -> None:
+        """Tell the others that this worker lives, several times in the length of a lease."""
+        now = time.monotonic()
+        if now < max(self._beat_at, self._troubled_until):
+            return
+        try:
+            if self._storage.beat(self._id):
+                self._beat_at = now + self._settings.lease / 3
+                return
+            self._log.warning("worker %d was taken for dead: what it had is given back, and it joins anew", self._id)
+            self._lanes.lose()
+            self._join(now)
+        except errors.StorageUnavailable as error:
+            self._trouble("saying that it lives", error)
+
     def _collect(self) -> None:
         """Outcomes that notifiers have reported since the last step."""
-        wall = time.time()
+        wall = self._storage.now()
         while self._reported:
             delivery, outcome, at = self._reported.popleft()
             if not isinstance(delivery, Send):
@@ -258,10 +319,11 @@ class Worker:
             self._settling.park(send)
         for send in self._lanes.under_way_too_long(now):
             if send.entry is not None:
-                self._settling.hold(send, time.time() + self._settings.lease)
+                self._settling.hold(send, self._storage.now() + self._settings.lease)
         for send in self._lanes.hung(now, self._settings.hang_grace):
             send.sender.give_up(send)
-            self._finish(send, Outcome(OutcomeKind.RETRY, detail="The notifier did not answer in time"), now, time.time())
+            late = Outcome(OutcomeKind.RETRY, detail="The notifier did not answer in time")
+            self._finish(send, late, now, self._storage.now())
 
     def _settle(self, hurry: bool = False) -> None:
         now = time.monotonic()
@@ -286,9 +348,13 @@ class Worker:
             return
         self._measure_pace(now)
         room = self._room()
-        if not room:
+        if room:
+            self._take_what_is_due(room, now)
+        else:
             self._take_from_newcomers(now)
-            return
+        self._take_pages(time.monotonic())
+
+    def _take_what_is_due(self, room: int, now: float) -> None:
         parked = self._lanes.room(now, room)
         if not (self._more or parked or now >= self._polled_at + self._settings.poll_interval):
             return
@@ -349,8 +415,43 @@ class Worker:
                 fan_out = (dispatched.pairs - len(taken.rows)) / dispatched.entries
                 self._fan_out += 0.5 * (fan_out - self._fan_out)
 
+    def _take_pages(self, now: float) -> None:
+        """The next pages of ranges, into the room that other work leaves; one at a time while there is more of that."""
+        room = self._room_for_pages()
+        asked = self._ranges.idle(1 if self._more else room // self._settings.page + 1, now) if room else []
+        if not asked or now < self._troubled_until:
+            return
+        try:
+            taken = self._storage.take(self._id, self._settings.lease, entries=0, rows=0, ranges=asked)
+            self._ranges.end(taken.ended)
+            pages = {entry.job_id: entry for entry in taken.entries if entry.job_id is not None}
+            self._ranges.put_off(set(asked) - pages.keys(), now + self._settings.poll_interval)
+            self._dispatch_pages(taken, pages, Leased(taken, now + self._settings.lease, room))
+        except errors.StorageUnavailable as error:
+            self._trouble("taking", error)
+
+    def _dispatch_pages(self, taken: Taken, pages: Mapping[str, Entry], leased: Leased) -> None:
+        if not pages:
+            return
+        self._ranges.begin(pages.keys())
+        given_back: Collection[str] = pages.keys()
+        try:
+            dispatched = self._dispatch.run(leased)
+            self._ranges.matched(dispatched.pages)
+            given_back = pages.keys() - {page.job_id for page in dispatched.pages}
+            self._dispatched_at = time.monotonic()
+        finally:
+            for job_id in given_back:
+                self._ranges.over(job_id)
+
+    def _closed(self, closing: Closing) -> None:
+        if closing.job_id is not None:
+            self._ranges.over(closing.job_id)
+        elif self._jobs is not None:
+            self._jobs.wake()
+
     def _start_sends(self) -> None:
-        now, wall = time.monotonic(), time.time()
+        now, wall = time.monotonic(), self._storage.now()
         # What is in flight and what is not settled yet is what a kill can make us send twice: both are bounded.
         places = self._lanes.limits.max_in_flight + self._settings.micro_batch
         places -= self._lanes.in_flight + self._settling.outstanding
@@ -391,8 +492,17 @@ class Worker:
     def _room(self) -> int:
         """How many more deliveries may be held: as many as have lately ended in ``ahead`` seconds, so that what is taken
         is sent before it has waited for long. None while that is few: under load a batch is worth waiting for."""
-        most = min(self._settings.max_active, max(self._settings.micro_batch, int(self._pace * self._settings.ahead)))
-        room = most - self._lanes.in_flight - self._lanes.waiting - self._settling.outstanding
+        most, held = self._most(), self._lanes.in_flight + self._lanes.waiting + self._settling.outstanding
+        room = min(most - held + self._ranges.deliveries, self._settings.max_active - held)
+        return room if room >= most // 4 else 0
+
+    def _most(self) -> int:
+        return min(self._settings.max_active, max(self._settings.micro_batch, int(self._pace * self._settings.ahead)))
+
+    def _room_for_pages(self) -> int:
+        """So many deliveries of ranges may be held beside the others."""
+        most, held = self._most(), self._lanes.in_flight + self._lanes.waiting + self._settling.outstanding
+        room = min(most - self._ranges.deliveries, self._settings.max_active - held)
         return room if room >= most // 4 else 0
 
     def _measure_pace(self, now: float) -> None:
@@ -426,14 +536,14 @@ class Worker:
             pause = TICK
         else:
             pause = self._polled_at + self._settings.poll_interval - now
-        if self._more and self._room():
+        if (self._more and self._room()) or (self._ranges.idle(1, now) and self._room_for_pages()):
             pause = min(pause, self._dispatched_at + self._settings.dispatch_interval - now)
         return max(pause, self._troubled_until - now, 0.0)
 
     def _wait(self, pause: float) -> None:
         self._asleep = True
         try:
-            events = self._poller.poll(0 if self._reported else pause)
+            events = self._poller.poll(0 if self._reported or self._woken else pause)
         finally:
             self._asleep = False
         for descriptor, _ in events:
@@ -443,7 +553,10 @@ class Worker:
                     time.sleep(GATHER)
             else:
                 self._hear()
+        if self._woken:
+            self._hear()
 
     def _hear(self) -> None:
-        if self._listener.drain():
+        woken, self._woken = self._woken, False
+        if self._listener.drain() or woken:
             self._more = self._told = True

@@ -106,7 +106,7 @@ class FlowCase(unittest.TestCase):
         except KeyError:
             raise UnknownScheme(f"no notifier for {uri}") from None
 
-    def worker(self, start: bool = True) -> Worker:
+    def worker(self, start: bool = True, **options: Any) -> Worker:
         self.number += 1
         senders = Senders(self.pick, threads=2, timeout=1.0, max_timeout=20.0)
         self.addCleanup(senders.close)
@@ -118,6 +118,7 @@ class FlowCase(unittest.TestCase):
             limits=self.limits,
             policy=self.policy,
             telling=Telling(alerts=self.alerts, endurance=self.endurance),
+            **options,
         )
         if start:
             self.run_worker(worker)

@@ -144,7 +144,7 @@ def _ranges_behind(connection: Connection, message_id: int, behind: int) -> list
 
 
 def _in_ranges(
-    connection: Connection, ranges: Iterable[tuple[int, int | None]], limit: int, matching: Callable[[int], Select[tuple[int]]]
+    connection: Connection, ranges: Iterable[tuple[int, int | None]], limit: int, matching: Callable[[int], Select[Any]]
 ) -> list[int]:
     """Subscriptions that jobs of a message are still to be matched with."""
     found: list[int] = []
