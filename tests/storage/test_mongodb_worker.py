@@ -28,7 +28,7 @@ from zaqar_notify.storage.mongodb.collections import (
 )
 from zaqar_notify.storage.mongodb.driver import MongoStorage
 from zaqar_notify.storage.mongodb.ledger import Settling
-from zaqar_notify.storage.mongodb.session import Scope
+from zaqar_notify.storage.mongodb.session import Bound, Scope
 from zaqar_notify.storage.sql.driver import SqlStorage
 
 
@@ -51,6 +51,37 @@ def run_threads(*works: Callable[[], None]) -> list[BaseException]:
     for thread in threads:
         thread.join()
     return failures
+
+
+class Late(Scope):
+    """A scope in which something happens before the first update of one collection."""
+
+    def __init__(self, database: Any, name: str, meanwhile: Callable[[], object]) -> None:
+        super().__init__(database)
+        self._name = name
+        self._meanwhile: Callable[[], object] | None = meanwhile
+
+    def __getitem__(self, name: str) -> Any:
+        found = super().__getitem__(name)
+        return LateBound(self, found) if name == self._name else found
+
+    def happen(self) -> None:
+        meanwhile, self._meanwhile = self._meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+
+
+class LateBound:
+    def __init__(self, scope: Late, bound: Bound) -> None:
+        self._scope = scope
+        self._bound = bound
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bound, name)
+
+    def update_many(self, *arguments: Any, **options: Any) -> int:
+        self._scope.happen()
+        return self._bound.update_many(*arguments, **options)
 
 
 class TakingTest(MongoCase):
@@ -113,6 +144,38 @@ class TakingTest(MongoCase):
         self.assertEqual([], run_threads(*(lambda storage=storage: work(storage) for storage in storages)))
         self.assertEqual((jobs, jobs), (set(held), set(pages)))
         self.assertEqual((12, 12), (len(held), len(pages)))
+
+    def take_late(self, collection: str, meanwhile: Callable[[], object], **bounds: Any) -> Taken:
+        """Something happens between finding and leasing."""
+        worker = self.storage.join()
+        lease = taking.Lease(worker, taking.token_of(worker, 99), NOW, NOW + LEASE)
+        wanted: dict[str, Any] = {"entries": 0, "rows": 0, "lanes": 0, "parked": {}, **bounds}
+        database = self.storage._database
+        return taking.take(Late(database.collections, collection, meanwhile), lease, {}, **wanted)
+
+    def test_what_is_leased_meanwhile_is_passed_over(self) -> None:
+        given = self.publish(5)
+        there, worker = self.another(), self.storage.join()
+        late = self.take_late(OUTBOX, lambda: there.take(worker, LEASE, entries=2, rows=0), entries=4)
+        self.assertEqual(given[2:4], [entry.message_id for entry in late.entries])
+
+    def test_nor_does_a_row_go_from_its_lane_to_two(self) -> None:
+        """Whose lane has gone to another worker may have looked into it before."""
+        mine = self.subscribe()
+        worker = self.storage.join()
+        given = self.publish(5)
+        self.park(worker, given, mine.id)
+        there, other = self.another(), self.storage.join()
+        # The lease of the lane is that of the worker which looks into it late.
+        late = self.storage.join() + 1
+        self.database[LANES].update_one({}, {"$set": {"lease": taking.token_of(late, 1), "due_at": NOW + LEASE}})
+
+        def pull() -> None:
+            self.database[LANES].update_one({}, {"$set": {"lease": taking.token_of(other, 1)}})
+            self.assertEqual(2, len(there.take(other, LEASE, entries=0, rows=0, parked={LANE: 2}).rows))
+
+        taken = self.take_late(DELIVERIES, pull, parked={LANE: 4})
+        self.assertEqual(given[2:4], [row.message_id for row in taken.rows])
 
     def test_a_take_that_is_tried_again_returns_what_it_has_leased(self) -> None:
         """As after a reply that was lost with its connection."""
