@@ -1,0 +1,39 @@
+"""The system tests that matter most, on PostgreSQL."""
+
+from __future__ import annotations
+
+from tests.system import test_alerts, test_confirmation, test_delivery, test_trust
+from tests.system.engines import OnPostgreSQL
+
+
+class Delivering(OnPostgreSQL, test_delivery.Delivering):
+    pass
+
+
+class TwoWorkers(OnPostgreSQL, test_delivery.TwoWorkers):
+    pass
+
+
+class Expiring(OnPostgreSQL, test_delivery.Expiring):
+    pass
+
+
+class Stopping(OnPostgreSQL, test_delivery.Stopping):
+    pass
+
+
+class KillTest(OnPostgreSQL, test_delivery.KillTest):
+    pass
+
+
+class TrustKillTest(OnPostgreSQL, test_trust.KillTest):
+    # What a killed worker had is free when its lease has ended.
+    options = test_trust.KillTest.options.replace("[worker]", "[worker]\nlease = 12\ntimeout = 2") + "[webhook]\ntimeout = 2\n"
+
+
+class AlertsTest(OnPostgreSQL, test_alerts.AlertsTest):
+    pass
+
+
+class ConfirmationTest(OnPostgreSQL, test_confirmation.ConfirmationTest):
+    pass
