@@ -222,9 +222,10 @@ def find_lanes(scope: Scope, keys: Iterable[LaneKey]) -> dict[LaneKey, Document]
     names: dict[str, list[str]] = {}
     for key in keys:
         names.setdefault(key.project, []).append(key.name)
+    conditions = [{"project": project, "name": {"$in": asked}} for project, asked in names.items()]
     found: list[Document] = []
-    for project, asked in names.items():
-        found += scope[LANES].find({"project": project, "name": {"$in": asked}})
+    for start in range(0, len(conditions), _MOST_PARTS):
+        found += scope[LANES].find({"$or": conditions[start : start + _MOST_PARTS]}, hint="ix_lanes_name")
     return {_lane_key(lane): lane for lane in found}
 
 
