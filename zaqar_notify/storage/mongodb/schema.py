@@ -6,19 +6,19 @@ whose code may still work on them, so that old and new processes can run side by
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pymongo import ASCENDING, IndexModel
 from pymongo.database import Database
-from pymongo.errors import CollectionInvalid
+from pymongo.errors import OperationFailure
 
 from zaqar_notify.errors import CannotStart
 from zaqar_notify.storage.mongodb.collections import COLLECTIONS, INDEXES, OLDEST_READER, REVISION, SCHEMA, Document
 from zaqar_notify.storage.mongodb.session import Scope
 
 _KEY = "schema"
+_EXISTS = 48
 _UPGRADE = "run: zaqar-notify db upgrade"
 
 
@@ -58,8 +58,11 @@ def upgrade(database: Database[Document]) -> None:
     for name in COLLECTIONS:
         if name not in there:
             # The first transaction that writes there would make it, and be in the way of all others.
-            with contextlib.suppress(CollectionInvalid):
-                database.create_collection(name)
+            try:
+                database.create_collection(name, check_exists=False)
+            except OperationFailure as error:
+                if error.code != _EXISTS:
+                    raise
     for name, models in _models():
         database[name].create_indexes(models)
     stored = {"revision": REVISION, "oldest_reader": OLDEST_READER}

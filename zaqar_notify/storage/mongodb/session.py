@@ -64,6 +64,8 @@ _NOT_NOW = _LOST_SNAPSHOT | frozenset(
 
 
 _TURNS = 64
+_ABORTING = 0.5
+"""Seconds that telling the server to forget a transaction may take."""
 
 
 class Bound:
@@ -244,6 +246,8 @@ class Database:
             "serverSelectionTimeoutMS": milliseconds,
             "connectTimeoutMS": milliseconds,
             "waitQueueTimeoutMS": milliseconds,
+            # A primary whose machine has vanished is noticed by its silence alone.
+            "heartbeatFrequencyMS": max(500, min(2000, milliseconds)),
             "socketTimeoutMS": 4 * milliseconds,
             "appname": "zaqar-notify",
             **options,
@@ -301,7 +305,8 @@ class Database:
                 try:
                     result = work(Scope(self.client.get_database(self.name), session))
                 except BaseException:
-                    with contextlib.suppress(PyMongoError):
+                    # Where there is no primary it has ended, or does so by itself.
+                    with contextlib.suppress(PyMongoError), pymongo.timeout(_ABORTING):
                         session.abort_transaction()
                     raise
                 _commit(session, end)
@@ -397,8 +402,8 @@ def _commit(session: ClientSession, end: float) -> None:
 
 def _passes(error: PyMongoError) -> bool:
     """Whether it may work in a moment. Ids that another one has taken meanwhile are chosen anew."""
-    if error.has_error_label(_UNKNOWN_RESULT):
-        return False
+    if error.has_error_label(_UNKNOWN_RESULT) or isinstance(error, ServerSelectionTimeoutError):
+        return False  # it was waited for
     return error.has_error_label(_TRANSIENT) or isinstance(error, ConnectionFailure) or _codes(error) <= _AGAIN
 
 
@@ -414,12 +419,13 @@ def _codes(error: PyMongoError) -> set[int | None]:
 def translated(error: PyMongoError) -> Exception:
     """What to raise for it. A fault of ours goes to the caller as it is; of others the text has no values in it."""
     known = error.has_error_label(_TRANSIENT) or error.has_error_label(_UNKNOWN_RESULT)
-    if known or isinstance(error, (ExecutionTimeout, WriteConcernError)) or _codes(error) <= _NOT_NOW:
-        details = getattr(error, "details", None) or {}
-        name = details.get("codeName") or type(error).__name__
-        return StorageUnavailable(f"The database cannot be used now: {name}")
     if isinstance(error, ServerSelectionTimeoutError):
-        return StorageUnavailable("The database cannot be used now: no primary of the replica set answers")
-    if isinstance(error, ConnectionFailure):
-        return StorageUnavailable(f"The database cannot be used now: {type(error).__name__}")
-    return error
+        why = "no primary of the replica set answers"
+    elif isinstance(error, ConnectionFailure):
+        why = "the connection to the primary is broken"
+    elif known or isinstance(error, (ExecutionTimeout, WriteConcernError)) or _codes(error) <= _NOT_NOW:
+        details = getattr(error, "details", None) or {}
+        why = details.get("codeName") or type(error).__name__
+    else:
+        return error
+    return StorageUnavailable(f"The database cannot be used now: {why}")
