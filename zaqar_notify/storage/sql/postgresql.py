@@ -1,8 +1,9 @@
 """What is PostgreSQL's own: connections, transactions side by side, and what is lost with a connection.
 
 Every transaction runs at READ COMMITTED and holds the rows that it changes; one that was chosen to end a deadlock, or that has
-begun to make what another one made, runs again. Those that only read see one moment. Plans do not depend on statistics, which
-are too old wherever rows come and go: each statement is written for one way of running it, by indexes.
+begun to make what another one made, runs again. Those that only read see one moment. Statistics are too old wherever rows come
+and go, and so is a plan that was made before: each statement is written for one way of running it, by indexes, and planned for
+the tables as large as they are when it runs.
 """
 
 from __future__ import annotations
@@ -53,8 +54,7 @@ _PREPARED = 500
 _SETTINGS = """
 SET lock_timeout = {patience}; SET idle_in_transaction_session_timeout = {patience};
 SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
-SET enable_sort = off; SET enable_incremental_sort = off; SET join_collapse_limit = 1; SET plan_cache_mode = force_generic_plan;
-SET jit = off; SET max_parallel_workers_per_gather = 0
+SET join_collapse_limit = 1; SET plan_cache_mode = force_custom_plan; SET jit = off; SET max_parallel_workers_per_gather = 0
 """
 """Milliseconds. A process that has stopped in the middle of a transaction does not keep others waiting for longer."""
 _CONNECTION = {

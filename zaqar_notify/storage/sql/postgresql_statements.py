@@ -23,12 +23,13 @@ from zaqar_notify.storage.sql.statements import Rows
 
 _LIVE = "queue_id = :queue AND deleted_at IS NULL AND expires_at > :now"
 
-# (a range of a queue's live messages, the columns of the index that it is read by). A column that IS NULL has to be named, or
-# the index is not known to be in this order.
+# (a range of a queue's live messages, what it is ordered by). The order is that of one index alone, so that there is one way of
+# reading it; a column that IS NULL, or is between a value and itself, has to be named in it. The second one is sorted.
 _PLAIN = f"WHERE {_LIVE} AND free_at = 0", ("deleted_at", "id")
-_ENDED = f"WHERE {_LIVE} AND free_at > 0 AND free_at <= :now", ("id",)
-_DELAYED = f"WHERE {_LIVE} AND free_at > 0 AND claim_id IS NULL", ("id",)
-_CLAIMED = f"WHERE {_LIVE} AND claim_id IS NOT NULL", ("id",)
+_ENDED = f"WHERE {_LIVE} AND free_at > 0 AND free_at <= :now", ("id + 0",)
+_BETWEEN = _LIVE.replace("queue_id = :queue", "queue_id BETWEEN :queue AND :queue")
+_DELAYED = f"WHERE {_BETWEEN} AND free_at > 0 AND claim_id IS NULL", ("queue_id", "id")
+_CLAIMED = f"WHERE {_BETWEEN} AND claim_id IS NOT NULL", ("queue_id", "id")
 
 _MESSAGE = ", ".join(
     f"m.{column}"
@@ -53,26 +54,55 @@ def _list_messages(*ranges: tuple[str, tuple[str, ...]]) -> str:
     return _merged((_PLAIN, *ranges), page, ":limit", "ASC")
 
 
-def _take(table: str, keys: str, found: str, changes: str, returned: str) -> str:
-    """What is due, of each of the projects asked for; ``found`` is what one project has."""
-    match = " AND ".join(f"t.{key} = due.{key}" for key in keys.split(", "))
+def _take(table: str, found: str, changes: str, returned: str) -> str:
+    """What is due, of each of the projects asked for; ``found`` is where one project's rows are. A row that somebody else has
+    changed at this moment is not found there any more, and left to the next time."""
     return f"""
-WITH due AS MATERIALIZED (
-    SELECT found.* FROM json_array_elements_text(:projects::json) AS asked(value) CROSS JOIN LATERAL ({found}) AS found
-)
-UPDATE {table} AS t SET {changes} FROM due WHERE {match}
-RETURNING {", ".join(f"t.{column}" for column in returned.split(", "))}
+UPDATE {table} SET {changes} WHERE ctid = ANY(ARRAY(
+    SELECT found.place FROM json_array_elements_text(:projects::json) AS asked(value) CROSS JOIN LATERAL ({found}) AS found
+))
+RETURNING {returned}
 """  # noqa: S608
 
 
-def _due(table: str, keys: str, condition: str, order: str) -> str:
+def _due(table: str, condition: str, order: str) -> str:
     return f"""
-SELECT {keys} FROM {table} WHERE project_id = asked.value::bigint AND {condition}
+SELECT ctid AS place FROM {table} WHERE project_id = asked.value::bigint AND {condition}
 ORDER BY {order} LIMIT :most FOR UPDATE SKIP LOCKED
 """  # noqa: S608
 
 
+def _subscriptions(columns: str, condition: str = "") -> str:
+    """Of a queue (project, name), behind an id. Compared as rows: the index of queues is the only way to read them in order."""
+    return f"""
+SELECT {columns} FROM subscriptions AS s
+WHERE (s.project, s.queue, s.id) > (asked.project, asked.queue, asked.behind)
+    AND (s.project, s.queue) <= (asked.project, asked.queue) AND s.deleted_at IS NULL {condition}
+ORDER BY s.project, s.queue, s.id
+"""  # noqa: S608
+
+
+_LIVE_SUBSCRIPTION = "AND (s.expires_at IS NULL OR s.expires_at > asked.now)"
+
 _ROW = "message_id, subscription_id, attempts, lines, lane_id, expires_at, again"
+
+_SUBSCRIPTION = ", ".join(
+    f"s.{column}"
+    for column in (
+        *("id", "project", "queue", "subscriber", "ttl", "options", "created_at", "expires_at", "confirmed", "secret"),
+        *("secret_made", "disabled_at", "disabled_reason", "disabled_enable_by", "strikes", "failing_since"),
+    )
+)
+
+
+def _leased(table: str, key: str, columns: str) -> str:
+    # The condition stands outside: inside, an index of leases could look like the shorter way.
+    return f"""
+SELECT t.* FROM (SELECT value::bigint AS key FROM json_array_elements_text(?::json) ORDER BY 1) AS asked
+CROSS JOIN LATERAL (SELECT {columns} FROM {table} WHERE {key} = asked.key OFFSET 0 FOR NO KEY UPDATE) AS t
+WHERE t.lease IS NOT NULL
+"""  # noqa: S608
+
 
 _REPLACED: dict[str, str] = {
     statements.LAST_MESSAGE_ID: "SELECT give_ids(:least, :room)",
@@ -81,8 +111,11 @@ _REPLACED: dict[str, str] = {
     statements.FIND_QUEUES_TO_POST_TO: """
 SELECT q.project, q.name, q.id, q.project_id, CASE WHEN strpos(q.metadata, '"_enable_encrypt_messages"') > 0
     THEN (q.metadata::json -> '_enable_encrypt_messages')::text = 'true' ELSE false END AS encrypts
-FROM json_array_elements(?::json) AS asked(pair)
-JOIN queues AS q ON q.project = asked.pair ->> 0 AND q.name = asked.pair ->> 1 AND q.deleted_at IS NULL
+FROM (
+    SELECT pair ->> 0 AS project, pair ->> 1 AS name FROM json_array_elements(?::json) AS listed(pair) ORDER BY 1, 2
+) AS asked CROSS JOIN LATERAL (
+    SELECT * FROM queues WHERE project = asked.project AND name = asked.name AND deleted_at IS NULL FOR NO KEY UPDATE
+) AS q
 """,
     statements.LIST_FREE: _list_messages(_ENDED),
     statements.LIST_NOT_DELAYED: _list_messages(_ENDED, _CLAIMED),
@@ -92,7 +125,7 @@ JOIN queues AS q ON q.project = asked.pair ->> 0 AND q.name = asked.pair ->> 1 A
     statements.NEWEST_MESSAGE: _merged((_PLAIN, _CLAIMED, _DELAYED), "", "1", "DESC"),
     statements.COUNT_ALL_MESSAGES: """
 SELECT count(*) FILTER (WHERE m.free_at > :now) AS claimed, count(*) FILTER (WHERE m.free_at <= :now) AS free
-FROM queues AS q JOIN messages AS m ON m.queue_id = q.id AND m.deleted_at IS NULL AND m.expires_at > :now
+FROM queues AS q CROSS JOIN messages AS m ON m.queue_id = q.id AND m.deleted_at IS NULL AND m.expires_at > :now
 WHERE q.deleted_at IS NULL
 """,
     statements.CONSUMABLE: f"""
@@ -117,56 +150,95 @@ SELECT id FROM projects WHERE name = ANY(ARRAY(SELECT value FROM json_array_elem
 """,
     statements.TAKE_ENTRIES: _take(
         "outbox",
-        "message_id",
         f"""
-SELECT message_id FROM ({_due("outbox", "message_id", "due_at > 0 AND due_at <= :now", "due_at, message_id")}) AS ended
+SELECT place FROM ({_due("outbox", "due_at > 0 AND due_at <= :now", "due_at, message_id")}) AS ended
 UNION ALL
-SELECT message_id FROM ({_due("outbox", "message_id", "due_at = 0", "message_id")}) AS fresh
+SELECT place FROM ({_due("outbox", "due_at BETWEEN 0 AND 0", "due_at, message_id")}) AS fresh
 LIMIT :most
 """,  # noqa: S608
-        "due_at = :until, lease = :token, takes = t.takes + 1",
+        "due_at = :until, lease = :token, takes = takes + 1",
         "project_id, message_id, after_id, takes",
     ),
     statements.TAKE_ROWS: _take(
         "deliveries",
-        "message_id, subscription_id",
-        _due("deliveries", "message_id, subscription_id", "due_at <= :now", "due_at, message_id"),
+        _due("deliveries", "due_at <= :now", "due_at, message_id"),
         "due_at = :until, lease = :token",
         f"project_id, {_ROW}",
     ),
     statements.TAKE_LANES: _take(
         "lanes",
-        "id",
-        _due("lanes", "id", "due_at <= :now", "due_at, id"),
+        _due("lanes", "due_at <= :now", "due_at, id"),
         "due_at = :until, lease = :token",
         "project_id, project, name, trips",
     ),
     statements.TAKE_PARKED: f"""
-UPDATE deliveries AS d SET due_at = ?, lease = ?
-FROM (
-    SELECT message_id, subscription_id FROM deliveries
-    WHERE lane_id = ? AND due_at IS NULL ORDER BY message_id, subscription_id LIMIT ? FOR UPDATE SKIP LOCKED
-) AS parked
-WHERE d.message_id = parked.message_id AND d.subscription_id = parked.subscription_id
-RETURNING d.project_id, {", ".join(f"d.{column}" for column in _ROW.split(", "))}
+UPDATE deliveries SET due_at = ?, lease = ? WHERE ctid = ANY(ARRAY(
+    SELECT parked.place FROM (SELECT ?::bigint AS lane_id) AS asked CROSS JOIN LATERAL (
+        SELECT ctid AS place FROM deliveries WHERE lane_id BETWEEN asked.lane_id AND asked.lane_id AND due_at IS NULL
+        ORDER BY lane_id, message_id, subscription_id LIMIT ? FOR UPDATE SKIP LOCKED
+    ) AS parked
+))
+RETURNING project_id, {_ROW}
 """,  # noqa: S608
+    statements.LIST_SUBSCRIPTIONS: f"""
+SELECT s.* FROM (SELECT ?::text AS project, ?::text AS queue, ?::bigint AS behind, ?::float8 AS now) AS asked
+CROSS JOIN LATERAL ({_subscriptions(_SUBSCRIPTION, _LIVE_SUBSCRIPTION)} LIMIT ?) AS s
+""",  # noqa: S608
+    statements.LIST_SUBSCRIPTION_IDS: f"""
+SELECT s.id FROM (SELECT ?::text AS project, ?::text AS queue, 0 AS behind, ?::float8 AS now) AS asked
+CROSS JOIN LATERAL ({_subscriptions("s.id", _LIVE_SUBSCRIPTION)} LIMIT ? FOR NO KEY UPDATE) AS s
+""",  # noqa: S608
+    statements.END_OF_RANGE: f"""
+SELECT s.id FROM (SELECT ?::text AS project, ?::text AS queue, ?::bigint AS behind) AS asked
+CROSS JOIN LATERAL ({_subscriptions("s.id")} LIMIT 1 OFFSET ?) AS s
+""",  # noqa: S608
+    statements.LEASED_ENTRIES: _leased("outbox", "message_id", "message_id, lease, cancelled"),
+    statements.LEASED_PAGES: _leased("jobs", "id", "id, lease, cancelled"),
+    statements.LEASED_ROWS: """
+SELECT d.* FROM (
+    SELECT (pair ->> 0)::bigint AS message, (pair ->> 1)::bigint AS subscription
+    FROM json_array_elements(?::json) AS listed(pair) ORDER BY 1, 2
+) AS asked CROSS JOIN LATERAL (
+    SELECT message_id, subscription_id, lease FROM deliveries
+    WHERE message_id = asked.message AND subscription_id = asked.subscription OFFSET 0 FOR NO KEY UPDATE
+) AS d WHERE d.lease IS NOT NULL
+""",
+    statements.STANDINGS: """
+SELECT s.id, s.strikes, s.failing_since, s.disabled_at, s.disabled_reason, s.disabled_enable_by
+FROM (SELECT value::bigint AS id FROM json_array_elements_text(?::json) ORDER BY 1) AS asked
+CROSS JOIN LATERAL (SELECT * FROM subscriptions WHERE id = asked.id FOR NO KEY UPDATE) AS s
+WHERE s.deleted_at IS NULL
+""",
     statements.ENCRYPTED: """
-SELECT m.id FROM json_array_elements_text(?::json) AS asked(value) JOIN messages AS m
-    ON m.id = asked.value::bigint AND m.encrypted
+SELECT id FROM messages WHERE id = ANY(ARRAY(SELECT value::bigint FROM json_array_elements_text(?::json))) AND encrypted
+""",
+    statements.REMOVE_LINES: """
+DELETE FROM delivery_log WHERE ctid = ANY(ARRAY(
+    SELECT l.place FROM json_array_elements_text(?::json) AS asked(value)
+    CROSS JOIN LATERAL (SELECT ctid AS place FROM delivery_log WHERE message_id = asked.value::bigint OFFSET 0) AS l LIMIT ?
+))
+""",
+    statements.FORGET_DELIVERED: """
+DELETE FROM delivery_log WHERE ctid = ANY(ARRAY(
+    SELECT l.place FROM json_array_elements(?::json) AS asked(pair) CROSS JOIN LATERAL (
+        SELECT ctid AS place FROM delivery_log
+        WHERE message_id = (asked.pair ->> 0)::bigint AND subscription_id = (asked.pair ->> 1)::bigint OFFSET 0
+    ) AS l
+))
 """,
     statements.FIND_PUBLIC_MESSAGE: """
 SELECT max(id) FROM (
-    SELECT m.id FROM messages AS m JOIN queues AS q ON q.id = m.queue_id
+    SELECT m.id FROM messages AS m CROSS JOIN queues AS q ON q.id = m.queue_id
     WHERE m.foreign_id = :public AND q.project = :project AND q.name = :name AND m.prune_at > 0
     UNION ALL
-    SELECT m.id FROM messages AS m JOIN queues AS q ON q.id = m.queue_id
+    SELECT m.id FROM messages AS m CROSS JOIN queues AS q ON q.id = m.queue_id
     WHERE m.id = :message AND m.foreign_id IS NULL AND q.project = :project AND q.name = :name AND m.prune_at > 0
 ) AS found
 """,
     statements.REMOVE_ALERTS: """
-DELETE FROM alerts WHERE (project, cause) IN (
-    SELECT project, cause FROM alerts WHERE prune_at <= ? ORDER BY prune_at LIMIT ? FOR UPDATE SKIP LOCKED
-)
+DELETE FROM alerts WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM alerts WHERE prune_at <= ? ORDER BY prune_at LIMIT ? FOR UPDATE SKIP LOCKED
+))
 """,
     statements.END_DELAYS: """
 UPDATE messages SET free_at = 0 WHERE id = ANY(ARRAY(
@@ -178,8 +250,10 @@ UPDATE messages SET free_at = 0 WHERE id = ANY(ARRAY(
     statements.END_CLAIMS: """
 UPDATE messages SET free_at = 0, claim_id = NULL WHERE id = ANY(ARRAY(
     SELECT m.id FROM json_array_elements_text(?::json) AS asked(value)
-    JOIN messages AS m ON m.claim_id = asked.value::bigint AND m.claim_id IS NOT NULL AND m.deleted_at IS NULL
-    LIMIT ? FOR UPDATE OF m
+    CROSS JOIN LATERAL (
+        SELECT id FROM messages WHERE claim_id = asked.value::bigint AND claim_id IS NOT NULL AND deleted_at IS NULL
+        FOR NO KEY UPDATE
+    ) AS m LIMIT ?
 ))
 """,
 }
@@ -196,21 +270,15 @@ RISE_ABOVE: dict[str, str] = {
 # What is added to a statement in a transaction that writes.
 _LOCKS: dict[str, str] = {
     statements.FIND_QUEUE_TO_CHANGE: "FOR NO KEY UPDATE",
-    statements.FIND_QUEUES_TO_POST_TO: "ORDER BY q.id FOR NO KEY UPDATE OF q",
     statements.FIND_PROJECT: "FOR KEY SHARE",
     statements.GET_MESSAGE: "FOR NO KEY UPDATE",
     statements.READ_LIVE_MESSAGES: "FOR NO KEY UPDATE",
-    statements.CLAIMED_MESSAGES: "ORDER BY id FOR NO KEY UPDATE",
-    statements.LEASED_ENTRIES: "ORDER BY o.message_id FOR NO KEY UPDATE OF o",
-    statements.LEASED_PAGES: "ORDER BY j.id FOR NO KEY UPDATE OF j",
-    statements.LEASED_ROWS: "ORDER BY d.message_id, d.subscription_id FOR NO KEY UPDATE OF d",
+    statements.CLAIMED_MESSAGES: "ORDER BY id + 0 FOR NO KEY UPDATE",
     statements.FIND_LANE: "FOR NO KEY UPDATE",
-    statements.STANDINGS: "ORDER BY s.id FOR NO KEY UPDATE OF s",
     statements.JOB_TO_CUT: "FOR NO KEY UPDATE OF j",
-    statements.LIST_SUBSCRIPTION_IDS: "FOR NO KEY UPDATE",
     statements.HOLD_MESSAGE: "FOR NO KEY UPDATE",
     statements.HOLD_ENTRY: "FOR NO KEY UPDATE",
-    statements.HOLD_JOBS: "ORDER BY id FOR NO KEY UPDATE",
+    statements.HOLD_JOBS: "ORDER BY id + 0 FOR NO KEY UPDATE",
     statements.HOLD_ROW: "FOR NO KEY UPDATE",
     statements.HOLD_PROJECTS: "ORDER BY id FOR UPDATE",
     statements.IDLE_LANES: "FOR UPDATE SKIP LOCKED",
@@ -230,7 +298,9 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\b((?:asked\.)?value) ->> (\d)", r"(\1 ->> \2)::bigint"),
         (r"= asked\.value\b(?!::)", r"= asked.value::text::bigint"),
         (r"\bINDEXED BY \w+", ""),
-        (r"\bCROSS JOIN (\w+ AS \w+\s+)ON\b", r"JOIN \1ON"),
+        # No reason to use another index than that of the key.
+        (r"\bAND lease = \?", r"AND coalesce(lease, 0) = ?"),
+        (r"\bAND prune_at = :", r"AND prune_at + 0 = :"),
         (r"\bmax\(([^()]*,[^()]*)\)", r"greatest(\1)"),
         (r"\bmin\(([^()]*,[^()]*)\)", r"least(\1)"),
         (r"\bx''", r"''::bytea"),
@@ -241,12 +311,58 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 )
 
 
+_JOIN = re.compile(r"(?<!LEFT )\b(?:CROSS )?JOIN (\w+) AS (\w+)\s+ON\b")
+_EXISTS = re.compile(r"\bEXISTS \((?=SELECT 1\b)")
+_IN_SELECTED = re.compile(r"(\b[\w.]+) IN \((?=\s*SELECT\b)")
+_BOUNDARY = re.compile(r"[()]|\b(?:WHERE|CROSS|LEFT|JOIN|GROUP|ORDER|LIMIT|UNION)\b")
+
+
+def _end(text: str, start: int, *, of_condition: bool = False) -> int:
+    """Where the parenthesis around ``start`` is closed, or the condition that begins there ends."""
+    depth = 0
+    for boundary in _BOUNDARY.finditer(text, start):
+        if boundary[0] == "(":
+            depth += 1
+        elif boundary[0] == ")":
+            depth -= 1
+        if depth < 0 or (of_condition and depth == 0 and boundary[0] not in "()"):
+            return boundary.start()
+    return len(text)
+
+
+def _in_order(text: str) -> str:
+    """SQLite keeps the order of the tables (CROSS JOIN); PostgreSQL does where each has to be looked up for those before."""
+    while found := _JOIN.search(text):
+        end = _end(text, found.end(), of_condition=True)
+        table, alias = found[1], found[2]
+        looked_up = f"SELECT * FROM {table} AS {alias} WHERE{text[found.end() : end]} OFFSET 0"  # noqa: S608
+        text = f"{text[: found.start()]}CROSS JOIN LATERAL ({looked_up}) AS {alias} {text[end:]}"
+    return text
+
+
+def _by_key(text: str) -> str:
+    """What is selected is looked up by the index: it is no join that could begin with the other table."""
+    while found := _IN_SELECTED.search(text):
+        end = _end(text, found.end())
+        text = f"{text[: found.start()]}{found[1]} = ANY(ARRAY({text[found.end() : end]}){text[end:]}"
+    return text
+
+
+def _for_each(text: str) -> str:
+    """What has to exist is looked up for each row: it is no join that could begin there."""
+    for found in reversed(list(_EXISTS.finditer(text))):
+        end = _end(text, found.end())
+        text = f"{text[:end]} OFFSET 0{text[end:]}"
+    return text
+
+
 @functools.lru_cache(maxsize=2048)
 def translated(statement: str, writes: bool) -> str:
     """``writes``: in a transaction that does."""
     text = _REPLACED.get(statement, statement)
     for pattern, replacement in _RULES:
         text = pattern.sub(replacement, text)
+    text = _in_order(_by_key(_for_each(text)))
     lock = _LOCKS.get(statement)
     return f"{text.rstrip()} {lock}" if writes and lock else text
 
