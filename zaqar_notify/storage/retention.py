@@ -10,6 +10,22 @@ _LOOK_AGAIN = 600.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Look:
+    """What is to become of a message that housekeeping has looked at."""
+
+    id: int
+    seen: float
+    """When this look was due."""
+    prune_at: float
+    """0: it is to be removed."""
+    drop_body: bool = False
+    forget: tuple[int, ...] = ()
+    """Subscriptions that it was delivered to so long ago that the log drops their lines."""
+    ended_at: float = 0.0
+    """When the last of these deliveries ended."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Retention:
     """Seconds after the end; None: as long as the log."""
 

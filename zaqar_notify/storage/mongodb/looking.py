@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
@@ -29,25 +28,9 @@ from zaqar_notify.storage.mongodb.collections import (
 )
 from zaqar_notify.storage.mongodb.session import Scope
 from zaqar_notify.storage.mongodb.taking import Pipeline, gathered
-from zaqar_notify.storage.retention import Retention
+from zaqar_notify.storage.retention import Look, Retention
 
 _DELIVERED = STATE_CODES[State.DELIVERED]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Look:
-    """What is to become of a message."""
-
-    id: int
-    seen: float
-    """When this look was due."""
-    prune_at: float
-    """0: it is to be removed."""
-    drop_body: bool = False
-    forget: tuple[int, ...] = ()
-    """Subscriptions that it was delivered to so long ago that the log drops their lines."""
-    ended_at: float = 0.0
-    """When the last of these deliveries ended."""
 
 
 def look_at_messages(scope: Scope, now: float, retention: Retention, limit: int) -> list[Look]:

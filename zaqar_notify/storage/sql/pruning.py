@@ -6,7 +6,6 @@ is expired and neither outbox nor rows know it, so that what the snapshot showed
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from zaqar_notify.model import LogEntry, MessageKind, State
 from zaqar_notify.storage.codes import KIND_CODES, STATE_CODES
-from zaqar_notify.storage.retention import Retention
+from zaqar_notify.storage.retention import Look, Retention
 from zaqar_notify.storage.sql import ledger, projects, statements
 from zaqar_notify.storage.sql.statements import json_list
 from zaqar_notify.storage.sql.tables import (
@@ -240,22 +239,6 @@ def _expiry() -> ColumnElement[float]:
 # -- messages ------------------------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Look:
-    """What is to become of a message."""
-
-    id: int
-    seen: float
-    """When this look was due."""
-    prune_at: float
-    """0: it is to be removed."""
-    drop_body: bool = False
-    forget: tuple[int, ...] = ()
-    """Subscriptions that it was delivered to so long ago that the log drops their lines."""
-    ended_at: float = 0.0
-    """When the last of these deliveries ended."""
-
-
 def look_at_messages(connection: Connection, now: float, retention: Retention, limit: int) -> list[Look]:
     """Reads as many log lines as the messages have, and so belongs into a snapshot."""
     column, log = messages.c, delivery_log.c
@@ -309,38 +292,19 @@ class _Judging:
 
     def judge(self, found: Any) -> Look:
         old = self._old.get(found.id, ())
-        prune_at, drop_body = self._next(found)
+        prune_at, drop_body = self._retention.next_look(
+            self._now,
+            expires_at=found.expires_at,
+            used=found.used,
+            ended_at=max((found.last or 0) / 1e3, found.ended_at or 0.0),
+            has_body=found.body,
+            delivered_at=self._recent.get(found.id, math.inf),
+        )
         if not self._complete:
             # It stays due, until all is gone that is too old.
             prune_at, drop_body = found.prune_at, False
         forgotten = tuple(subscription for subscription, _ in old)
         return Look(found.id, found.prune_at, prune_at, drop_body, forgotten, max((at for _, at in old), default=0.0))
-
-    def _next(self, found: Any) -> tuple[float, bool]:
-        """When to look again, and whether the body is dropped."""
-        again = self._too_old_at(found)
-        if found.expires_at > self._now:
-            return min(found.expires_at, again), False
-        if found.used:
-            return min(self._now + self._retention.look_again, again), False
-        ended_at = max((found.last or 0) / 1e3, found.ended_at or 0.0)
-        over_at = ended_at + self._retention.log
-        if not ended_at or over_at <= self._now:
-            return 0.0, False
-        body = self._retention.body
-        if body is None or not found.body or body >= self._retention.log:
-            return min(over_at, again), False
-        if ended_at + body > self._now:
-            return min(ended_at + body, again), False
-        return min(over_at, again), True
-
-    def _too_old_at(self, found: Any) -> float:
-        """When the next line is that says what was delivered."""
-        kept = self._retention.forget_delivered
-        if kept is None:
-            return math.inf
-        since = self._recent.get(found.id, math.inf)
-        return kept + (min(since, self._now) if found.used else since)
 
 
 def store_looks(connection: Connection, looks: Sequence[Look], now: float) -> int:
