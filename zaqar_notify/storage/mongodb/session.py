@@ -64,6 +64,8 @@ _NOT_NOW = _LOST_SNAPSHOT | frozenset(
 
 
 _TURNS = 64
+_ASKING = 1.0
+"""Seconds that asking for the time may take."""
 _ABORTING = 0.5
 """Seconds that telling the server to forget a transaction may take."""
 
@@ -327,8 +329,12 @@ class Database:
         return self._until_done(lambda _: self.client.admin.command("hello"))
 
     def time(self) -> float:
-        """What the clock of the primary says."""
-        told: datetime.datetime = self.hello()["localTime"]
+        """What the clock of the primary says. Not waited for: who asks counts on by itself."""
+        try:
+            with pymongo.timeout(_ASKING):
+                told: datetime.datetime = self.client.admin.command("hello")["localTime"]
+        except PyMongoError as error:
+            raise translated(error) from error
         return told.replace(tzinfo=datetime.UTC).timestamp()
 
     def touch(self, name: str) -> None:
