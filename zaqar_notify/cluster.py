@@ -233,7 +233,8 @@ class Desk:
             self._answered()
             listing += self._poster.post_missing(self._board, listing)
         for posting in oldest_first(listing):
-            if not self._runner.is_off(posting.details["job_id"]):
+            off = self._runner.is_off(posting.details["job_id"])
+            if not off and self._runner.has_room_for(posting.details.get("kind")):
                 yield posting
 
     def claim(self, posting: Any, who: str) -> None:

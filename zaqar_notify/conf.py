@@ -260,7 +260,7 @@ CLUSTER: list[cfg.Opt] = [
         regex="^[a-zA-Z0-9_.-]{1,64}$",
         help="What the board keeps is kept under this name: services of different names share a server and no jobs.",
     ),
-    cfg.IntOpt("jobs", default=2, min=1, max=64, help="Most jobs that a worker works on at once."),
+    cfg.IntOpt("jobs", default=2, min=1, max=64, help="Most jobs that a worker works on at once. Replays leave one place."),
     cfg.Opt(
         "lease",
         type=types.Float(min=1),
@@ -270,6 +270,12 @@ CLUSTER: list[cfg.Opt] = [
         "comes. In seconds.",
     ),
     cfg.IntOpt("range", default=50000, min=1, help="Subscribers of each range into which a huge fan-out is cut."),
+    cfg.Opt(
+        "replay_rate",
+        type=types.Float(min=0.01, max=10000),
+        default=50.0,
+        help="Deliveries that a replay starts anew in a second, at most.",
+    ),
     cfg.Opt(
         "poll_interval",
         type=types.Float(min=0.01),

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from zaqar_notify import errors
-from zaqar_notify.model import Job
-from zaqar_notify.storage.base import CUT, RANGE, Storage
+from zaqar_notify.model import DeliveryRecord, Job
+from zaqar_notify.replay import Replay
+from zaqar_notify.storage.base import CUT, RANGE, REPLAY, Storage
 
 LOG = logging.getLogger(__name__)
 
@@ -27,8 +28,10 @@ STRANGER_PAUSE = 60.0
 """The same for a job of a kind that this version does not know: a newer one made it, and runs it."""
 MOST_ERROR = 500
 """Characters of why a job has failed that are kept."""
+BACKGROUND = frozenset({REPLAY})
+"""Kinds that may not take all places: what nobody waits for must not hold up fan-outs for hours."""
 _PAGE = 100
-_MOST_PAGES = 10
+_MOST_PAGES = 50
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,6 +44,8 @@ class Settings:
     poll_interval: float = 0.5
     range: int = 50_000
     """Subscribers of a range."""
+    replay_rate: float = 50.0
+    """Deliveries that a replay starts in a second, at most."""
 
 
 class Result(enum.Enum):
@@ -143,6 +148,10 @@ class Runner:
     def has_room(self) -> bool:
         return len(self._runs) < self._settings.jobs and not self._stopping
 
+    def has_room_for(self, kind: str) -> bool:
+        busy = sum(run.job.kind in BACKGROUND for run in list(self._runs.values()))
+        return kind not in BACKGROUND or busy < max(1, self._settings.jobs - 1)
+
     def is_off(self, job_id: str) -> bool:
         """It is left alone for a while, or under way here."""
         off = self._off.get(job_id)
@@ -204,12 +213,12 @@ class Runner:
             time.sleep(0.01)
 
     def _oldest(self, worker_id: int) -> Job | None:
-        if not any(map(self.is_off, list(self._off))):
+        if not any(map(self.is_off, list(self._off))) and all(map(self.has_room_for, BACKGROUND)):
             return self._storage.hold_job(worker_id, self._settings.lease)
         # The oldest may be one that is left alone: it must not hold up those behind it.
         now = self._storage.now()
         for job in self._open_jobs():
-            if job.held_until <= now and not self.is_off(job.id):
+            if job.held_until <= now and not self.is_off(job.id) and self.has_room_for(job.kind):
                 held = self._storage.hold_job(worker_id, self._settings.lease, job.id)
                 if held is not None:
                     return held
@@ -309,4 +318,62 @@ def kinds(storage: Storage, feed: Feed, settings: Settings, made: Callable[[], N
             run.keep = not feed.let_range_go(run.job.id)
         return False
 
-    return {CUT: cut, RANGE: deliver_range}
+    def deliver_again(run: Run) -> bool:
+        return Replaying(storage, run, 1.0 / settings.replay_rate).go_on()
+
+    return {CUT: cut, RANGE: deliver_range, REPLAY: deliver_again}
+
+
+class Replaying:
+    """A job of kind `REPLAY` under way: from the newest message to the oldest, and not all at once."""
+
+    PAGE = 100
+
+    def __init__(self, storage: Storage, run: Run, pause: float) -> None:
+        details = run.job.details
+        self._storage = storage
+        self._run = run
+        self._pause = pause
+        self._replay = Replay.from_details(details)
+        self._subscription = (run.job.project, str(details["queue"]), str(details["subscription_id"]))
+        self._done = {name: details.get(name, default) for name, default in (("marker", None), *_COUNTS)}
+
+    def go_on(self) -> bool:
+        """True when it is done. How far it is, is stored after each page, and when it has to stop."""
+        while self._run.goes_on():
+            page = self._page()
+            stopped = not self._work_through(page)
+            if not stopped and len(page) < self.PAGE:
+                LOG.info(
+                    "job %s: %d deliveries begin anew, %d could not", self._run.job.id, *map(self._done.get, dict(_COUNTS))
+                )
+                return True
+            if not self._storage.advance_job(self._run.worker_id, self._run.job.id, {**self._run.job.details, **self._done}):
+                return False
+        return False
+
+    def _page(self) -> list[DeliveryRecord]:
+        project, queue, subscription_id = self._subscription
+        if self._storage.get_subscription(project, queue, subscription_id) is None:
+            return []
+        return self._storage.subscription_deliveries(*self._subscription, self._done["marker"], self.PAGE) or []
+
+    def _work_through(self, page: list[DeliveryRecord]) -> bool:
+        for delivery in page:
+            if self._replay.wanted.has(delivery.state, delivery.log[-1].at if delivery.log else None):
+                if not self._run.goes_on(self._pause):
+                    return False
+                self._start_anew(delivery.message_id)
+            self._done["marker"] = delivery.message_id
+        return True
+
+    def _start_anew(self, message_id: str) -> None:
+        project, queue, subscription_id = self._subscription
+        try:
+            self._storage.redeliver(project, queue, message_id, subscription_id, self._replay.ttl)
+            self._done["redelivered"] += 1
+        except (errors.NotFound, errors.Conflict):  # its body was dropped, or somebody was quicker
+            self._done["skipped"] += 1
+
+
+_COUNTS = (("redelivered", 0), ("skipped", 0))

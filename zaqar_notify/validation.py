@@ -669,8 +669,8 @@ def delivery_filter(states: Iterable[str] | None, since: str | None, until: str 
     """From the values of a query's fields; each of ``states`` may hold several, parted by commas."""
     made = DeliveryFilter(
         None if states is None else _states(states),
-        None if since is None else _moment(since, "since"),
-        None if until is None else _moment(until, "until"),
+        None if since is None else moment(since, "since"),
+        None if until is None else moment(until, "until"),
     )
     if made.since is not None and made.until is not None and made.since >= made.until:
         raise InvalidRequest("since has to be before until.")
@@ -685,7 +685,7 @@ def _states(texts: Iterable[str]) -> frozenset[State]:
     return frozenset(known[name] for name in names)
 
 
-def _moment(text: str, what: str) -> float:
+def moment(text: str, what: str) -> float:
     if _SECONDS.fullmatch(text):
         return float(text)
     # In a query that nobody has encoded the + before a zone is read as a space.

@@ -2,9 +2,9 @@ import dataclasses
 import urllib.parse
 
 from tests.api.case import ApiCase, OverMemory, OverSql
-from zaqar_notify.api import deliveries
+from zaqar_notify.api import deliveries, replays
 from zaqar_notify.model import Exchange, LogEntry, OutcomeKind, State
-from zaqar_notify.storage.base import Closing, Settlement
+from zaqar_notify.storage.base import REPLAY, Closing, Settlement
 
 QUEUE = "/v2/queues/q"
 EXCHANGE = Exchange(
@@ -238,6 +238,67 @@ class DeliveryTests:
         message_id, subscription_id = self.ended()
         self.ok("DELETE", f"{QUEUE}/subscriptions/{subscription_id}", status=204)
         self.refused(404, "POST", path_of(message_id, subscription_id, "/redeliver"))
+
+    # -- a whole subscription again -----------------------------------------------------------------------------------------
+
+    def replay(self, subscription_id, **document):
+        answer = self.ok("POST", f"{QUEUE}/subscriptions/{subscription_id}/replay", document, status=202)
+        job = self.storage.get_job(answer.json["job_id"])
+        self.assertEqual(
+            ("p", REPLAY, "q", subscription_id),
+            (job.project, job.kind, *(job.details[k] for k in ("queue", "subscription_id"))),
+        )
+        return {name: job.details[name] for name in ("states", "since", "until", "ttl")}
+
+    def test_a_replay_is_a_job(self):
+        subscription_id = self.subscribe()
+        now = self.clock.now
+        self.assertEqual(
+            {"states": ["dead", "expired"], "since": 5.5, "until": now, "ttl": 3600}, self.replay(subscription_id, since=5.5)
+        )
+        self.assertTrue(self.wakes)
+
+    def test_a_replay_of_ones_own_choice(self):
+        self.ok("PUT", QUEUE, {"_default_message_ttl": 7200}, status=201)
+        for number, (document, expected) in enumerate(
+            (
+                ({"since": "1970-01-01T00:01:00Z", "until": "1970-01-01T01:02:00+01:00"}, (60, 120, ["dead", "expired"], 7200)),
+                ({"since": "60", "until": 2000000000, "states": ["gone", "delivered"]}, (60, 2e9, ["delivered", "gone"], 7200)),
+                ({"since": 0, "until": None, "states": None, "ttl": 60}, (0, self.clock.now, ["dead", "expired"], 60)),
+            )
+        ):
+            with self.subTest(document=document):
+                found = self.replay(self.subscribe(number), **document)
+                self.assertEqual(expected, (found["since"], found["until"], found["states"], found["ttl"]))
+
+    def test_a_replay_refused(self):
+        subscription_id = self.subscribe()
+        path = f"{QUEUE}/subscriptions/{subscription_id}/replay"
+        for document in (
+            *([], {}, {"since": None}, {"since": True}, {"since": -1}, {"since": "soon"}, {"since": []}, {"since": 1e12}),
+            *({"since": 2, "until": 2}, {"since": 2, "until": "1"}, {"since": self.clock.now}),
+            *({"since": 0, "states": states} for states in ([], "dead", ["pending"], ["in_flight"], [1], [["dead"]], {})),
+            *({"since": 0, "ttl": ttl} for ttl in (59, "60", True)),
+        ):
+            with self.subTest(document=document):
+                self.refused(400, "POST", path, document)
+        self.refused(400, "POST", path)
+        for unknown in ("0" * 16, "x", "%00"):
+            self.refused(404, "POST", f"{QUEUE}/subscriptions/{unknown}/replay", {"since": 0})
+        self.assertEqual([], self.storage.list_jobs(None, 1))
+
+    def test_one_replay_of_a_subscription_and_so_many_of_a_project(self):
+        ids = map(self.subscribe, range(replays.MOST_AT_ONCE + 1))
+        first, *others = (f"{QUEUE}/subscriptions/{subscription_id}/replay" for subscription_id in ids)
+        self.ok("POST", first, {"since": 0}, status=202)
+        self.refused(409, "POST", first, {"since": 0}, text="under way")
+        for other in others[:-1]:
+            self.ok("POST", other, {"since": 0}, status=202)
+        self.refused(409, "POST", others[-1], {"since": 0}, text="10 replays")
+        worker = self.storage.join()
+        job = self.storage.hold_job(worker, 30.0)
+        self.storage.finish_job(worker, job.id)
+        self.ok("POST", first, {"since": 0}, status=202)
 
     def test_cancel(self):
         subscription_id = self.subscribe()

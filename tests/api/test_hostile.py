@@ -68,6 +68,12 @@ DOCUMENTS = {
     },
     ("/v2/queues/{queue}/subscriptions/{subscription_id}/confirm", "PUT"): {"confirmed": True},
     ("/v2/queues/{queue}/messages/{message_id}/deliveries/{subscription_id}/redeliver", "POST"): {"ttl": 60},
+    ("/v2/queues/{queue}/subscriptions/{subscription_id}/replay", "POST"): {
+        "since": 0,
+        "until": "2030-01-31T12:00:00Z",
+        "states": ["dead"],
+        "ttl": 60,
+    },
     ("/v2/queues/{queue}/purge", "POST"): {"resource_types": ["messages", "subscriptions"]},
 }
 """A good document for each route that takes one; each value in it is replaced by each of WRONG."""

@@ -26,7 +26,7 @@ LOOKING = {
 PUBLISHING = {"queues:create", "queues:update", "messages:create"}
 CONSUMING = {"messages:delete", "messages:delete_all", "claims:create", "claims:update", "claims:delete"}
 SUBSCRIBING = {f"subscription:{verb}" for verb in ("get_all", "get", "create", "update", "delete", "confirm", "enable", "ping")}
-SUBSCRIBING |= {"deliveries:redeliver", "deliveries:cancel"}
+SUBSCRIBING |= {"deliveries:redeliver", "deliveries:cancel", "deliveries:replay"}
 OWNING = {"queues:delete", "queues:purge", "queues:share"}
 
 

@@ -61,6 +61,7 @@ REQUESTS = {
     ("PUT", f"{SUBSCRIPTION}/confirm"): [ask(404, document={"confirmed": False}), ask(404, document={"confirmed": True})],
     ("POST", f"{SUBSCRIPTION}/enable"): [ask(404)],
     ("POST", f"{SUBSCRIPTION}/ping"): [ask(404)],
+    ("POST", f"{SUBSCRIPTION}/replay"): [ask(404, document={"since": 0})],
     ("POST", f"{DELIVERY}/redeliver"): [ask(404), ask(404, document={"ttl": 60})],
     ("POST", f"{DELIVERY}/cancel"): [ask(404)],
     ("DELETE", SUBSCRIPTION): [ask(204)],
@@ -81,7 +82,7 @@ REQUESTS = {
 """What is asked of each route, and what may be answered to a stranger. First what looks, then what changes."""
 
 
-UNSIGNED = {("POST", f"{DELIVERY}/redeliver"), ("POST", f"{DELIVERY}/cancel")}
+UNSIGNED = {("POST", f"{DELIVERY}/redeliver"), ("POST", f"{DELIVERY}/cancel"), ("POST", f"{SUBSCRIPTION}/replay")}
 """What no pre-signed URL can be made for, although it lies below what is."""
 
 
@@ -241,7 +242,8 @@ class TenancyTests:
         before = self.mine()
         for method, template in UNSIGNED:
             path = template.format(**self.ids())
-            url = SIGNER.sign([MESSAGES.format(queue="q")], [method], "p", self.clock() + 60)
+            signed = [MESSAGES.format(queue="q"), SUBSCRIPTIONS.format(queue="q")]
+            url = SIGNER.sign(signed, [method], "p", self.clock() + 60)
             self.refused(403, method, path, text="pre-signed", **self.signed(url, "p"))
         self.assertEqual(self.mine(), before)
 

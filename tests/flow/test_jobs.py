@@ -15,11 +15,12 @@ LEASE = 0.6
 
 class RunnerCase(unittest.TestCase):
     settings = Settings(jobs=2, lease=LEASE)
+    make_storage = MemoryStorage
 
     def setUp(self):
         logging.disable(logging.CRITICAL)
         self.addCleanup(logging.disable, logging.NOTSET)
-        self.storage = MemoryStorage(keyring=Keyring([KEY]), retention=604800.0, body_retention=None)
+        self.storage = self.make_storage(keyring=Keyring([KEY]), retention=604800.0, body_retention=None)
         self.worker_id = self.storage.join("here", 1, "1")
         self.other_id = self.storage.join("there", 2, "1")
         self.seen = []

@@ -179,6 +179,13 @@ def _correct_subscription(case: Any) -> None:
     _correct_delays(options.get("_retry_policy"))
 
 
+def _correct_replay(case: Any) -> None:
+    """A time that is one, and not empty."""
+    case.body["since"] = "2020-01-01T00:00:00Z" if isinstance(case.body["since"], str) else 1.5
+    if case.body.get("until") is not None:
+        case.body["until"] = "2999-12-31" if isinstance(case.body["until"], str) else 2000000000
+
+
 def _correct_confirmation(case: Any) -> None:
     """Only a pre-signed request may leave the Client-ID out."""
     case.headers.setdefault("Client-ID", CLIENT)
@@ -192,4 +199,5 @@ _CORRECTIONS = {
     "subscribe": _correct_subscription,
     "update_subscription": _correct_subscription,
     "confirm_subscription": _correct_confirmation,
+    "replay": _correct_replay,
 }

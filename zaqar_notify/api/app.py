@@ -31,6 +31,7 @@ from zaqar_notify.api.openapi import OpenApi
 from zaqar_notify.api.ping import Ping
 from zaqar_notify.api.policy import Rules
 from zaqar_notify.api.queues import Queue, QueuePurge, Queues, QueueSettings, QueueShare, QueueStats
+from zaqar_notify.api.replays import Replaying
 from zaqar_notify.api.service import Check, Clock, Service
 from zaqar_notify.api.subscriptions import Confirming, Enabling, Pinging, Subscription, Subscriptions
 from zaqar_notify.errors import NotifyError, StorageUnavailable
@@ -129,6 +130,7 @@ def notification_routes(service: Service, settings: QueueSettings, queue: str) -
         (f"{subscription}/enable", Enabling(service)),
         (f"{subscription}/ping", Pinging(service, settings)),
         (f"{subscription}/deliveries", SubscriptionDeliveries(service)),
+        (f"{subscription}/replay", Replaying(service, settings)),
     ]
 
 

@@ -45,6 +45,7 @@ TEMPLATES = (
     f"{_SUBSCRIPTIONS}/{{subscription_id}}/enable",
     f"{_SUBSCRIPTIONS}/{{subscription_id}}/ping",
     f"{_SUBSCRIPTIONS}/{{subscription_id}}/deliveries",
+    f"{_SUBSCRIPTIONS}/{{subscription_id}}/replay",
     f"{_MESSAGES}/{{message_id}}/deliveries",
     f"{_MESSAGES}/{{message_id}}/deliveries/{{subscription_id}}",
     f"{_MESSAGES}/{{message_id}}/deliveries/{{subscription_id}}/redeliver",

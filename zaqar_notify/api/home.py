@@ -63,6 +63,7 @@ _RESOURCES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "rel/subscription_confirm": (f"{_SUBSCRIPTION}/confirm", ("PUT",)),
     "rel/subscription_enable": (f"{_SUBSCRIPTION}/enable", ("POST",)),
     "rel/subscription_ping": (f"{_SUBSCRIPTION}/ping", ("POST",)),
+    "rel/subscription_replay": (f"{_SUBSCRIPTION}/replay", ("POST",)),
     "rel/subscription_deliveries": (f"{_SUBSCRIPTION}/deliveries{{?{_PAGE},{_FOUND}}}", ("GET",)),
 }
 

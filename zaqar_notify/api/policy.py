@@ -84,6 +84,7 @@ ACTIONS = [
     ),
     _action("deliveries:get", "rule:reader", "See whether a message has arrived.", ("GET", _DELIVERY)),
     _action("deliveries:redeliver", "rule:subscriber", "Start a delivery anew.", ("POST", f"{_DELIVERY}/redeliver")),
+    _action("deliveries:replay", "rule:subscriber", "Deliver again what has failed.", ("POST", f"{_SUBSCRIPTION}/replay")),
     _action("deliveries:cancel", "rule:subscriber", "End a delivery.", ("POST", f"{_DELIVERY}/cancel")),
 ]
 

@@ -15,8 +15,8 @@ is waiting, in flight or parked, and each lease has a *token* (the fence). A tok
 settling statement carries it, so that a worker that lost its lease changes nothing.
 
 All methods are safe to call from several threads. Each raises `StorageUnavailable` when the database is locked, full or out of
-reach, and has then changed nothing; only where the connection broke while a commit was under way can nobody say. The storage has
-a clock of its own, that of the database where that is a server: it alone judges leases. Instants are epoch seconds.
+reach, and has then changed nothing; only where the connection broke while a commit was under way can nobody say. The storage
+has a clock of its own, that of the database where that is a server: it alone judges leases. Instants are epoch seconds.
 """
 
 from __future__ import annotations
@@ -209,6 +209,9 @@ CUT = "cut"
 """Kind of a job: cut the subscribers behind ``after`` into ranges. It is done when `Storage.cut` says so."""
 RANGE = "range"
 """Kind of a job: deliver a message to the subscribers behind ``after``, up to ``last``."""
+REPLAY = "replay"
+"""Kind of a job: deliver again what a subscription did not get. Its details are what `zaqar_notify.replay.Replay` holds,
+``queue``, ``subscription_id``, and how far it is: ``marker``, ``redelivered``, ``skipped``."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -161,6 +161,7 @@ def paths(limits: Limits, security: Security) -> Json:
         f"{SUBSCRIPTION}/enable": {"parameters": subscription, **_enable(operation)},
         f"{SUBSCRIPTION}/ping": {"parameters": subscription, **_ping(operation)},
         f"{SUBSCRIPTION}/deliveries": {"parameters": subscription, **_subscription_deliveries(operation, limits)},
+        f"{SUBSCRIPTION}/replay": {"parameters": subscription, **_replay(operation)},
     }
 
 
@@ -863,6 +864,23 @@ def _redeliver(operation: _Operations) -> Json:
             description="Whatever became of it. It has all its attempts again, and its log goes on. 409: it has not ended, or "
             "the message's body is not kept any more.",
             body=_body("Redelivery", {"ttl": 86400}, required=False),
+            errors=(404, 409),
+        )
+    }
+
+
+def _replay(operation: _Operations) -> Json:
+    return {
+        "post": operation(
+            "replay",
+            "deliveries",
+            "Deliver again what has failed",
+            {"202": answer("The workers do it, one after the other.", schema("Replaying"), {"job_id": "1a1f96f942310001"})},
+            action="deliveries:replay",
+            description="Each delivery that is in one of these states, and was tried for the last time, or ended, in this "
+            "time, begins anew; those whose message's body is not kept any more are left out. 409: a replay of this "
+            "subscription is not done yet, or too many of the project are not.",
+            body=_body("Replay", {"since": "2035-01-01T10:00:00Z", "until": "2035-01-01T12:00:00Z", "states": ["dead"]}),
             errors=(404, 409),
         )
     }

@@ -541,6 +541,28 @@ def _deliveries(limits: Limits) -> Json:
                 )
             },
         },
+        "Replay": {
+            "type": "object",
+            "required": ["since"],
+            "properties": {
+                "since": _moment("From then on."),
+                "until": _moment("Before then; default: now.", "null"),
+                "states": {
+                    "type": ["array", "null"],
+                    "items": {"enum": [state.value for state in State if state.ended]},
+                    "minItems": 1,
+                    "description": "Default: dead and expired.",
+                },
+                "ttl": nullable(
+                    integer(
+                        limits.min_message_ttl,
+                        limits.max_message_ttl,
+                        description="Seconds for which each is tried; default: the queue's for messages.",
+                    )
+                ),
+            },
+        },
+        "Replaying": record({"job_id": TEXT}),
         "Delivery": record(
             {
                 "message_id": TEXT,
@@ -551,6 +573,15 @@ def _deliveries(limits: Limits) -> Json:
             }
         ),
         "Deliveries": record({"deliveries": listed(schema("Delivery")), "links": schema("Links")}),
+    }
+
+
+def _moment(description: str, *further: str) -> Json:
+    return {
+        "type": ["number", "string", *further],
+        "minimum": 0,
+        "maximum": validation.END_OF_TIME,
+        "description": f"{description} Seconds since 1970, or an instant in ISO 8601: of the last attempt, or the end.",
     }
 
 
