@@ -707,7 +707,7 @@ class PlanTest(case.SqlCase):
         named = dict.fromkeys(("projects", "until", "token", "now", "most"))
         for statement in (statements.TAKE_ENTRIES, statements.TAKE_ROWS, statements.TAKE_LANES):
             self.assert_sorts_nothing(statement, named)
-        self.assert_sorts_nothing(statements.TAKE_PARKED, [None] * statements.TAKE_PARKED.count("?"))
+        self.assert_sorts_nothing(statements.TAKE_PARKED, dict.fromkeys(("asked", "until", "token")))
 
     def test_consuming_and_listing_everything_sort_nothing(self) -> None:
         named = dict.fromkeys(("queue", "now", "limit", "behind", "not_from"))

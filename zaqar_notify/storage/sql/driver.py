@@ -297,11 +297,11 @@ class SqlStorage(Storage):
 
     def _subscribe(self, connection: Connection, asked: Subscription) -> Subscribed:
         now = self._clock()
-        publishing.ensure_queue(connection, asked.project, asked.queue, now)
         existing = self._find_subscriber(connection, asked.project, asked.queue, asked.subscriber)
         if existing is not None and not existing.live(now):
             self._change(connection, existing, {"deleted_at": existing.expires_at})
             existing = None
+        publishing.ensure_queue(connection, asked.project, asked.queue, now)
         if existing is None:
             return self._add_subscription(connection, asked, now)
         if existing.confirmed:
@@ -347,7 +347,7 @@ class SqlStorage(Storage):
         if number is None:
             return None
         with self._database.read() as connection:
-            return self._live_subscription(connection, project, queue, number)
+            return self._live_subscription(connection, project, queue, number, to_change=False)
 
     def list_subscriptions(self, project: str, queue: str, marker: str | None, limit: int) -> list[Subscription]:
         behind = ids.parse_marker(marker) or 0
@@ -432,12 +432,15 @@ class SqlStorage(Storage):
             connection.execute(update(subscriptions).where(subscriptions.c.id.in_(found)).values(ended))
         return len(found)
 
-    def _live_subscription(self, connection: Connection, project: str, queue: str, number: int) -> Subscription | None:
+    def _live_subscription(
+        self, connection: Connection, project: str, queue: str, number: int, *, to_change: bool = True
+    ) -> Subscription | None:
+        """``to_change``: nobody else changes it before this transaction has ended."""
         column = subscriptions.c
         query = _select_subscription().where(
             column.id == number, column.project == project, column.queue == queue, column.deleted_at.is_(None)
         )
-        found = connection.execute(query).first()
+        found = connection.execute(query.with_for_update(key_share=True) if to_change else query).first()
         subscription = None if found is None else self._subscription(found)
         return subscription if subscription is not None and subscription.live(self._clock()) else None
 
@@ -446,7 +449,7 @@ class SqlStorage(Storage):
         query = _select_subscription().where(
             column.project == project, column.queue == queue, column.subscriber == subscriber, column.deleted_at.is_(None)
         )
-        found = connection.execute(query).first()
+        found = connection.execute(query.with_for_update(key_share=True)).first()
         return None if found is None else self._subscription(found)
 
     def _read_subscription(self, connection: Connection, number: int) -> Subscription:

@@ -62,13 +62,17 @@ class _Settling:
         lease = settlement.token if settlement.hold and due_at is not None else None
         self._rows.append((message, subscription, lane, due_at, lease, settlement.attempts, settlement.lines))
 
+    def find_lanes(self, settlements: Sequence[Settlement]) -> None:
+        """All together, before any of them is parked in."""
+        asked = {(one.park.project, one.park.name) for one in settlements if one.park is not None}
+        if asked:
+            found = self._run(statements.FIND_LANES_TO_PARK, json_list(asked))
+            self._lanes = {LaneKey(project, name): number for project, name, number in found}
+
     def _lane(self, key: LaneKey) -> int:
         if key not in self._lanes:
-            found = self._run(statements.FIND_LANE, (key.project, key.name)).first()
-            if found is None:
-                project_id = projects.number_of(self._connection, key.project)
-                found = self._run(statements.INSERT_LANE, (key.project, key.name, project_id)).one()
-            self._lanes[key] = found.id
+            project_id = projects.number_of(self._connection, key.project)
+            self._lanes[key] = self._run(statements.INSERT_LANE, (key.project, key.name, project_id)).scalar_one()
         return self._lanes[key]
 
     def store(self) -> None:
@@ -80,7 +84,7 @@ class _Settling:
         statements.INSERT_LINES.into(self._connection, self._lines)
         statements.PUT_ROWS.into(self._connection, self._rows)
         if self._ended:
-            self._run(statements.DELETE_ROW, self._ended)
+            self._run(statements.DELETE_ROWS, json_list(self._ended))
         self._alerts += self._verdicts.store(self._run)
         if self._publish or self._alerts:
             self._publish_drafts()
@@ -125,6 +129,7 @@ def settle(
     kept = _Settling(connection, now, bodies, retention)
     parsed = [(one, ids.parse(one.message_id), ids.parse(one.subscription_id)) for one in settlements]
     fences = _Fences(connection.exec_driver_sql, parsed)
+    kept.find_lanes(settlements)
     lost = 0
     for one, message, subscription in parsed:
         if message is None or subscription is None or not fences.hold(one, message, subscription):
@@ -133,7 +138,7 @@ def settle(
             kept.add(one, message, subscription)
     kept.store()
     _close(connection, closings, now)
-    for breaker in breakers:
+    for breaker in sorted(breakers, key=lambda one: (one.lane.project, one.lane.name)):
         _set_breaker(connection, breaker)
     return lost
 
@@ -194,19 +199,19 @@ def _leased_rows(run: _Run, keys: Collection[Any]) -> dict[_Pair, int]:
 
 def _close(connection: Connection, closings: Sequence[Closing], now: float) -> None:
     run = connection.exec_driver_sql
-    ended = []
+    ended: dict[int, list[int | None]] = {}
     for closing in closings:
         message = ids.parse(closing.message_id)
         if closing.job_id is not None:
             jobs.close_page(run, closing)
         elif closing.after is None:
-            ended.append((message, closing.token))
+            ended.setdefault(closing.token, []).append(message)
         elif closing.cut:
             jobs.cut_entry(connection, closing, now)
         else:
             run(statements.ADVANCE_ENTRY, (ids.parse(closing.after), message, closing.token))
-    if ended:
-        run(statements.CLOSE_ENTRY, ended)
+    for token, entries in ended.items():
+        run(statements.CLOSE_ENTRIES, (*json_list(entries), token))
 
 
 def _set_breaker(connection: Connection, breaker: Breaker) -> None:

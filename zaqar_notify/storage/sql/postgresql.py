@@ -49,6 +49,8 @@ _IN_THE_WAY = (errors.DeadlockDetected, errors.SerializationFailure)
 _OUR_FAULTS = (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError)
 """Errors of a statement, not of the database: they go to their caller as they are."""
 _NOT_OURS = (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction, errors.InsufficientPrivilege)
+_MOST_LANES = 1000
+"""Of so many at once parked rows are taken."""
 _PREPARED = 500
 """Most statements whose plan a connection keeps."""
 _SETTINGS = """
@@ -246,7 +248,7 @@ def _engine(connect: Callable[[], psycopg.Connection[Any]], busy_timeout: float,
         max_overflow=0,
         pool_timeout=busy_timeout,
         pool_use_lifo=True,
-        execution_options={"insert_rows": postgresql_statements.insert},
+        execution_options={"insert_rows": postgresql_statements.insert, "lanes_at_once": _MOST_LANES},
     )
 
     @event.listens_for(engine, "before_cursor_execute", retval=True)

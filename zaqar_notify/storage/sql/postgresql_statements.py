@@ -68,7 +68,7 @@ RETURNING {returned}
 def _due(table: str, condition: str, order: str) -> str:
     return f"""
 SELECT ctid AS place FROM {table} WHERE project_id = asked.value::bigint AND {condition}
-ORDER BY {order} LIMIT :most FOR UPDATE SKIP LOCKED
+ORDER BY {order} LIMIT :most FOR NO KEY UPDATE SKIP LOCKED
 """  # noqa: S608
 
 
@@ -103,6 +103,26 @@ CROSS JOIN LATERAL (SELECT {columns} FROM {table} WHERE {key} = asked.key OFFSET
 WHERE t.lease IS NOT NULL
 """  # noqa: S608
 
+
+def _delete_pairs(table: str) -> str:
+    """By message and subscription; nobody else changes them at this moment."""
+    return f"""
+DELETE FROM {table} WHERE ctid = ANY(ARRAY(
+    SELECT t.place FROM json_array_elements(?::json) AS asked(pair) CROSS JOIN LATERAL (
+        SELECT ctid AS place FROM {table}
+        WHERE message_id = (asked.pair ->> 0)::bigint AND subscription_id = (asked.pair ->> 1)::bigint OFFSET 0
+    ) AS t
+))
+"""  # noqa: S608
+
+
+_LANES_BY_NAME = """
+SELECT l.* FROM (
+    SELECT pair ->> 0 AS project, pair ->> 1 AS name FROM json_array_elements(?::json) AS listed(pair) ORDER BY 1, 2
+) AS asked CROSS JOIN LATERAL (
+    SELECT {} FROM lanes WHERE project = asked.project AND name = asked.name OFFSET 0 {}
+) AS l
+"""
 
 _REPLACED: dict[str, str] = {
     statements.LAST_MESSAGE_ID: "SELECT give_ids(:least, :room)",
@@ -171,11 +191,16 @@ LIMIT :most
         "due_at = :until, lease = :token",
         "project_id, project, name, trips",
     ),
+    statements.FIND_LANES: _LANES_BY_NAME.format("project, name, id, lease", "FOR NO KEY UPDATE"),
+    statements.FIND_LANES_TO_PARK: _LANES_BY_NAME.format("project, name, id", "FOR KEY SHARE"),
     statements.TAKE_PARKED: f"""
-UPDATE deliveries SET due_at = ?, lease = ? WHERE ctid = ANY(ARRAY(
-    SELECT parked.place FROM (SELECT ?::bigint AS lane_id) AS asked CROSS JOIN LATERAL (
+UPDATE deliveries SET due_at = :until, lease = :token WHERE ctid = ANY(ARRAY(
+    SELECT parked.place FROM (
+        SELECT (pair ->> 0)::bigint AS lane_id, (pair ->> 1)::bigint AS most
+        FROM json_array_elements(:asked::json) AS listed(pair)
+    ) AS asked CROSS JOIN LATERAL (
         SELECT ctid AS place FROM deliveries WHERE lane_id BETWEEN asked.lane_id AND asked.lane_id AND due_at IS NULL
-        ORDER BY lane_id, message_id, subscription_id LIMIT ? FOR UPDATE SKIP LOCKED
+        ORDER BY lane_id, message_id, subscription_id LIMIT asked.most FOR NO KEY UPDATE SKIP LOCKED
     ) AS parked
 ))
 RETURNING project_id, {_ROW}
@@ -218,14 +243,8 @@ DELETE FROM delivery_log WHERE ctid = ANY(ARRAY(
     CROSS JOIN LATERAL (SELECT ctid AS place FROM delivery_log WHERE message_id = asked.value::bigint OFFSET 0) AS l LIMIT ?
 ))
 """,
-    statements.FORGET_DELIVERED: """
-DELETE FROM delivery_log WHERE ctid = ANY(ARRAY(
-    SELECT l.place FROM json_array_elements(?::json) AS asked(pair) CROSS JOIN LATERAL (
-        SELECT ctid AS place FROM delivery_log
-        WHERE message_id = (asked.pair ->> 0)::bigint AND subscription_id = (asked.pair ->> 1)::bigint OFFSET 0
-    ) AS l
-))
-""",
+    statements.FORGET_DELIVERED: _delete_pairs("delivery_log"),
+    statements.DELETE_ROWS: _delete_pairs("deliveries"),
     statements.FIND_PUBLIC_MESSAGE: """
 SELECT max(id) FROM (
     SELECT m.id FROM messages AS m CROSS JOIN queues AS q ON q.id = m.queue_id
@@ -274,7 +293,7 @@ _LOCKS: dict[str, str] = {
     statements.GET_MESSAGE: "FOR NO KEY UPDATE",
     statements.READ_LIVE_MESSAGES: "FOR NO KEY UPDATE",
     statements.CLAIMED_MESSAGES: "ORDER BY id + 0 FOR NO KEY UPDATE",
-    statements.FIND_LANE: "FOR NO KEY UPDATE",
+    statements.HOLD_LANES: "ORDER BY id FOR UPDATE",
     statements.JOB_TO_CUT: "FOR NO KEY UPDATE OF j",
     statements.HOLD_MESSAGE: "FOR NO KEY UPDATE",
     statements.HOLD_ENTRY: "FOR NO KEY UPDATE",

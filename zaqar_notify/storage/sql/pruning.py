@@ -186,8 +186,9 @@ def end_expired(connection: Connection, now: float, retention: Retention, limit:
     ended = [one for one in expired if not _is_for_workers(one)]
     lines = [ledger.line(one.message_id, one.subscription_id, _end(one, now)) for one in ended]
     statements.INSERT_LINES.into(connection, lines)
+    if ended:
+        connection.exec_driver_sql(statements.DELETE_ROWS, json_list((one.message_id, one.subscription_id) for one in ended))
     for statement, parameters in (
-        (statements.DELETE_ROW, [(one.message_id, one.subscription_id) for one in ended]),
         (statements.HAND_OVER_ROW, handed),
         (statements.KEEP_ROW, later),
     ):

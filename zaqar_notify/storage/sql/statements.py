@@ -341,21 +341,41 @@ WHERE id IN (
 RETURNING project_id, project, name, trips
 """
 
-FIND_LANE = "SELECT id, lease FROM lanes WHERE project = ? AND name = ?"
+# Nobody else may change them before this transaction has ended.
+FIND_LANES = """
+SELECT l.project, l.name, l.id, l.lease FROM json_each(?) AS asked
+CROSS JOIN lanes AS l ON l.project = asked.value ->> 0 AND l.name = asked.value ->> 1
+"""
 
+# Nobody may remove them before this transaction has ended.
+FIND_LANES_TO_PARK = """
+SELECT l.project, l.name, l.id FROM json_each(?) AS asked
+CROSS JOIN lanes AS l ON l.project = asked.value ->> 0 AND l.name = asked.value ->> 1
+"""
+
+# ``asked``: lanes, and how many rows of each. Only one of them, where a LIMIT has to be the same for all.
 TAKE_PARKED = f"""
-UPDATE deliveries SET due_at = ?, lease = ?
+UPDATE deliveries SET due_at = :until, lease = :token
 WHERE (message_id, subscription_id) IN (
     SELECT message_id, subscription_id FROM deliveries
-    WHERE lane_id = ? AND due_at IS NULL ORDER BY message_id, subscription_id LIMIT ?
+    WHERE lane_id = (SELECT value ->> 0 FROM json_each(:asked)) AND due_at IS NULL
+    ORDER BY message_id, subscription_id LIMIT (SELECT value ->> 1 FROM json_each(:asked))
 )
 RETURNING project_id, {_ROW}
 """  # noqa: S608 - only constants
 
-RENEW_LANE = "UPDATE lanes SET due_at = ? WHERE id = ?"
+RENEW_LANES = "UPDATE lanes SET due_at = ? WHERE id IN (SELECT value FROM json_each(?))"
+
+_UNUSED = "NOT EXISTS (SELECT 1 FROM deliveries AS d WHERE d.lane_id = l.id AND d.due_at IS NULL)"
+
+# Nobody parks anything there before this transaction has ended.
+HOLD_LANES = "SELECT id FROM lanes WHERE id IN (SELECT value FROM json_each(?))"
+
+# Those in which nothing was parked meanwhile.
+UNUSED_LANES = f"SELECT l.id FROM lanes AS l WHERE l.id IN (SELECT value FROM json_each(?)) AND {_UNUSED}"  # noqa: S608
 
 # That of an open breaker stays.
-DELETE_LANE = "DELETE FROM lanes WHERE id = ? AND trips = 0"
+DELETE_LANES = "DELETE FROM lanes WHERE id IN (SELECT value FROM json_each(?)) AND trips = 0"
 
 NAME_LANES = "SELECT id, project, name FROM lanes WHERE id IN (SELECT value FROM json_each(?))"
 
@@ -419,6 +439,10 @@ ON CONFLICT (message_id, subscription_id) DO UPDATE SET
 
 DELETE_ROW = "DELETE FROM deliveries WHERE message_id = ? AND subscription_id = ?"
 
+DELETE_ROWS = """
+DELETE FROM deliveries WHERE (message_id, subscription_id) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))
+"""
+
 INSERT_LANE = "INSERT INTO lanes (project, name, due_at, project_id) VALUES (?, ?, 0, ?) RETURNING id"
 
 OPEN_BREAKER = """
@@ -465,7 +489,7 @@ SELECT m.id, q.project FROM json_each(?) AS asked
 CROSS JOIN messages AS m ON m.id = asked.value JOIN queues AS q ON q.id = m.queue_id
 """
 
-CLOSE_ENTRY = "DELETE FROM outbox WHERE message_id = ? AND lease = ?"
+CLOSE_ENTRIES = "DELETE FROM outbox WHERE message_id IN (SELECT value FROM json_each(?)) AND lease = ?"
 
 # The next page of subscribers is new to everyone: it was never taken.
 ADVANCE_ENTRY = "UPDATE outbox SET after_id = ?, due_at = 0, lease = NULL, takes = cancelled WHERE message_id = ? AND lease = ?"
@@ -789,8 +813,6 @@ DELETE FROM projects WHERE id IN (SELECT value FROM json_each(?))
 REMOVE_ALERTS = """
 DELETE FROM alerts WHERE (project, cause) IN (SELECT project, cause FROM alerts WHERE prune_at <= ? LIMIT ?)
 """
-
-_UNUSED = "NOT EXISTS (SELECT 1 FROM deliveries AS d WHERE d.lane_id = l.id AND d.due_at IS NULL)"
 
 IDLE_LANES = f"""
 SELECT l.id FROM lanes AS l INDEXED BY ix_lanes_open WHERE l.trips > 0 AND l.probe_at <= ? AND {_UNUSED} LIMIT ?

@@ -90,7 +90,7 @@ def take(
     """Has to run under the write lock. ``turns`` is changed."""
     run = connection.exec_driver_sql
     # First: what is renewed is not due, and what is removed is not handed out.
-    from_lanes, emptied = _take_parked(run, lease, parked)
+    from_lanes, emptied = _take_parked(connection, lease, parked)
     found_entries = _take_in_turns(run, _ENTRIES, lease, turns, entries, passed_over=_numbers(run, without))
     found_rows = _take_in_turns(run, _ROWS, lease, turns, rows)
     found_lanes = _take_in_turns(run, _LANES, lease, turns, lanes)
@@ -154,22 +154,38 @@ def _share(run: _Run, kind: _Kind, lease: Lease, projects: list[int], most: int)
 # -- parked --------------------------------------------------------------------------------------------------------------------
 
 
-def _take_parked(run: _Run, lease: Lease, parked: Mapping[LaneKey, int]) -> tuple[list[Row], list[LaneKey]]:
-    rows: list[Row] = []
-    emptied: list[LaneKey] = []
-    for lane, most in parked.items():
-        found = run(statements.FIND_LANE, (lane.project, lane.name)).first()
-        if found is None:
-            emptied.append(lane)
-        elif found.lease is not None and found.lease >> _WORKER_SHIFT == lease.token >> _WORKER_SHIFT:
-            taken = run(statements.TAKE_PARKED, (lease.until, lease.token, found.id, most)).all() if most > 0 else []
-            rows += [_row(row, lane) for row in sorted(taken, key=_MESSAGE_AND_SUBSCRIPTION)]
-            if taken or most <= 0:
-                run(statements.RENEW_LANE, (lease.until, found.id))
-            else:
-                run(statements.DELETE_LANE, (found.id,))
-                emptied.append(lane)
+def _take_parked(connection: Connection, lease: Lease, parked: Mapping[LaneKey, int]) -> tuple[list[Row], list[LaneKey]]:
+    if not parked:
+        return [], []
+    run = connection.exec_driver_sql
+    found = run(statements.FIND_LANES, json_list((lane.project, lane.name) for lane in parked)).all()
+    lanes = {LaneKey(project, name): (number, token) for project, name, number, token in found}
+    emptied = [lane for lane in parked if lane not in lanes]
+    worker = lease.token >> _WORKER_SHIFT
+    asked = {lane: lanes[lane] for lane in parked if lane in lanes}
+    held = {number: lane for lane, (number, token) in asked.items() if token is not None and token >> _WORKER_SHIFT == worker}
+    wanted = [(number, parked[lane]) for number, lane in held.items() if parked[lane] > 0]
+    taken = _take_from_lanes(run, lease, wanted, connection.get_execution_options().get("lanes_at_once", 1))
+    bare = [number for number, _ in wanted if number not in taken]
+    if bare:
+        run(statements.HOLD_LANES, json_list(bare))
+        bare = list(run(statements.UNUSED_LANES, json_list(bare)).scalars())
+        run(statements.DELETE_LANES, json_list(bare))
+        emptied += (held.pop(number) for number in bare)
+    if held:
+        run(statements.RENEW_LANES, (lease.until, *json_list(held)))
+    rows = [_row(row, lane) for number, lane in held.items() for row in sorted(taken[number], key=_MESSAGE_AND_SUBSCRIPTION)]
     return rows, emptied
+
+
+def _take_from_lanes(run: _Run, lease: Lease, wanted: list[tuple[int, int]], at_once: int) -> dict[int, list[Any]]:
+    """``wanted``: lanes, and how many rows of each."""
+    taken: dict[int, list[Any]] = collections.defaultdict(list)
+    for start in range(0, len(wanted), at_once):
+        (asked,) = json_list(wanted[start : start + at_once])
+        for row in run(statements.TAKE_PARKED, {"asked": asked, "token": lease.token, "until": lease.until}):
+            taken[row[_LANE]].append(row)
+    return taken
 
 
 def _entry(_: int, message: int, after: int | None, takes: int) -> Entry:
