@@ -16,7 +16,7 @@ from tests.storage.contract import LANE, LEASE, NOW, Clock
 from tests.storage.test_mongodb import MongoCase
 from zaqar_notify.model import Alert, Draft, LaneKey, State
 from zaqar_notify.storage import ids
-from zaqar_notify.storage.base import RANGE, Breaker, Closing, Settlement, Storage, Taken
+from zaqar_notify.storage.base import RANGE, Breaker, Closing, Failure, Settlement, Storage, Taken
 from zaqar_notify.storage.mongodb import depth, taking
 from zaqar_notify.storage.mongodb.collections import (
     DELIVERIES,
@@ -309,20 +309,30 @@ class FenceTest(MongoCase):
     def test_settling_twice_is_settling_once(self) -> None:
         """As after a commit of which nobody could say what became of it."""
         [message] = self.publish()
-        other = self.subscribe("http://b/")
+        waiting, parked = self.subscribe("http://b/"), self.subscribe("http://c/")
         token = self.take(self.worker).token
+        copies = (("out", Draft(b"1", 60)),)
+        failure = Failure(NOW, True, 2, 1e9, "strikes", "longest")
+        done = Settlement(message, self.mine.id, token, from_row=False, log=self.delivered(), publish=copies)
+        failed = {"log": self.failed(), "due_at": NOW, "attempts": 1, "lines": 1, "failure": failure}
         settled = [
-            Settlement(message, self.mine.id, token, from_row=False, log=self.delivered(), publish=(("out", Draft(b"1", 60)),)),
-            Settlement(message, other.id, token, from_row=False, log=self.failed(), due_at=NOW + 9, attempts=1, lines=1),
+            done,
+            Settlement(message, waiting.id, token, from_row=False, **failed),
+            Settlement(message, parked.id, token, from_row=False, park=LANE),
         ]
-        for _ in range(2):
-            self.assertEqual(0, self.storage.settle(settled))
-            self.assertEqual(2, self.lines(message))
+        self.assertEqual(0, self.storage.settle(settled))
+        again = self.there.take(self.other, LEASE, entries=0, rows=10)
+        self.assertEqual([waiting.id], [row.subscription_id for row in again.rows])
+        self.assertEqual(0, self.storage.settle(settled))
         self.assertEqual(0, self.storage.settle(settled, [Closing(message, token)]))
-        self.assertEqual(2, self.storage.settle(settled, [Closing(message, token)]), "it is closed")
+        self.assertEqual(3, self.storage.settle(settled, [Closing(message, token)]), "it is closed")
         self.assertEqual(2, self.lines(message))
-        self.assertEqual({State.DELIVERED, State.PENDING}, {self.state(message, one) for one in (self.mine.id, other.id)})
-        self.assertEqual(1, self.database[DELIVERIES].count_documents({}))
+        self.assertEqual(1, self.storage.stats("p", "out").free)
+        self.assertEqual(1, self.storage.get_subscription("p", "q", waiting.id).strikes)
+        states = [self.state(message, one.id) for one in (self.mine, waiting, parked)]
+        self.assertEqual([State.DELIVERED, State.IN_FLIGHT, State.PARKED], states, "who has taken it meanwhile keeps it")
+        ended = Settlement(message, waiting.id, again.token, from_row=True, log=self.delivered(2))
+        self.assertEqual(0, self.there.settle([ended]))
 
     def test_leases_that_end_all_the_time_settle_nothing_twice(self) -> None:
         given = self.publish(60)

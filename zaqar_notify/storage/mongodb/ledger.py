@@ -66,22 +66,24 @@ class Settling:
         self._now = now
         self._means = means
         self._repeated = False
-        """Some lines are in the log already: they were stored by a commit that was reported as failed."""
+        """Some lines are in the log already: they were stored, with all that belongs to them, by a commit that was reported as
+        failed."""
 
     def run(self, scope: Scope) -> int:
         """Returns how many settlements had lost their lease."""
         fences = _Fences(scope, self._parsed, self._closings)
+        stored = self._stored(scope)
         changes_of_this = _Changes(scope, self._now, self._means)
         lost = 0
         for one, message, subscription in self._parsed:
             if message is None or subscription is None or not fences.hold(one, message, subscription):
                 lost += 1
-            else:
+            elif one.from_row or _line_of(one, message, subscription) not in stored:
                 changes_of_this.add(one, message, subscription)
         fences.touch()
         changes_of_this.store_deliveries()
         try:
-            changes_of_this.store_lines(passing_over=self._repeated)
+            changes_of_this.store_lines(stored)
         except BulkWriteError as error:
             self._repeated = self._repeated or _is_repeated(error)
             raise
@@ -90,6 +92,18 @@ class Settling:
         for breaker in self._breakers:
             _set_breaker(scope, breaker)
         return lost
+
+    def _stored(self, scope: Scope) -> set[bytes]:
+        """The lines that are in the log already."""
+        if not self._repeated:
+            return set()
+        lines = [_line_of(one, message or 0, subscription or 0) for one, message, subscription in self._parsed]
+        asked = {"_id": {"$in": [line for line in lines if line is not None]}}
+        return {line["_id"] for line in scope[DELIVERY_LOG].find(asked, ["_id"])}
+
+
+def _line_of(settlement: Settlement, message: int, subscription: int) -> bytes | None:
+    return None if settlement.log is None else line_key(message, subscription, settlement.log.number)
 
 
 def _is_repeated(error: BulkWriteError) -> bool:
@@ -240,13 +254,13 @@ class _Changes:
             lanes = _ensure_lanes(self._scope, {one.park for one, _ in self._left.values() if one.park is not None})
             for settlement, row in self._left.values():
                 row["lane_id"] = None if settlement.park is None else lanes[settlement.park]
-            there = {key for key, (settlement, _) in self._left.items() if settlement.from_row}
-            fresh = [key for key in self._left if key not in there]
+            replaced = [key for key, (settlement, _) in self._left.items() if settlement.from_row]
+            rows.bulk_write([UpdateOne({"_id": key}, changes(self._left[key][1])) for key in replaced])
+            fresh = self._left.keys() - set(replaced)
             if fresh:
-                # Of an entry that was settled before, by a commit that was reported as failed.
-                there |= {row["_id"] for row in rows.find({"_id": {"$in": fresh}}, ["_id"])}
-            rows.bulk_write([UpdateOne({"_id": key}, changes(self._left[key][1])) for key in there])
-            rows.insert_many([self._row(key, self._left[key][1]) for key in fresh if key not in there])
+                # One that is there was left by a commit that was reported as failed: others may work on it.
+                there = {row["_id"] for row in rows.find({"_id": {"$in": list(fresh)}}, ["_id"])}
+                rows.insert_many([self._row(key, self._left[key][1]) for key in sorted(fresh - there)])
 
     def _row(self, key: bytes, left: Document) -> Document:
         """A new one."""
@@ -270,15 +284,12 @@ class _Changes:
 
     # -- the log ------------------------------------------------------------------------------------------------------------
 
-    def store_lines(self, *, passing_over: bool) -> None:
+    def store_lines(self, stored: Collection[bytes]) -> None:
+        """But for those that are stored."""
         for key, document in self._lines.items():
             if "exchange" in document and self._origin(of_line_key(key)[0])["encrypted"]:
                 document["exchange"] = self._means.bodies.seal_exchange(*of_line_key(key), document["exchange"])
-        lines = self._scope[DELIVERY_LOG]
-        if passing_over:
-            for known in lines.find({"_id": {"$in": list(self._lines)}}, ["_id"]):
-                del self._lines[known["_id"]]
-        lines.insert_many(list(self._lines.values()))
+        self._scope[DELIVERY_LOG].insert_many([line for key, line in self._lines.items() if key not in stored])
 
     # -- messages -----------------------------------------------------------------------------------------------------------
 
