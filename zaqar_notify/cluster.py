@@ -39,6 +39,8 @@ LONGEST_BREAK = 10.0
 """Seconds between two tries to reach the board, at most."""
 SILENCE = 60.0
 """Seconds between two warnings about a board that stays away."""
+UNREADABLE = (LookupError, TypeError, ValueError)
+"""What TaskFlow raises for something on the board that is none of its jobs; it has removed that then."""
 STOP_WAIT = 5.0
 """Seconds that stopping waits for jobs to be let go. One that hangs longer is free when its hold runs out."""
 
@@ -183,7 +185,7 @@ class Link:
             try:
                 board.connect()
                 self._conduct(board)
-            except (exceptions.TaskFlowException, BoardAway, *board.errors) as error:
+            except (exceptions.TaskFlowException, BoardAway, *UNREADABLE, *board.errors) as error:
                 self._complain(error)
             finally:
                 _close(board)

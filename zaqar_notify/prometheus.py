@@ -201,6 +201,10 @@ class DepthCollector:
         lanes = GaugeMetricFamily("lane_breaker_state", "Lanes whose circuit breaker is in this state.", labels=["state"])
         lanes.add_metric(["open"], depths.breakers)
         yield lanes
+        jobs = GaugeMetricFamily("jobs", "Long jobs in this state.", labels=["state"])
+        jobs.add_metric(["open"], depths.jobs)
+        jobs.add_metric(["failed"], depths.failed_jobs)
+        yield jobs
 
     def _read(self) -> Depths:
         with self._lock:

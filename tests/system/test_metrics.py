@@ -29,7 +29,7 @@ from zaqar_notify.model import OutcomeKind
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 RULES = ROOT / "etc/prometheus/zaqar-notify.rules.yml"
 DASHBOARD = ROOT / "etc/grafana/zaqar-notify.json"
-VALUES = {"outcome": {kind.value for kind in OutcomeKind}, "state": {"open"}, "status": {"2xx", "3xx", "4xx", "5xx"}}
+VALUES = {"outcome": {kind.value for kind in OutcomeKind}, "state": {"open", "failed"}, "status": {"2xx", "3xx", "4xx", "5xx"}}
 """Of the labels that queries compare with."""
 PROMETHEUS = shutil.which("prometheus")
 OPTIONS = """

@@ -199,7 +199,7 @@ class DepthsTest(unittest.TestCase):
         self.asked += 1
         if self.failing:
             raise errors.StorageUnavailable("locked")
-        return Depths(outbox=3, oldest_at=100.0, pending=4, parked=5, in_flight=6, breakers=7)
+        return Depths(outbox=3, oldest_at=100.0, pending=4, parked=5, in_flight=6, breakers=7, jobs=8, failed_jobs=9)
 
     def shown(self, collector):
         return {
@@ -213,6 +213,8 @@ class DepthsTest(unittest.TestCase):
             ("retries_pending",): 4,
             ("deliveries_parked",): 5,
             ("lane_breaker_state", "open"): 7,
+            ("jobs", "open"): 8,
+            ("jobs", "failed"): 9,
         }
         self.assertEqual(expected, self.shown(prometheus.DepthCollector(self.depths, lambda: 120.0)))
 
@@ -232,7 +234,7 @@ class DepthsTest(unittest.TestCase):
         with self.assertLogs("zaqar_notify.prometheus", "WARNING"):
             self.assertEqual({}, self.shown(collector))
         self.failing = False
-        self.assertEqual(5, len(self.shown(collector)), "a failure is not remembered")
+        self.assertEqual(7, len(self.shown(collector)), "a failure is not remembered")
 
 
 class FoldTest(unittest.TestCase):
