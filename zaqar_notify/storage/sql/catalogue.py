@@ -29,12 +29,11 @@ def get(connection: Connection, project: str, name: str) -> Queue | None:
 
 def put(connection: Connection, project: str, name: str, metadata: str, now: float) -> bool:
     """True when it is new."""
-    found = _find_to_change(connection, project, name)
-    if found is None:
-        publishing.make_queue(connection, project, name, now, metadata)
-    else:
-        _store(connection, found.id, metadata)
-    return found is None
+    while (found := _find_to_change(connection, project, name)) is None:
+        if publishing.make_queue(connection, project, name, now, metadata):
+            return True
+    _store(connection, found.id, metadata)
+    return False
 
 
 def change(

@@ -556,7 +556,8 @@ class SqlStorage(Storage):
 
     def _asked_subscription(self, place: Place, subscription_id: str) -> int:
         number = ids.parse(subscription_id)
-        if number is None or self._live_subscription(place.connection, place.project, place.queue, number) is None:
+        asked = place.connection, place.project, place.queue
+        if number is None or self._live_subscription(*asked, number, to_change=False) is None:
             raise NotFound("There is no such subscription (any more).")
         return number
 

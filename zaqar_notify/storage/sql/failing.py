@@ -16,14 +16,20 @@ from zaqar_notify.storage.sql.statements import json_list
 class Verdicts(failing.Verdicts):
     def store(self, run: Callable[..., Any]) -> list[tuple[int, Alert]]:
         """Returns the alerts, with the messages that they come from."""
-        if self.recovered:
-            # These were before any failure.
-            run(statements.RECOVER, json_list(self.recovered))
-        if not self.judged:
+        recovered, judged = set(self.recovered), set(self.judged)
+        if not judged:
+            if recovered:
+                run(statements.RECOVER, json_list(recovered))
             return []
-        found = run(statements.STANDINGS, json_list(self.judged)).all()
+        # All at once: whoever holds several takes hold of them in one order.
+        asked = [(subscription, int(subscription in judged)) for subscription in recovered | judged]
+        found = run(statements.STANDINGS, json_list(asked)).all()
         standings = [(subscription, Standing(*columns)) for subscription, *columns in found]
-        alerts = self.judge(standings)
+        for subscription, standing in standings:
+            if subscription in recovered:
+                # That was before any failure.
+                standing.recover()
+        alerts = self.judge((subscription, standing) for subscription, standing in standings if subscription in judged)
         if standings:
             run(statements.JUDGE, [(*dataclasses.astuple(standing), subscription) for subscription, standing in standings])
         return alerts

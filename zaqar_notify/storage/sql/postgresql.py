@@ -260,6 +260,14 @@ def _engine(connect: Callable[[], psycopg.Connection[Any]], busy_timeout: float,
             statement = postgresql_statements.translated(statement, connection.get_execution_options()["writes"])
         return statement, parameters
 
+    @event.listens_for(engine, "do_executemany")
+    def _execute_at_once(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
+        at_once = postgresql_statements.of_many(statement)
+        if at_once is None:
+            return False
+        cursor.execute(postgresql_statements.translated(at_once.text, True), at_once.arrays(parameters))
+        return True
+
     return engine
 
 

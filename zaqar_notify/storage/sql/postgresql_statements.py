@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Boolean, Column, Connection, Double
+from sqlalchemy import Column, Connection
 from sqlalchemy.dialects import postgresql
 
 from zaqar_notify.storage.sql import statements, tables
@@ -230,9 +230,14 @@ SELECT d.* FROM (
 """,
     statements.STANDINGS: """
 SELECT s.id, s.strikes, s.failing_since, s.disabled_at, s.disabled_reason, s.disabled_enable_by
-FROM (SELECT value::bigint AS id FROM json_array_elements_text(?::json) ORDER BY 1) AS asked
-CROSS JOIN LATERAL (SELECT * FROM subscriptions WHERE id = asked.id FOR NO KEY UPDATE) AS s
-WHERE s.deleted_at IS NULL
+FROM (
+    SELECT (pair ->> 0)::bigint AS id, (pair ->> 1)::bigint AS matters
+    FROM json_array_elements(?::json) AS listed(pair) ORDER BY 1
+) AS asked CROSS JOIN LATERAL (
+    SELECT * FROM subscriptions
+    WHERE id = asked.id AND deleted_at IS NULL AND (asked.matters > 0 OR failing_since IS NOT NULL)
+    OFFSET 0 FOR NO KEY UPDATE
+) AS s
 """,
     statements.ENCRYPTED: """
 SELECT id FROM messages WHERE id = ANY(ARRAY(SELECT value::bigint FROM json_array_elements_text(?::json))) AND encrypted
@@ -265,13 +270,13 @@ UPDATE messages SET free_at = 0 WHERE id = ANY(ARRAY(
     ORDER BY free_at LIMIT ? FOR UPDATE SKIP LOCKED
 ))
 """,
-    # Who is changing one of these has not claimed it.
+    # What somebody is changing stays for the next time, and so does the claim.
     statements.END_CLAIMS: """
 UPDATE messages SET free_at = 0, claim_id = NULL WHERE id = ANY(ARRAY(
     SELECT m.id FROM json_array_elements_text(?::json) AS asked(value)
     CROSS JOIN LATERAL (
         SELECT id FROM messages WHERE claim_id = asked.value::bigint AND claim_id IS NOT NULL AND deleted_at IS NULL
-        FOR NO KEY UPDATE
+        FOR NO KEY UPDATE SKIP LOCKED
     ) AS m LIMIT ?
 ))
 """,
@@ -299,7 +304,8 @@ _LOCKS: dict[str, str] = {
     statements.HOLD_ENTRY: "FOR NO KEY UPDATE",
     statements.HOLD_JOBS: "ORDER BY id + 0 FOR NO KEY UPDATE",
     statements.HOLD_ROW: "FOR NO KEY UPDATE",
-    statements.HOLD_PROJECTS: "ORDER BY id FOR UPDATE",
+    statements.HOLD_PROJECTS: "FOR UPDATE SKIP LOCKED",
+    statements.HOLD_MESSAGES: "FOR NO KEY UPDATE SKIP LOCKED",
     statements.IDLE_LANES: "FOR UPDATE SKIP LOCKED",
 }
 
@@ -389,26 +395,20 @@ def translated(statement: str, writes: bool) -> str:
 # -- many rows -----------------------------------------------------------------------------------------------------------------
 
 
-class _Arrays:
-    """An INSERT that gets one array for each column: the same statement for any number of rows, which is planned once."""
+class AtOnce:
+    """A statement that gets one array for each column (or parameter): it runs once, for any number of rows."""
 
-    def __init__(self, rows: Rows) -> None:
-        found = re.fullmatch(r"INSERT INTO (\w+)\s*\(([^)]+)\) VALUES", rows.before)
-        if found is None:
-            raise ValueError(f"not understood: {rows.before}")
-        names = [name.strip() for name in found[2].split(",")]
-        columns = [tables.metadata.tables[found[1]].c[name] for name in names]
-        arrays = ", ".join(f"?::{_type(column)}[]" for column in columns)
-        self._text = f"INSERT INTO {found[1]} ({', '.join(names)}) SELECT * FROM unnest({arrays}) {rows.after}"  # noqa: S608
-        self._of_one_type = [_CONVERTED.get(type(column.type), list) for column in columns]
-        self._upserts = "DO UPDATE" in rows.after
+    def __init__(self, text: str, names: Sequence[str] = ()) -> None:
+        """``names``: of the parameters, where they are given by name."""
+        self.text = text
+        self._names = names
+        self._of_one_type = [_CONVERTED.get(kind, list) for kind in re.findall(r"\?::([\w ]+)\[\]", text)]
 
-    def insert(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-        if self._upserts:
-            # One statement stores a row once; and whoever locks several does it in this order.
-            rows = [row for _, row in sorted({row[:2]: row for row in rows}.items())]
+    def arrays(self, rows: Sequence[Any]) -> tuple[list[Any], ...]:
+        if self._names:
+            rows = [[row[name] for name in self._names] for row in rows]
         columns = zip(self._of_one_type, zip(*rows, strict=True), strict=True)
-        connection.exec_driver_sql(self._text, tuple(of_one_type(column) for of_one_type, column in columns))
+        return tuple(of_one_type(column) for of_one_type, column in columns)
 
 
 def _floats(values: Iterable[float | None]) -> list[float | None]:
@@ -419,21 +419,72 @@ def _booleans(values: Iterable[Any]) -> list[bool]:
     return [bool(value) for value in values]
 
 
-_CONVERTED: dict[type[Any], Callable[[Iterable[Any]], list[Any]]] = {Double: _floats, Boolean: _booleans}
+_CONVERTED: dict[str, Callable[[Iterable[Any]], list[Any]]] = {
+    **dict.fromkeys(("float8", "DOUBLE PRECISION"), _floats),
+    **dict.fromkeys(("bool", "BOOLEAN"), _booleans),
+}
+
+_AT_ONCE: dict[str, AtOnce] = {
+    translated(statement, True): at_once
+    for statement, at_once in (
+        (
+            statements.JUDGE,
+            AtOnce("""
+UPDATE subscriptions AS s SET
+    strikes = asked.strikes, failing_since = asked.failing_since, disabled_at = asked.disabled_at,
+    disabled_reason = asked.reason, disabled_enable_by = asked.enable_by
+FROM unnest(?::int8[], ?::float8[], ?::float8[], ?::text[], ?::text[], ?::int8[])
+    AS asked(strikes, failing_since, disabled_at, reason, enable_by, id)
+WHERE s.id = asked.id
+"""),
+        ),
+        (
+            statements.STORE_LOOK,
+            AtOnce(
+                """
+UPDATE messages AS m SET
+    prune_at = asked.prune_at,
+    ended_at = CASE WHEN asked.ended_at > coalesce(m.ended_at, 0) THEN asked.ended_at ELSE m.ended_at END,
+    deleted_at = CASE WHEN m.expires_at <= asked.now THEN coalesce(m.deleted_at, m.expires_at) ELSE m.deleted_at END,
+    body = CASE WHEN asked.drop_body THEN x'' ELSE m.body END
+FROM unnest(?::int8[], ?::float8[], ?::float8[], ?::bool[], ?::float8[], ?::float8[])
+    AS asked(message, seen, prune_at, drop_body, ended_at, now)
+WHERE m.id = asked.message AND m.prune_at + 0 = asked.seen
+""",
+                ("message", "seen", "prune_at", "drop_body", "ended_at", "now"),
+            ),
+        ),
+    )
+}
+
+
+def of_many(statement: str) -> AtOnce | None:
+    """What does the same for many rows of parameters as this (translated) statement for each."""
+    return _AT_ONCE.get(statement)
+
+
+@functools.cache
+def _arrays(rows: Rows) -> AtOnce:
+    found = re.fullmatch(r"INSERT INTO (\w+)\s*\(([^)]+)\) VALUES", rows.before)
+    if found is None:
+        raise ValueError(f"not understood: {rows.before}")
+    names = [name.strip() for name in found[2].split(",")]
+    arrays = ", ".join(f"?::{_type(tables.metadata.tables[found[1]].c[name])}[]" for name in names)
+    return AtOnce(f"INSERT INTO {found[1]} ({', '.join(names)}) SELECT * FROM unnest({arrays}) {rows.after}")  # noqa: S608
 
 
 def _type(column: Column[Any]) -> str:
     dialect: Any = postgresql.dialect()  # type: ignore[no-untyped-call]
     compiled: str = column.type.compile(dialect)
-    return compiled.partition(" COLLATE")[0]
-
-
-@functools.cache
-def _arrays(rows: Rows) -> _Arrays:
-    return _Arrays(rows)
+    return re.sub(r"\(\d+\)| COLLATE.*", "", compiled)
 
 
 def insert(rows: Rows, connection: Connection, values: Sequence[tuple[Any, ...]]) -> None:
     """Instead of what `Rows` does."""
-    if values:
-        _arrays(rows).insert(connection, values)
+    if not values:
+        return
+    if "DO UPDATE" in rows.after:
+        # One statement stores a row once; and whoever locks several does it in this order.
+        values = [row for _, row in sorted({row[:2]: row for row in values}.items())]
+    at_once = _arrays(rows)
+    connection.exec_driver_sql(at_once.text, at_once.arrays(values))

@@ -11,13 +11,12 @@ from zaqar_notify.storage.sql.statements import json_list
 
 
 def number_of(connection: Connection, name: str) -> int:
-    found = connection.exec_driver_sql(statements.FIND_PROJECT, (name,)).scalar()
-    if found is None:
-        found = connection.exec_driver_sql(statements.INSERT_PROJECT, (name,)).scalar_one()
+    """Makes it where it is missing. Nobody removes it before this transaction has ended."""
+    while (found := connection.exec_driver_sql(statements.FIND_PROJECT, (name,)).scalar()) is None:
+        connection.exec_driver_sql(statements.INSERT_PROJECT, (name,))
     return int(found)
 
 
 def remove_unused(connection: Connection, numbers: Iterable[int]) -> None:
-    asked = json_list(numbers)
-    connection.exec_driver_sql(statements.HOLD_PROJECTS, asked)
-    connection.exec_driver_sql(statements.REMOVE_UNUSED_PROJECTS, asked)
+    held = connection.exec_driver_sql(statements.HOLD_PROJECTS, json_list(numbers)).scalars().all()
+    connection.exec_driver_sql(statements.REMOVE_UNUSED_PROJECTS, json_list(held))

@@ -104,9 +104,9 @@ def _remove(connection: Connection, table: Table, found: Sequence[int]) -> None:
         connection.execute(delete(table).where(table.c.id.in_(found)))
 
 
-def keep_floor(connection: Connection, table: Table, gone: Sequence[int]) -> None:
-    """Ids have to rise also above the greatest one, when that is removed."""
-    if gone and max(gone) == connection.execute(select(func.max(table.c.id))).scalar():
+def keep_floor(connection: Connection, table: Table, gone: Sequence[int], last: int | None = None) -> None:
+    """Ids have to rise also above the greatest one, when that is removed: ``last``, or the one that is in the table."""
+    if gone and max(gone) == (last or connection.execute(select(func.max(table.c.id))).scalar()):
         connection.exec_driver_sql(statements.RAISE_FLOOR, (table.name, max(gone)))
 
 
@@ -128,12 +128,11 @@ def end_claims(connection: Connection, now: float, limit: int) -> int:
     ended = connection.execute(_held(query.limit(max(1, limit // _MESSAGES_OF_A_CLAIM)))).scalars().all()
     changed = run(statements.END_DELAYS, (now, limit)).rowcount
     if ended:
-        freed = run(statements.END_CLAIMS, (*json_list(ended), limit)).rowcount
-        changed += freed
-        if freed < limit:
-            keep_floor(connection, claims, ended)
-            _remove(connection, claims, ended)
-            changed += len(ended)
+        changed += run(statements.END_CLAIMS, (*json_list(ended), limit)).rowcount
+        last = connection.execute(select(func.max(claims.c.id))).scalar()
+        gone = run(statements.REMOVE_CLAIMS, json_list(ended)).scalars().all()
+        keep_floor(connection, claims, gone, last)
+        changed += len(gone)
     return changed
 
 
@@ -309,6 +308,8 @@ class _Judging:
 
 
 def store_looks(connection: Connection, looks: Sequence[Look], now: float) -> int:
+    held = set(connection.exec_driver_sql(statements.HOLD_MESSAGES, json_list(look.id for look in looks)).scalars())
+    looks = [look for look in looks if look.id in held]
     if not looks:
         return 0
     stored = [

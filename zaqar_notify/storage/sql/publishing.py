@@ -166,13 +166,14 @@ def insert_for_one(
 
 def ensure_queue(connection: Connection, project: str, name: str, now: float) -> None:
     """Nobody else changes it before this transaction has ended."""
-    if connection.exec_driver_sql(statements.FIND_QUEUE_TO_CHANGE, (project, name)).first() is None:
+    while connection.exec_driver_sql(statements.FIND_QUEUE_TO_CHANGE, (project, name)).first() is None:
         make_queue(connection, project, name, now)
 
 
-def make_queue(connection: Connection, project: str, name: str, created_at: float, metadata: str = "{}") -> None:
+def make_queue(connection: Connection, project: str, name: str, created_at: float, metadata: str = "{}") -> bool:
+    """False when somebody else has just made it."""
     values = (project, name, metadata, created_at, projects.number_of(connection, project))
-    connection.exec_driver_sql(statements.INSERT_QUEUE, values)
+    return connection.exec_driver_sql(statements.INSERT_QUEUE, values).rowcount > 0
 
 
 def _new_ids(connection: Connection, now: float, count: int) -> list[int]:

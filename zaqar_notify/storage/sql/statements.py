@@ -67,13 +67,14 @@ RAISE_FLOOR = "INSERT INTO id_floors (name, last) VALUES (?, ?) ON CONFLICT (nam
 
 FIND_QUEUE = "SELECT id FROM queues WHERE project = ? AND name = ? AND deleted_at IS NULL"
 
+# Nothing happens when somebody else has just made it.
 INSERT_QUEUE = """
-INSERT INTO queues (project, name, metadata, created_at, project_id) VALUES (?, ?, ?, ?, ?)
+INSERT INTO queues (project, name, metadata, created_at, project_id) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
 """
 
 FIND_PROJECT = "SELECT id FROM projects WHERE name = ?"
 
-INSERT_PROJECT = "INSERT INTO projects (name) VALUES (?) RETURNING id"
+INSERT_PROJECT = "INSERT INTO projects (name) VALUES (?) ON CONFLICT DO NOTHING"
 
 # Looking for the name in the text first: large metadata without it is not parsed.
 _ENCRYPTS = """
@@ -443,7 +444,11 @@ DELETE_ROWS = """
 DELETE FROM deliveries WHERE (message_id, subscription_id) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))
 """
 
-INSERT_LANE = "INSERT INTO lanes (project, name, due_at, project_id) VALUES (?, ?, 0, ?) RETURNING id"
+# Somebody else may just have made it.
+INSERT_LANE = """
+INSERT INTO lanes (project, name, due_at, project_id) VALUES (?, ?, 0, ?)
+ON CONFLICT (project, name) DO UPDATE SET project_id = excluded.project_id RETURNING id
+"""
 
 OPEN_BREAKER = """
 INSERT INTO lanes (project, name, due_at, project_id, trips, probe_at)
@@ -456,10 +461,11 @@ CLOSE_BREAKER = "UPDATE lanes SET trips = 0, probe_at = NULL WHERE project = :pr
 
 BREAKERS = "SELECT project, name, trips, probe_at FROM lanes INDEXED BY ix_lanes_open WHERE trips > 0"
 
+# Of subscriptions, and whether it matters (1) when one of them has not failed lately.
 STANDINGS = """
 SELECT s.id, s.strikes, s.failing_since, s.disabled_at, s.disabled_reason, s.disabled_enable_by
-FROM json_each(?) AS asked CROSS JOIN subscriptions AS s ON s.id = asked.value
-WHERE s.deleted_at IS NULL
+FROM json_each(?) AS asked CROSS JOIN subscriptions AS s ON s.id = asked.value ->> 0
+WHERE s.deleted_at IS NULL AND (asked.value ->> 1 > 0 OR s.failing_since IS NOT NULL)
 """
 
 JUDGE = """
@@ -791,6 +797,9 @@ FORGET_DELIVERED = """
 DELETE FROM delivery_log WHERE (message_id, subscription_id) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))
 """
 
+# Nobody else may change them before this transaction has ended; not those that somebody is changing.
+HOLD_MESSAGES = "SELECT id FROM messages WHERE id IN (SELECT value FROM json_each(?))"
+
 # Unless something has happened to it since it was looked at. Readers pass over what is expired by the index only once it has
 # deleted_at.
 STORE_LOOK = """
@@ -801,7 +810,7 @@ UPDATE messages SET
 WHERE id = :message AND prune_at = :seen
 """
 
-# Nobody gives them anything before this transaction has ended.
+# Nobody gives them anything before this transaction has ended; not those that somebody is giving something.
 HOLD_PROJECTS = "SELECT id FROM projects WHERE id IN (SELECT value FROM json_each(?))"
 
 REMOVE_UNUSED_PROJECTS = """
@@ -834,6 +843,13 @@ UPDATE messages SET free_at = 0 WHERE id IN (
     SELECT id FROM messages INDEXED BY ix_messages_delay
     WHERE free_at > 0 AND free_at <= ? AND claim_id IS NULL AND deleted_at IS NULL LIMIT ?
 )
+"""
+
+# Those that no message has any more.
+REMOVE_CLAIMS = """
+DELETE FROM claims WHERE id IN (SELECT value FROM json_each(?))
+    AND NOT EXISTS (SELECT 1 FROM messages AS m WHERE m.claim_id = claims.id AND m.deleted_at IS NULL)
+RETURNING id
 """
 
 END_CLAIMS = """
