@@ -28,6 +28,8 @@ TIMES = Settings(lease=LEASE, poll_interval=0.05, repost_interval=0.1, fallback_
 
 class BoardConformance:
     KIND = ""
+    timeout = 3.0
+    """Of a request to the board."""
 
     @classmethod
     def make_server(cls):
@@ -59,8 +61,8 @@ class BoardConformance:
     def url(self):
         return f"{self.KIND}://127.0.0.1:{self.server.port}"
 
-    def make_board(self, turn=0, timeout=3.0):
-        settings = boards.Settings(self.name, LEASE, timeout)
+    def make_board(self, turn=0):
+        settings = boards.Settings(self.name, LEASE, self.timeout)
         return boards.load(self.KIND).make(boards.parse(self.KIND, self.url), settings, turn)
 
     def board(self):
@@ -242,9 +244,21 @@ class BoardConformance:
         self.assertEqual([first, second, third], self.run_ids())
         wait_for(lambda: self.reachable(board) and not self.board().listing(), "an empty board")
 
+    def test_a_board_that_does_not_answer_holds_up_neither_jobs_nor_a_stop(self):
+        self.timeout = 0.5
+        cluster = self.cluster(settings=dataclasses.replace(TIMES, fallback_after=0.3))
+        self.add()
+        self.wait_until_all_is_done()
+        self.server.pause()
+        self.addCleanup(self.server.resume)
+        self.add()
+        self.wait_until_all_is_done()
+        cluster.stop()
+        self.assertEqual([], [thread.name for thread in cluster._threads if thread.is_alive()])
+
     def reachable(self, board):
         with contextlib.suppress(exceptions.TaskFlowException, *board.errors):
-            self.make_board(timeout=1.0).connect()
+            self.board()
             return True
         return False
 
