@@ -25,6 +25,9 @@ micro_batch = {MICRO_BATCH}
 lease = 14
 timeout = 3
 poll_interval = 0.2
+breaker_wait = 0.5
+breaker_wait_max = 1
+release_rate = 1000
 [webhook]
 timeout = 3
 [notification]
