@@ -15,6 +15,7 @@ from oslo_config import cfg
 from zaqar_notify.errors import CannotStart, UnknownScheme
 from zaqar_notify.model import Subscription
 from zaqar_notify.notifiers.base import BatchNotifier, Notifier, SingleNotifier
+from zaqar_notify.notifiers.sections import Section
 
 if TYPE_CHECKING:
     from zaqar_notify.notifiers.http import HttpClients
@@ -167,11 +168,9 @@ def _allowed(plugins: Iterable[str], subscriber_types: Sequence[str]) -> frozens
 
 
 def _instance(plugin: Plugin, conf: cfg.ConfigOpts, http: HttpClients) -> Notifier:
-    if plugin.section not in conf:
-        conf.register_group(cfg.OptGroup(plugin.section))
     make: Callable[..., Notifier] = plugin.cls
     try:
-        return make(conf[plugin.section], http, logging.getLogger(f"{NAMESPACE}.{plugin.section}"))
+        return make(Section(conf, plugin.section, plugin.cls), http, logging.getLogger(f"{NAMESPACE}.{plugin.section}"))
     except CannotStart:
         raise
     except Exception as error:
