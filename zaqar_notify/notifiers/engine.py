@@ -511,7 +511,10 @@ def _prepare(transfer: _Transfer, request: Request, left: float, resolve: list[s
     setopt(pycurl.URL, request.url)
     body = request.body
     setopt(pycurl.HTTPHEADER, request.headers if len(body) < _EXPECT_BODY else [*request.headers, "Expect:"])
-    setopt(pycurl.POSTFIELDS, body)
+    if request.method == "GET":
+        setopt(pycurl.HTTPGET, 1)
+    else:
+        setopt(pycurl.POSTFIELDS, body)  # makes it a POST, whatever the handle carried before
     setopt(pycurl.TIMEOUT_MS, int(left * 1000) or 1)
     if transfer.connect_timeout != request.connect_timeout:
         transfer.connect_timeout = request.connect_timeout
