@@ -3,6 +3,9 @@
 It drives libcurl's ``socket_action`` with epoll, so that idle transfers cost nothing. Names are resolved before a transfer
 begins (`Resolver`) and handed to libcurl; the guard judges each address at the moment it is dialled. There is no limit on
 transfers here: whoever submits bounds them, since libcurl's own limits let one host hold up others.
+
+Requests that name a `Request.pool` have connections of their own, apart from all others, and share them: with HTTP/2 they are
+streams of as few connections as the other side's limits allow.
 """
 
 from __future__ import annotations
@@ -37,6 +40,11 @@ _BIG_BODY = 16384  # an idle handle does not hold on to a larger one
 _EXPECT_BODY = 1024 * 1024  # from here on libcurl asks "Expect: 100-continue", unless told not to
 _LOOK_UP_TICK = 0.1
 _CONNECTION_LIFETIME = 600  # then a new one is made, so that a changed address is noticed
+_SHARED_LIFETIME = 3600  # providers of push want theirs to stay
+_SHARED_STREAMS = 1000  # as many as APNs allows; libcurl's own limit is 100
+_SHARED_CONNECTIONS = 256  # kept in one pool
+_HEARD_CONNECTIONS = 1024
+_REPEATS = 10  # each of them stands for the five tries of libcurl itself
 _SPARE_FILES = 512  # descriptors that connections leave for everything else
 _LOADED_NAMES = 20000
 
@@ -163,6 +171,34 @@ class _Easy(pycurl.Curl):  # type: ignore[misc]  # pycurl has no types
     transfer: _Transfer
 
 
+class _Pool:
+    """A multi handle: connections, and what is known of the names that they lead to."""
+
+    __slots__ = ("active", "heard", "idle", "loaded", "multi", "shared", "timer_at")
+
+    def __init__(self, name: str, connections: int) -> None:
+        self.shared = name != ""
+        self.multi: Any = pycurl.CurlMulti()
+        self.multi.setopt(pycurl.M_MAXCONNECTS, min(connections, _SHARED_CONNECTIONS) if self.shared else connections)
+        if self.shared:
+            self.multi.setopt(pycurl.M_MAX_CONCURRENT_STREAMS, _SHARED_STREAMS)
+        self.timer_at: float | None = None
+        self.loaded: dict[tuple[str, int], tuple[str, ...]] = {}  # what libcurl's own cache holds
+        self.idle: list[_Transfer] = []
+        self.active: set[_Transfer] = set()
+        self.heard: dict[int, float] = {}  # connection -> when it last brought an answer
+        self.multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
+
+    def _set_timer(self, milliseconds: int) -> None:
+        self.timer_at = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000
+
+    def close(self) -> None:
+        for transfer in self.idle:
+            transfer.curl.close()
+        self.idle.clear()
+        self.multi.close()
+
+
 class Engine:
     """``proxy``: URL of an egress proxy, which then judges names; literal addresses are judged here."""
 
@@ -187,10 +223,8 @@ class Engine:
         self._inbox: collections.deque[Request] = collections.deque()
         self._answers: collections.deque[tuple[str, Answer]] = collections.deque()
         self._looking: dict[str, list[Request]] = {}  # name -> requests that wait for its addresses
-        self._loaded: dict[tuple[str, int], tuple[str, ...]] = {}  # what libcurl's own cache holds
-        self._idle: list[_Transfer] = []
-        self._active: set[_Transfer] = set()
-        self._timer_at: float | None = None
+        self._pools: dict[str, _Pool] = {}
+        self._watched: dict[int, _Pool] = {}  # by descriptor
         self._next_tick = 0.0
         self._signalled = False
         self._lock = threading.Lock()
@@ -207,10 +241,7 @@ class Engine:
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
-        self._multi: Any = pycurl.CurlMulti()
-        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
-        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
-        self._multi.setopt(pycurl.M_MAXCONNECTS, max(1, min(self._connections, limit - _SPARE_FILES)))
+        self._connections = max(1, min(self._connections, limit - _SPARE_FILES))
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="http-engine", daemon=True)
         self._thread.start()
@@ -246,11 +277,15 @@ class Engine:
                 os.eventfd_read(fd)
                 self._signalled = False
             else:
-                self._multi.socket_action(fd, _action(mask))
-        if self._timer_at is not None and time.monotonic() >= self._timer_at:
-            self._timer_at = None
-            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
-        self._collect()
+                pool = self._watched.get(fd)
+                if pool is not None:  # else it was closed by what came before it
+                    pool.multi.socket_action(fd, _action(mask))
+        for pool in self._pools.values():
+            if pool.timer_at is not None and time.monotonic() >= pool.timer_at:
+                pool.timer_at = None
+                pool.multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+            if pool.active:
+                self._collect(pool)
         if self._answers:
             self._hear_answers()
         if self._inbox:
@@ -261,7 +296,8 @@ class Engine:
     def _wait(self) -> float:
         if self._inbox or self._answers:
             return 0.0
-        wait = -1.0 if self._timer_at is None else max(self._timer_at - time.monotonic(), 0.0)
+        timers = [pool.timer_at for pool in self._pools.values() if pool.timer_at is not None]
+        wait = max(min(timers) - time.monotonic(), 0.0) if timers else -1.0
         if self._looking:
             return _LOOK_UP_TICK if wait < 0 else min(wait, _LOOK_UP_TICK)
         return wait
@@ -277,22 +313,28 @@ class Engine:
             os.eventfd_write(self._wake_fd, 1)
             return True
 
-    def _watch(self, what: int, fd: int, _multi: Any, _data: Any) -> None:
+    def _pool(self, name: str) -> _Pool:
+        pool = self._pools.get(name)
+        if pool is None:
+            pool = self._pools[name] = _Pool(name, self._connections)
+            pool.multi.setopt(pycurl.M_SOCKETFUNCTION, functools.partial(self._watch, pool))
+        return pool
+
+    def _watch(self, pool: _Pool, what: int, fd: int, _multi: Any, _data: Any) -> None:
         """libcurl says what it waits for on a socket."""
         if what == pycurl.POLL_REMOVE:
+            self._watched.pop(fd, None)
             try:
                 self._epoll.unregister(fd)
             except OSError:  # it was closed already
                 return
             return
         interest = _INTEREST.get(what, 0)
+        self._watched[fd] = pool
         try:
             self._epoll.register(fd, interest)
         except FileExistsError:
             self._epoll.modify(fd, interest)
-
-    def _set_timer(self, milliseconds: int) -> None:
-        self._timer_at = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000
 
     # -- from request to transfer -------------------------------------------------------------------------------------------
 
@@ -360,17 +402,18 @@ class Engine:
             self._fail(request, fault, f"{dialled.host}: {answer.detail}")
             return
         pair = (dialled.host, dialled.port)
-        loaded = self._loaded.get(pair)
+        known = self._pool(request.pool).loaded
+        loaded = known.get(pair)
         if loaded is answer.addresses:
             self._transfer(request, now, None)
             return
         lines = [f"{pair[0]}:{pair[1]}:{','.join(_bracketed(address) for address in answer.addresses)}"]
-        if loaded is None and len(self._loaded) >= _LOADED_NAMES:
-            oldest = next(iter(self._loaded))
-            del self._loaded[oldest]
+        if loaded is None and len(known) >= _LOADED_NAMES:
+            oldest = next(iter(known))
+            del known[oldest]
             lines.insert(0, f"-{oldest[0]}:{oldest[1]}")
         if self._transfer(request, now, lines):
-            self._loaded[pair] = answer.addresses
+            known[pair] = answer.addresses
 
     def _transfer(self, request: Request, now: float, resolve: list[str] | None) -> bool:
         """False: it has failed already."""
@@ -378,29 +421,34 @@ class Engine:
         if left <= 0:
             self._fail(request, Fault.LATE, "its time was over before it could be sent")
             return False
-        transfer = self._idle.pop() if self._idle else self._make()
+        pool = self._pool(request.pool)
+        transfer = pool.idle.pop() if pool.idle else self._make(pool)
         transfer.request = request
         transfer.started_at = now
         try:
             _prepare(transfer, request, left, resolve)
-            self._multi.add_handle(transfer.curl)
+            pool.multi.add_handle(transfer.curl)
         except (pycurl.error, TypeError, ValueError) as error:
             transfer.request = None
             transfer.curl.close()
             self._fail(request, Fault.OTHER, str(error))
             return False
-        self._active.add(transfer)
+        pool.active.add(transfer)
         return True
 
-    def _make(self) -> _Transfer:
+    def _make(self, pool: _Pool) -> _Transfer:
         transfer = _Transfer(None if self._proxy else self._guard)
         setopt = transfer.curl.setopt
         setopt(pycurl.NOSIGNAL, 1)
         setopt(pycurl.POST, 1)
         setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
-        setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS if self._http2 else pycurl.CURL_HTTP_VERSION_1_1)
+        http2 = self._http2 or pool.shared
+        setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS if http2 else pycurl.CURL_HTTP_VERSION_1_1)
         setopt(pycurl.TCP_KEEPALIVE, 1)
-        setopt(pycurl.MAXLIFETIME_CONN, _CONNECTION_LIFETIME)
+        setopt(pycurl.MAXLIFETIME_CONN, _SHARED_LIFETIME if pool.shared else _CONNECTION_LIFETIME)
+        if pool.shared:
+            setopt(pycurl.MAXAGE_CONN, _SHARED_LIFETIME)
+            setopt(pycurl.PIPEWAIT, 1)  # for a connection that is being made, rather than make another
         setopt(pycurl.CAINFO, self._ca_file)
         setopt(pycurl.PROXY, self._proxy or "")  # empty: the environment's are ignored
         setopt(pycurl.NOPROXY, "")
@@ -414,16 +462,16 @@ class Engine:
 
     # -- from transfer to response ------------------------------------------------------------------------------------------
 
-    def _collect(self) -> None:
+    def _collect(self, pool: _Pool) -> None:
         left = 1
         while left:
-            left, complete, failed = self._multi.info_read()
+            left, complete, failed = pool.multi.info_read()
             for curl in complete:
-                self._finish(curl.transfer, 0, "")
+                self._finish(pool, curl.transfer, 0, "")
             for curl, code, text in failed:
-                self._finish(curl.transfer, code, text)
+                self._finish(pool, curl.transfer, code, text)
 
-    def _finish(self, transfer: _Transfer, code: int, text: str) -> None:
+    def _finish(self, pool: _Pool, transfer: _Transfer, code: int, text: str) -> None:
         request = transfer.request
         if request is None:
             return
@@ -433,15 +481,21 @@ class Engine:
             response.fault, response.detail = self._judge_failure(transfer, code, text)
         if request.timed or response.fault is not None or not 200 <= status < 300:
             response.phases = _phases(transfer, request, answered=status > 0)
-        self._release(transfer)
-        _answer(request, response)
+        if pool.shared:
+            _listen(pool, transfer, response)
+        self._release(pool, transfer)
+        if pool.shared and response.fault is Fault.RESET and not status and request.repeats < _REPEATS:
+            request.repeats += 1
+            self._inbox.append(request)
+        else:
+            _answer(request, response)
 
-    def _release(self, transfer: _Transfer) -> None:
+    def _release(self, pool: _Pool, transfer: _Transfer) -> None:
         request = transfer.request
-        self._multi.remove_handle(transfer.curl)
-        self._active.discard(transfer)
+        pool.multi.remove_handle(transfer.curl)
+        pool.active.discard(transfer)
         transfer.request = None
-        if len(self._idle) >= _IDLE_HANDLES:
+        if len(pool.idle) >= _IDLE_HANDLES:
             transfer.curl.close()
             return
         if request is not None and len(request.body) > _BIG_BODY:
@@ -451,7 +505,7 @@ class Engine:
         transfer.size = 0
         transfer.dialled = False
         transfer.refusal = transfer.local = None
-        self._idle.append(transfer)
+        pool.idle.append(transfer)
 
     def _judge_failure(self, transfer: _Transfer, code: int, text: str) -> tuple[Fault, str]:
         if transfer.local is not None:
@@ -480,21 +534,19 @@ class Engine:
         with self._lock:
             self._ended = True
             os.close(self._wake_fd)
-        for transfer in self._active:
+        for transfer in [transfer for pool in self._pools.values() for transfer in pool.active]:
             request = transfer.request
             transfer.curl.close()
             transfer.request = None
             if request is not None:
                 self._fail(request, Fault.CLOSED, "")
-        self._active.clear()
         for requests in self._looking.values():
             self._inbox.extend(requests)
         self._looking.clear()
         self._end_inbox()
-        for transfer in self._idle:
-            transfer.curl.close()
-        self._idle.clear()
-        self._multi.close()
+        for pool in self._pools.values():
+            pool.active.clear()
+            pool.close()
         self._epoll.close()
 
     def _end_inbox(self) -> None:
@@ -521,6 +573,26 @@ def _prepare(transfer: _Transfer, request: Request, left: float, resolve: list[s
         setopt(pycurl.CONNECTTIMEOUT_MS, int(request.connect_timeout * 1000) or 1)
     if resolve is not None:
         setopt(pycurl.RESOLVE, resolve)  # stays in libcurl's cache until it is replaced
+
+
+def _listen(pool: _Pool, transfer: _Transfer, response: Response) -> None:
+    """Notice a connection that has gone silent, and cut it: each new request would become one more stream of it."""
+    connection = transfer.curl.getinfo(pycurl.CONN_ID)
+    if response.status:
+        if len(pool.heard) >= _HEARD_CONNECTIONS:
+            pool.heard.clear()
+        pool.heard[connection] = time.monotonic()
+        return
+    if response.fault is not Fault.TIMEOUT or pool.heard.get(connection, 0.0) >= transfer.started_at:
+        return
+    fd = transfer.curl.getinfo(pycurl.ACTIVESOCKET)
+    if fd < 0:
+        return
+    try:
+        with socket.socket(fileno=os.dup(fd)) as silent:
+            silent.shutdown(socket.SHUT_RDWR)  # libcurl sees its end, and tells all who use it
+    except OSError:
+        return
 
 
 def _phases(transfer: _Transfer, request: Request, answered: bool) -> dict[str, float]:

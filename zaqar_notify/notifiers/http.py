@@ -70,6 +70,12 @@ class Request:
     """``POST`` or ``GET``, which has no body."""
     tag: Any = None
     """The caller's own."""
+    pool: str = ""
+    """Requests that name the same one have connections of their own, and share them as streams where there is HTTP/2. One
+    whose connection ends before it is answered is sent again on another, within its time: so ends what large providers tell
+    to go away."""
+    repeats: int = 0
+    """How often that was done."""
 
 
 @dataclasses.dataclass(slots=True, eq=False)
