@@ -71,7 +71,7 @@ class RegistryTest(unittest.TestCase):
 
     def test_what_this_package_ships(self) -> None:
         loaded = self.started(Notifiers.load(own=True))
-        self.assertLessEqual({"http", "https", "log", "mailto"}, set(loaded.schemes()))
+        self.assertLessEqual({"apns", "fcm", "http", "https", "log", "mailto", "webpush"}, set(loaded.schemes()))
         self.assertLessEqual({"email", "log", "webhook"}, {section for section, _ in loaded.options()})
         version = importlib.metadata.version("zaqar-notify")
         rows = {row[0]: row[1:] for row in loaded.describe()}

@@ -58,6 +58,16 @@ class Notifiers:
         found = {plugin.section: plugin.cls.options for plugin in self._plugins.values()}
         return sorted(found.items(), key=lambda pair: pair[0])
 
+    def named_options(self, conf: cfg.ConfigOpts | None = None) -> list[tuple[str, list[cfg.Opt]]]:
+        """The same for the sections of named credentials: those that ``conf`` lists, or ``<section>_name`` for any."""
+        found: dict[str, list[cfg.Opt]] = {}
+        for plugin in self._plugins.values():
+            cls = plugin.cls
+            if cls.named_by:
+                names = ["name"] if conf is None else conf[plugin.section][cls.named_by]
+                found.update({f"{plugin.section}_{name}": cls.named_options for name in names})
+        return sorted(found.items(), key=lambda pair: pair[0])
+
     def instantiate(self, conf: cfg.ConfigOpts, http: HttpClients) -> None:
         """Make one instance for each class and section. ``conf`` has the options of `options` registered."""
         self._http = http
