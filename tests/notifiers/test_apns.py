@@ -217,6 +217,14 @@ class ConnectionTest(ApnsCase):
         self.assertEqual([DELIVERED, REJECTED] * 200, [outcome.kind for outcome in outcomes])
         self.assertEqual((400, 4), (len(self.apple.requests), self.apple.ended))
 
+    def test_nothing_but_bad_tokens(self):
+        notifier = self.shop()
+        for _ in range(10):
+            devices = [apns_device("BadDeviceToken") for _ in range(100)]
+            outcomes = self.deliver(notifier, *[delivery(f"apns://shop/{device}") for device in devices])
+            self.assertEqual({REJECTED}, {outcome.kind for outcome in outcomes})
+        self.assertEqual(1, self.apple.connections)
+
     def test_each_application_has_connections_of_its_own(self):
         sections = {name: self.apple.section(self.directory, key) for name, key in (("a", "KEY1234567"), ("b", "KEY7654321"))}
         notifier = self.notifier(ApnsNotifier, sections)

@@ -11,13 +11,11 @@ streams of as few connections as the other side's limits allow.
 from __future__ import annotations
 
 import collections
-import errno
 import functools
 import logging
 import os
 import resource
 import select
-import socket
 import threading
 import time
 import urllib.parse
@@ -31,19 +29,16 @@ from zaqar_notify.errors import CannotStart, RefusedAddress
 from zaqar_notify.guard import Guard, Target, is_address
 from zaqar_notify.notifiers.http import Fault, Request, Response
 from zaqar_notify.notifiers.resolver import Answer, Resolver
+from zaqar_notify.notifiers.transfers import LOCAL_ERRNOS, Pool, Transfer, cut_if_silent, phases_of, prepare
 
 LOG = logging.getLogger(__name__)
 
 _START_STEP = 128  # transfers started before sockets are served again
 _IDLE_HANDLES = 1024
 _BIG_BODY = 16384  # an idle handle does not hold on to a larger one
-_EXPECT_BODY = 1024 * 1024  # from here on libcurl asks "Expect: 100-continue", unless told not to
 _LOOK_UP_TICK = 0.1
 _CONNECTION_LIFETIME = 600  # then a new one is made, so that a changed address is noticed
 _SHARED_LIFETIME = 3600  # providers of push want theirs to stay
-_SHARED_STREAMS = 1000  # as many as APNs allows; libcurl's own limit is 100
-_SHARED_CONNECTIONS = 256  # kept in one pool
-_HEARD_CONNECTIONS = 1024
 _REPEATS = 10  # each of them stands for the five tries of libcurl itself
 _SPARE_FILES = 512  # descriptors that connections leave for everything else
 _LOADED_NAMES = 20000
@@ -87,116 +82,9 @@ _FAULTS = {
     pycurl.E_BAD_CONTENT_ENCODING: Fault.PROTOCOL,
     pycurl.E_OUT_OF_MEMORY: Fault.LOCAL,
 }
-_LOCAL_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 # With a proxy, these before the proxy has answered CONNECT mean that the proxy itself failed. A timeout does not: a proxy that
 # waits for a silent endpoint looks the same.
 _PROXY_SUSPECTS = frozenset({Fault.CONNECT, Fault.TLS, Fault.RESET, Fault.PROTOCOL, Fault.PROXY})
-
-
-class _Transfer:
-    """An easy handle with what belongs to the request that it carries; used again and again."""
-
-    __slots__ = (
-        "body",
-        "connect_timeout",
-        "curl",
-        "dialled",
-        "guard",
-        "head",
-        "local",
-        "refusal",
-        "request",
-        "size",
-        "started_at",
-    )
-
-    def __init__(self, guard: Guard | None) -> None:
-        self.curl: Any = _Easy()
-        self.curl.transfer = self
-        self.guard = guard
-        self.head: list[bytes] = []
-        self.body: list[bytes] = []
-        self.size = 0
-        self.connect_timeout = 0.0
-        self.request: Request | None = None
-        self.started_at = 0.0
-        self.dialled = False
-        self.refusal: str | None = None
-        self.local: str | None = None
-
-    def open_socket(self, _purpose: int, address: Any) -> _Opened | int:
-        """libcurl asks for a socket to dial with: the last moment at which the address can be judged."""
-        if self.guard is not None:
-            ip, port = address.addr[:2]
-            refusal = self.guard.check_address(ip) or self.guard.check_port(port)
-            if refusal is not None:
-                self.refusal = refusal
-                return int(pycurl.SOCKET_BAD)
-        try:
-            opened = _Opened(socket.socket(address.family, address.socktype, address.protocol))
-            os.close(os.dup(opened.fileno()))  # pycurl takes a duplicate and does not say when it gets none
-        except OSError as error:
-            if error.errno in _LOCAL_ERRNOS:
-                self.local = error.strerror
-            return int(pycurl.SOCKET_BAD)
-        self.dialled = True
-        return opened
-
-    def write(self, data: bytes) -> int | None:
-        request = self.request
-        if request is None:
-            return 0
-        if self.size < request.keep_bytes:
-            self.body.append(data[: request.keep_bytes - self.size])
-        self.size += len(data)
-        return None if self.size <= request.max_response_bytes else 0
-
-
-class _Opened:
-    """A socket for pycurl, which duplicates its descriptor and lets go of it: the original is closed at that moment."""
-
-    __slots__ = ("_socket",)
-
-    def __init__(self, opened: socket.socket) -> None:
-        self._socket = opened
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def __del__(self) -> None:
-        self._socket.close()
-
-
-class _Easy(pycurl.Curl):  # type: ignore[misc]  # pycurl has no types
-    transfer: _Transfer
-
-
-class _Pool:
-    """A multi handle: connections, and what is known of the names that they lead to."""
-
-    __slots__ = ("active", "heard", "idle", "loaded", "multi", "shared", "timer_at")
-
-    def __init__(self, name: str, connections: int) -> None:
-        self.shared = name != ""
-        self.multi: Any = pycurl.CurlMulti()
-        self.multi.setopt(pycurl.M_MAXCONNECTS, min(connections, _SHARED_CONNECTIONS) if self.shared else connections)
-        if self.shared:
-            self.multi.setopt(pycurl.M_MAX_CONCURRENT_STREAMS, _SHARED_STREAMS)
-        self.timer_at: float | None = None
-        self.loaded: dict[tuple[str, int], tuple[str, ...]] = {}  # what libcurl's own cache holds
-        self.idle: list[_Transfer] = []
-        self.active: set[_Transfer] = set()
-        self.heard: dict[int, float] = {}  # connection -> when it last brought an answer
-        self.multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
-
-    def _set_timer(self, milliseconds: int) -> None:
-        self.timer_at = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000
-
-    def close(self) -> None:
-        for transfer in self.idle:
-            transfer.curl.close()
-        self.idle.clear()
-        self.multi.close()
 
 
 class Engine:
@@ -223,8 +111,8 @@ class Engine:
         self._inbox: collections.deque[Request] = collections.deque()
         self._answers: collections.deque[tuple[str, Answer]] = collections.deque()
         self._looking: dict[str, list[Request]] = {}  # name -> requests that wait for its addresses
-        self._pools: dict[str, _Pool] = {}
-        self._watched: dict[int, _Pool] = {}  # by descriptor
+        self._pools: dict[str, Pool] = {}
+        self._watched: dict[int, Pool] = {}  # by descriptor
         self._next_tick = 0.0
         self._signalled = False
         self._lock = threading.Lock()
@@ -313,14 +201,14 @@ class Engine:
             os.eventfd_write(self._wake_fd, 1)
             return True
 
-    def _pool(self, name: str) -> _Pool:
+    def _pool(self, name: str) -> Pool:
         pool = self._pools.get(name)
         if pool is None:
-            pool = self._pools[name] = _Pool(name, self._connections)
+            pool = self._pools[name] = Pool(name, self._connections)
             pool.multi.setopt(pycurl.M_SOCKETFUNCTION, functools.partial(self._watch, pool))
         return pool
 
-    def _watch(self, pool: _Pool, what: int, fd: int, _multi: Any, _data: Any) -> None:
+    def _watch(self, pool: Pool, what: int, fd: int, _multi: Any, _data: Any) -> None:
         """libcurl says what it waits for on a socket."""
         if what == pycurl.POLL_REMOVE:
             self._watched.pop(fd, None)
@@ -426,7 +314,7 @@ class Engine:
         transfer.request = request
         transfer.started_at = now
         try:
-            _prepare(transfer, request, left, resolve)
+            prepare(transfer, request, left, resolve)
             pool.multi.add_handle(transfer.curl)
         except (pycurl.error, TypeError, ValueError) as error:
             transfer.request = None
@@ -436,8 +324,8 @@ class Engine:
         pool.active.add(transfer)
         return True
 
-    def _make(self, pool: _Pool) -> _Transfer:
-        transfer = _Transfer(None if self._proxy else self._guard)
+    def _make(self, pool: Pool) -> Transfer:
+        transfer = Transfer(None if self._proxy else self._guard)
         setopt = transfer.curl.setopt
         setopt(pycurl.NOSIGNAL, 1)
         setopt(pycurl.POST, 1)
@@ -462,7 +350,7 @@ class Engine:
 
     # -- from transfer to response ------------------------------------------------------------------------------------------
 
-    def _collect(self, pool: _Pool) -> None:
+    def _collect(self, pool: Pool) -> None:
         left = 1
         while left:
             left, complete, failed = pool.multi.info_read()
@@ -471,7 +359,7 @@ class Engine:
             for curl, code, text in failed:
                 self._finish(pool, curl.transfer, code, text)
 
-    def _finish(self, pool: _Pool, transfer: _Transfer, code: int, text: str) -> None:
+    def _finish(self, pool: Pool, transfer: Transfer, code: int, text: str) -> None:
         request = transfer.request
         if request is None:
             return
@@ -480,9 +368,9 @@ class Engine:
         if code and not (code == pycurl.E_WRITE_ERROR and transfer.size > request.max_response_bytes):
             response.fault, response.detail = self._judge_failure(transfer, code, text)
         if request.timed or response.fault is not None or not 200 <= status < 300:
-            response.phases = _phases(transfer, request, answered=status > 0)
+            response.phases = phases_of(transfer, request, answered=status > 0)
         if pool.shared:
-            _listen(pool, transfer, response)
+            cut_if_silent(pool, transfer, response)
         self._release(pool, transfer)
         if pool.shared and response.fault is Fault.RESET and not status and request.repeats < _REPEATS:
             request.repeats += 1
@@ -490,7 +378,7 @@ class Engine:
         else:
             _answer(request, response)
 
-    def _release(self, pool: _Pool, transfer: _Transfer) -> None:
+    def _release(self, pool: Pool, transfer: Transfer) -> None:
         request = transfer.request
         pool.multi.remove_handle(transfer.curl)
         pool.active.discard(transfer)
@@ -507,7 +395,7 @@ class Engine:
         transfer.refusal = transfer.local = None
         pool.idle.append(transfer)
 
-    def _judge_failure(self, transfer: _Transfer, code: int, text: str) -> tuple[Fault, str]:
+    def _judge_failure(self, transfer: Transfer, code: int, text: str) -> tuple[Fault, str]:
         if transfer.local is not None:
             return Fault.LOCAL, transfer.local
         if transfer.refusal is not None and not transfer.dialled:
@@ -517,7 +405,7 @@ class Engine:
         number = curl.getinfo(pycurl.OS_ERRNO)
         if fault is Fault.CONNECT and number:
             text = os.strerror(number)
-        if fault is Fault.CONNECT and number in _LOCAL_ERRNOS:
+        if fault is Fault.CONNECT and number in LOCAL_ERRNOS:
             return Fault.LOCAL, text
         if fault is Fault.TIMEOUT:
             text = "no connection in time" if not curl.getinfo(pycurl.CONNECT_TIME) else "no complete answer in time"
@@ -558,58 +446,6 @@ class Engine:
             self._fail(request, Fault.CLOSED, "")
 
 
-def _prepare(transfer: _Transfer, request: Request, left: float, resolve: list[str] | None) -> None:
-    setopt = transfer.curl.setopt
-    setopt(pycurl.URL, request.url)
-    body = request.body
-    setopt(pycurl.HTTPHEADER, request.headers if len(body) < _EXPECT_BODY else [*request.headers, "Expect:"])
-    if request.method == "GET":
-        setopt(pycurl.HTTPGET, 1)
-    else:
-        setopt(pycurl.POSTFIELDS, body)  # makes it a POST, whatever the handle carried before
-    setopt(pycurl.TIMEOUT_MS, int(left * 1000) or 1)
-    if transfer.connect_timeout != request.connect_timeout:
-        transfer.connect_timeout = request.connect_timeout
-        setopt(pycurl.CONNECTTIMEOUT_MS, int(request.connect_timeout * 1000) or 1)
-    if resolve is not None:
-        setopt(pycurl.RESOLVE, resolve)  # stays in libcurl's cache until it is replaced
-
-
-def _listen(pool: _Pool, transfer: _Transfer, response: Response) -> None:
-    """Notice a connection that has gone silent, and cut it: each new request would become one more stream of it."""
-    connection = transfer.curl.getinfo(pycurl.CONN_ID)
-    if response.status:
-        if len(pool.heard) >= _HEARD_CONNECTIONS:
-            pool.heard.clear()
-        pool.heard[connection] = time.monotonic()
-        return
-    if response.fault is not Fault.TIMEOUT or pool.heard.get(connection, 0.0) >= transfer.started_at:
-        return
-    fd = transfer.curl.getinfo(pycurl.ACTIVESOCKET)
-    if fd < 0:
-        return
-    try:
-        with socket.socket(fileno=os.dup(fd)) as silent:
-            silent.shutdown(socket.SHUT_RDWR)  # libcurl sees its end, and tells all who use it
-    except OSError:
-        return
-
-
-def _phases(transfer: _Transfer, request: Request, answered: bool) -> dict[str, float]:
-    getinfo = transfer.curl.getinfo
-    before = transfer.started_at - request.started_at
-    phases = {"name": before}
-    if transfer.dialled:  # libcurl names a time for a connection that was there before, too
-        for name, info in (("connect", pycurl.CONNECT_TIME), ("tls", pycurl.APPCONNECT_TIME)):
-            seconds = getinfo(info)
-            if seconds:
-                phases[name] = before + seconds
-    if answered:  # it names one for a failure, too
-        phases["first_byte"] = before + getinfo(pycurl.STARTTRANSFER_TIME)
-    phases["end"] = time.monotonic() - request.started_at
-    return phases
-
-
 def _answer(request: Request, response: Response) -> None:
     try:
         request.done(request, response)
@@ -626,7 +462,7 @@ def _action(mask: int) -> int:
     return action
 
 
-def _judge_proxy(transfer: _Transfer, fault: Fault, text: str) -> tuple[Fault, str]:
+def _judge_proxy(transfer: Transfer, fault: Fault, text: str) -> tuple[Fault, str]:
     code = transfer.curl.getinfo(pycurl.HTTP_CONNECTCODE)
     if code == 403:
         return Fault.PROXY_REFUSED, "the egress proxy answered 403"
