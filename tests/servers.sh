@@ -7,7 +7,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 APT_PACKAGES="curl nginx-light prometheus"
-NPM_PACKAGES="web-push-testing@1.2.2"
+NPM_PACKAGES="smpp@0.5.1 web-push-testing@1.2.2"
 PIP_PACKAGES=""
 
 missing_apt() {
