@@ -307,7 +307,10 @@ class Engine:
         """False: it has failed already."""
         left = request.deadline - now
         if left <= 0:
-            self._fail(request, Fault.LATE, "its time was over before it could be sent")
+            if request.repeats:
+                self._fail(request, Fault.RESET, "each time before an answer")
+            else:
+                self._fail(request, Fault.LATE, "its time was over before it could be sent")
             return False
         pool = self._pool(request.pool)
         transfer = pool.idle.pop() if pool.idle else self._make(pool)
@@ -372,11 +375,26 @@ class Engine:
         if pool.shared:
             cut_if_silent(pool, transfer, response)
         self._release(pool, transfer)
-        if pool.shared and response.fault is Fault.RESET and not status and request.repeats < _REPEATS:
+        if pool.shared and self._is_to_repeat(pool, request, response):
             request.repeats += 1
             self._inbox.append(request)
         else:
             _answer(request, response)
+
+    def _is_to_repeat(self, pool: Pool, request: Request, response: Response) -> bool:
+        """A connection has ended before its answer, and the other side is one that does answer."""
+        target, _ = self._judge(request.url)
+        if target is None:
+            return False
+        place = (target.host, target.port)
+        if response.status:
+            if len(pool.answered) >= _LOADED_NAMES:
+                pool.answered.clear()
+            pool.answered[place] = time.monotonic()
+            return False
+        if response.fault is not Fault.RESET or request.repeats >= _REPEATS:
+            return False
+        return pool.answered.get(place, 0.0) >= request.started_at
 
     def _release(self, pool: Pool, transfer: Transfer) -> None:
         request = transfer.request

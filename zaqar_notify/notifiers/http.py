@@ -72,8 +72,8 @@ class Request:
     """The caller's own."""
     pool: str = ""
     """Requests that name the same one have connections of their own, and share them as streams where there is HTTP/2. One
-    whose connection ends before it is answered is sent again on another, within its time: so ends what large providers tell
-    to go away."""
+    whose connection ends before it is answered is sent again on another, within its time, where others were answered
+    meanwhile: large providers tell connections to go away in the middle of traffic."""
     repeats: int = 0
     """How often that was done."""
 

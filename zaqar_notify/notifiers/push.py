@@ -19,6 +19,7 @@ from zaqar_notify.notifiers.http import Fault, HttpClients, Request, Response
 
 KEEP_BYTES = 4096
 """Of an answer's body: providers say in it what was wrong."""
+_LEAST_SECRET = 6  # shorter ones would be found everywhere
 _PRIORITIES = frozenset({"very-low", "low", "normal", "high"})
 
 COMMON: list[cfg.Opt] = [
@@ -174,15 +175,15 @@ class PushNotifier(BatchNotifier):
         answered = response.fault is None or (response.fault is Fault.RESET and response.status >= 200)
         if answered and self._again(request, response):
             return
-        secret = sent.secret.encode()
-        response.body = response.body.replace(secret, exchanges.MASK.encode())
+        hidden = [sent.secret.encode()] if len(sent.secret) >= _LEAST_SECRET else []
+        response.body = exchanges.without(hidden, response.body)
         if answered:
             outcome = self._judge(sent, response, time.time())
         else:
             outcome = answers.fault(response.fault or Fault.OTHER, response.detail, response.status)
         if response.phases is not None:  # else a success, and the log wants no more of it
             request.url = sent.shown_url
-            response.head = response.head.replace(secret, exchanges.MASK.encode())
+            response.head = exchanges.without(hidden, response.head)
             exchange = exchanges.of_request(request, response, response.phases, exchanges.BODY_BYTES)
             outcome = dataclasses.replace(outcome, exchange=exchange)
         sent.report(sent.delivery, outcome)

@@ -102,7 +102,7 @@ class Easy(pycurl.Curl):  # type: ignore[misc]  # pycurl has no types
 class Pool:
     """A multi handle: connections, and what is known of the names that they lead to."""
 
-    __slots__ = ("active", "heard", "idle", "loaded", "multi", "shared", "timer_at")
+    __slots__ = ("active", "answered", "heard", "idle", "loaded", "multi", "shared", "timer_at")
 
     def __init__(self, name: str, connections: int) -> None:
         self.shared = name != ""
@@ -114,6 +114,7 @@ class Pool:
         self.loaded: dict[tuple[str, int], tuple[str, ...]] = {}  # what libcurl's own cache holds
         self.idle: list[Transfer] = []
         self.active: set[Transfer] = set()
+        self.answered: dict[tuple[str, int], float] = {}  # host and port -> when it last answered
         self.heard: dict[int, float] = {}  # descriptor of a connection -> when it last brought an answer
         self.multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
 
