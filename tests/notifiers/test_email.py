@@ -132,6 +132,24 @@ class MailTest(EmailCase):
         text = self.mail(of=message({"order": 7, "to": ["Grün", "中"]})).text
         self.assertTrue(text.startswith('{\n  "order": 7,\n  "to": [\n    "Grün",\n    "中"\n  ]\n}\n'), text)
 
+    def test_title_text_and_a_page(self) -> None:
+        body = {"title": "Your order", "text": "It is on its way.", "data": {"order": 7}}
+        parsed = self.mail(of=message(body)).parsed
+        self.assertEqual("Your order", parsed["Subject"])
+        self.assertTrue(text_of(parsed).startswith("It is on its way.\n\n-- \n"))
+        own = {"subject": "Grüße", "text": "For mail", "html": "<p>Gr\u00fc\u00dfe & <b>more</b>\r</p>\n.\n" + "<i>x</i>" * 200}
+        parsed = self.mail(of=message({**body, "email": own})).parsed
+        self.assertEqual(("Grüße", "multipart/alternative"), (parsed["Subject"], parsed.get_content_type()))
+        plain, page = parsed.iter_parts()
+        self.assertEqual(("text/plain", "text/html"), (plain.get_content_type(), page.get_content_type()))
+        self.assertTrue(text_of(plain).startswith("For mail\n\n-- \n"))
+        self.assertEqual(own["html"].replace("\r", "\n"), text_of(page))
+        self.assertEqual("mine", self.mail(f"mailto:{ADDRESS}?subject=mine", of=message(body)).parsed["Subject"])
+        odd = {"title": "a\r\nBcc: x@y.zz", "text": 5, "email": {"subject": 5, "html": []}}
+        mail = self.mail(of=message(odd))
+        self.assertEqual("a Bcc: x@y.zz", mail.parsed["Subject"])
+        self.assertIsNone(mail.parsed["Bcc"])
+
     def test_any_text_arrives_as_it_was(self) -> None:
         for text in ("From me\n.\n..\nend", "x" * 5000, "a\0b\x1b[31m", "Grüße 😀\n" * 100, "a\rb\r\nc"):
             with self.subTest(text[:10]):

@@ -418,6 +418,8 @@ class GenericTest(SmsCase):
         for text, expected in (
             ("a\x00b\x1b[31m\r\nc\td", "a b [31m\nc d"),
             ({"order": 7, "to": "Grün"}, '{"order": 7, "to": "Grün"}'),
+            ({"title": "Order", "text": "It is here", "data": 7}, "It is here"),
+            ({"title": "Order", "text": "It is here", "sms": {"text": "Here!"}}, "Here!"),
             ("", " "),
             ("x" * 1000, "x" * (6 * 153 - 3) + "..."),
         ):

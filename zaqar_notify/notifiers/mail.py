@@ -152,10 +152,11 @@ def check_subject(value: Any, what: str) -> None:
 
 
 def content(delivery: Delivery, subject: str | None) -> Content:
-    """What is sent where there is no template. ``subject``: the subscriber's own."""
+    """``subject``: the subscriber's own, which comes before what the message says."""
     message = delivery.message
     kind = message.kind
-    lines = [contents.text(delivery, indent=2).rstrip("\n")]
+    shown = contents.content(delivery, "email", indent=2)
+    lines = [shown.text.rstrip("\n")]
     if kind is MessageKind.CONFIRMATION:
         usual = f"Please confirm: notifications of {message.queue}"
     else:
@@ -164,7 +165,9 @@ def content(delivery: Delivery, subject: str | None) -> Content:
     link = delivery.links.get(contents.UNSUBSCRIBE)
     if link:
         lines.append(f"Unsubscribe: {link}")
-    return Content(subject or usual, "\n".join(lines) + "\n")
+    own, page = shown.own.get("subject"), shown.own.get("html")
+    chosen = subject or (own if isinstance(own, str) else None) or shown.title or usual
+    return Content(chosen, "\n".join(lines) + "\n", page if isinstance(page, str) else None)
 
 
 # -- the mail -----------------------------------------------------------------------------------------------------------------
@@ -176,7 +179,7 @@ def compose(delivery: Delivery, content: Content, *, sender: Mailbox, recipient:
     headers = [
         _header("From", _shown(sender)),
         _header("To", str(recipient)),
-        _header("Subject", _encoded(line(content.subject, _SUBJECT), len("Subject: "))),
+        _header("Subject", _encoded(line(content.subject, _SUBJECT) or "(none)", len("Subject: "))),
         _header("Date", email.utils.formatdate(usegmt=True)),
         _header("Message-ID", f"<{delivery.id}@{domain}>"),
         _header("Auto-Submitted", "auto-generated"),  # RFC 3834: absence notices are not wanted

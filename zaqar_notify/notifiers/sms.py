@@ -278,7 +278,7 @@ def _terms(name: str, section: Any, most: float) -> Terms:
 
 def _sms(delivery: Delivery, target: Target, terms: Terms) -> Sms | None:
     """None: it is too long."""
-    text = content.text(delivery)
+    text = content.content(delivery, "sms").text
     text = "".join(one if one.isprintable() or one == "\n" else " " for one in text.replace("\r\n", "\n")) or " "
     if gsm.measure(text).segments > terms.max_segments:
         if not terms.cut:
