@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import email.charset
 import email.header
-import email.mime.multipart
-import email.mime.text
-import email.policy
 import email.utils
 import functools
 import re
+import secrets
 import urllib.parse
 from typing import Any, NamedTuple
 
@@ -27,7 +26,6 @@ _MOST_HEADER = 990
 _SUBJECT = 200
 _ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _KEYS = frozenset({"subject", "account"})
-_WIRE = email.policy.compat32.clone(linesep="\r\n", mangle_from_=False)
 _UTF8 = email.charset.Charset("utf-8")
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-\u0080-\U0010ffff]+"
 _LOCAL = re.compile(rf"{_ATOM}(\.{_ATOM})*")
@@ -190,7 +188,7 @@ def compose(delivery: Delivery, content: Content, *, sender: Mailbox, recipient:
     ]
     if message.kind is MessageKind.TEST:
         headers.append(_header("zaqar-notify-test", "true"))
-    return b"".join(headers) + _body(content).as_bytes(policy=_WIRE)
+    return b"".join(headers) + _body(content)
 
 
 def _list_headers(delivery: Delivery) -> list[bytes]:
@@ -231,21 +229,31 @@ def _encoded(text: str, before: int) -> str:
     return email.header.Header(text, _UTF8, header_name="x" * max(before - 2, 1)).encode(linesep="\r\n")
 
 
-def _body(content: Content) -> email.mime.text.MIMEText | email.mime.multipart.MIMEMultipart:
+def _body(content: Content) -> bytes:
     text = _part(content.text, "plain")
     if content.html is None:
-        return text
-    return email.mime.multipart.MIMEMultipart("alternative", _subparts=[text, _part(content.html, "html")], policy=_WIRE)
+        return b"MIME-Version: 1.0\r\n" + text
+    boundary = b"=_" + secrets.token_hex(16).encode()
+    return b"".join(
+        (
+            b'MIME-Version: 1.0\r\nContent-Type: multipart/alternative; boundary="' + boundary + b'"\r\n\r\n',
+            *(b"--" + boundary + b"\r\n" + part + b"\r\n" for part in (text, _part(content.html, "html"))),
+            b"--" + boundary + b"--\r\n",
+        )
+    )
 
 
-def _part(text: str, subtype: str) -> email.mime.text.MIMEText:
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
+def _part(text: str, subtype: str) -> bytes:
+    """With its headers."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\n", "\r\n")
     if _is_plain(text):
-        return email.mime.text.MIMEText(text, subtype, "us-ascii", policy=_WIRE)
-    return email.mime.text.MIMEText(text.replace("\n", "\r\n"), subtype, "utf-8", policy=_WIRE)
+        return f'Content-Type: text/{subtype}; charset="us-ascii"\r\n\r\n{text}'.encode()
+    coded = base64.encodebytes(text.encode()).replace(b"\n", b"\r\n")
+    head = f'Content-Type: text/{subtype}; charset="utf-8"\r\nContent-Transfer-Encoding: base64\r\n\r\n'
+    return head.encode() + coded
 
 
 def _is_plain(text: str) -> bool:
     """It can stand in a mail as it is; all else becomes base64."""
-    lines = text.split("\n")
+    lines = text.split("\r\n")
     return text.isascii() and all(len(one) <= MOST_LINE and one.replace("\t", " ").isprintable() for one in lines)

@@ -271,25 +271,25 @@ class Connection:
         if envelope.utf8 and not client.has_extn("smtputf8"):
             raise Failed(Stage.RECIPIENT, 553, b"5.6.7 the address is not ASCII, and the server does not offer SMTPUTF8")
         client.command_encoding = "utf-8" if envelope.utf8 else "ascii"
-        _expect(Stage.SENDER, lambda: client.mail(envelope.sender, _mail_options(client, envelope)))
-        _expect(Stage.RECIPIENT, lambda: client.rcpt(envelope.recipient, _recipient_options(client, envelope)))
+        _expect(Stage.SENDER, lambda: client.docmd(f"MAIL FROM:<{envelope.sender}>{_mail_options(client, envelope)}"))
+        _expect(Stage.RECIPIENT, lambda: client.docmd(f"RCPT TO:<{envelope.recipient}>{_recipient_options(client, envelope)}"))
         self.phases["recipient"] = time.monotonic()
         return _expect(Stage.DATA, lambda: client.data(envelope.mail))
 
 
-def _mail_options(client: _Client, envelope: Envelope) -> list[str]:
-    options = []
+def _mail_options(client: _Client, envelope: Envelope) -> str:
+    options = ""
     if client.has_extn("size"):
-        options.append(f"SIZE={len(envelope.mail)}")
+        options += f" SIZE={len(envelope.mail)}"
     if envelope.utf8:
-        options += ["SMTPUTF8", "BODY=8BITMIME"]
+        options += " SMTPUTF8 BODY=8BITMIME"
     if envelope.notify and client.has_extn("dsn"):
-        options += ["RET=HDRS", f"ENVID={_xtext(envelope.id)}"]
+        options += f" RET=HDRS ENVID={_xtext(envelope.id)}"
     return options
 
 
-def _recipient_options(client: _Client, envelope: Envelope) -> list[str]:
-    return [f"NOTIFY={envelope.notify}"] if envelope.notify and client.has_extn("dsn") else []
+def _recipient_options(client: _Client, envelope: Envelope) -> str:
+    return f" NOTIFY={envelope.notify}" if envelope.notify and client.has_extn("dsn") else ""
 
 
 def _xtext(text: str) -> str:
