@@ -65,10 +65,13 @@ def configure(
     """
     conf = cfg.ConfigOpts()
     options.register(conf)
-    for section, opts in (*policy_opts.list_opts(), *Notifiers.load().options()):
+    notifiers = Notifiers.load()
+    for section, opts in (*policy_opts.list_opts(), *notifiers.options()):
         conf.register_opts(opts, section)
     try:
         conf([], project="zaqar-notify", default_config_files=list(config_files), default_config_dirs=[])
+        for section, opts in notifiers.named_options(conf):
+            conf.register_opts(opts, section)
         for (group, name), value in (overrides or {}).items():
             conf.set_override(name, value, group)
         _look_at_all(conf)
@@ -94,7 +97,13 @@ def list_opts(*, own: bool = True) -> Sequence[tuple[str, list[cfg.Opt]]]:
 
     Without ``own`` also those of other notifiers and of oslo.policy.
     """
-    return options.list_opts([*Notifiers.load(own=own).options(), *(() if own else policy_opts.list_opts())])
+    notifiers = Notifiers.load(own=own)
+    return options.list_opts([*notifiers.options(), *(notifiers.named_options() if own else policy_opts.list_opts())])
+
+
+def effective_opts(conf: cfg.ConfigOpts) -> Sequence[tuple[str, list[cfg.Opt]]]:
+    """All options that ``conf`` has, with those of the named credentials that it lists."""
+    return [*list_opts(own=False), *Notifiers.load().named_options(conf)]
 
 
 def set_up_logging(conf: cfg.ConfigOpts) -> None:

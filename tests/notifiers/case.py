@@ -42,9 +42,15 @@ class HttpCase(unittest.TestCase):
         return clients
 
     def send(
-        self, clients: HttpClients, *urls: str, timeout: float = WAIT, body: bytes = b"{}", **options: Any
+        self,
+        clients: HttpClients,
+        *urls: str,
+        timeout: float = WAIT,
+        body: bytes = b"{}",
+        internal: bool = False,
+        **options: Any,
     ) -> list[Response]:
-        """The responses, in the order of the URLs."""
+        """The responses, in the order of the URLs. ``internal``: through the engine that judges no address."""
         answers: queue.Queue[tuple[Request, Response]] = queue.Queue()
         requests = [
             Request(
@@ -57,7 +63,7 @@ class HttpCase(unittest.TestCase):
             )
             for url in urls
         ]
-        clients.engine().send_many(requests)
+        (clients.internal_engine() if internal else clients.engine()).send_many(requests)
         found = dict(answers.get(timeout=WAIT) for _ in requests)
         return [found[request] for request in requests]
 

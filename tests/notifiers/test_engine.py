@@ -184,6 +184,48 @@ class TransferTest(HttpCase):
         self.assertEqual([], elsewhere.requests)
 
 
+class MethodTest(HttpCase):
+    def test_get_and_post_by_turns_over_one_connection(self) -> None:
+        endpoint = self.endpoint()
+        clients = self.clients()
+        for method in ("GET", "POST", "GET", "GET", "POST"):
+            self.assertEqual(200, self.send_one(clients, endpoint.url, method=method, body=b"{}").status)
+        seen = [(one.line.split()[0], one.body, one.headers.get("content-length")) for one in endpoint.requests]
+        get, post = ("GET", b"", None), ("POST", b"{}", "2")
+        self.assertEqual([get, post, get, get, post], seen)
+        self.assertEqual(1, endpoint.connections)
+
+
+class InternalTest(HttpCase):
+    def test_no_address_is_judged(self) -> None:
+        endpoint = self.endpoint()
+        clients = self.clients(allowed=[])
+        for url in (endpoint.url, endpoint.named("a.test")):
+            self.assertEqual(200, self.send_one(clients, url, internal=True).status)
+
+    def test_its_connections_carry_nothing_else(self) -> None:
+        endpoint = self.endpoint()
+        clients = self.clients(allowed=[])
+        for url in (endpoint.url, endpoint.named("a.test")):
+            self.assertEqual(200, self.send_one(clients, url, internal=True).status)
+            self.assertIs(Fault.GUARD, self.send_one(clients, url).fault)
+        self.assertEqual(2, len(endpoint.requests))
+
+    def test_no_proxy_is_used(self) -> None:
+        endpoint, proxy = self.endpoint(), self.endpoint(behave.proxy)
+        clients = self.clients(proxy=f"http://127.0.0.1:{proxy.port}")
+        self.assertEqual(200, self.send_one(clients, endpoint.url, internal=True).status)
+        self.assertEqual(0, proxy.connections)
+
+    def test_it_ends_with_the_others(self) -> None:
+        clients = self.clients()
+        engines = clients.engine(), clients.internal_engine()
+        self.assertIs(engines[1], clients.internal_engine())
+        clients.close()
+        self.assertEqual([False, False], [engine.alive for engine in engines])
+        self.assertIs(Fault.CLOSED, self.send_one(clients, "http://127.0.0.1:1/", internal=True).fault)
+
+
 class FaultTest(HttpCase):
     def fault(self, reply: behave.Behave | bytes, timeout: float = 20.0) -> Response:
         return self.send_one(self.clients(), self.endpoint(reply).url, timeout=timeout)

@@ -71,8 +71,10 @@ class RegistryTest(unittest.TestCase):
 
     def test_what_this_package_ships(self) -> None:
         loaded = self.started(Notifiers.load(own=True))
-        self.assertEqual(["http", "https", "log"], loaded.schemes())
-        self.assertEqual(["log", "webhook"], [section for section, _ in loaded.options()])
+        self.assertLessEqual(
+            {"apns", "fcm", "http", "https", "log", "mailto", "slack", "sms", "webpush"}, set(loaded.schemes())
+        )
+        self.assertLessEqual({"email", "log", "slack", "sms", "webhook"}, {section for section, _ in loaded.options()})
         version = importlib.metadata.version("zaqar-notify")
         rows = {row[0]: row[1:] for row in loaded.describe()}
         self.assertEqual(("zaqar_notify.notifiers.webhook:WebhookNotifier", "zaqar-notify", version), rows["https"])

@@ -38,7 +38,7 @@ def config(arguments: argparse.Namespace) -> int:
 
 def effective(conf: cfg.ConfigOpts) -> Iterator[dict[str, object]]:
     """A row for each option, with its value (secrets masked) and where the value came from."""
-    for group, options in bootstrap.list_opts(own=False):
+    for group, options in bootstrap.effective_opts(conf):
         values = conf if group == "DEFAULT" else conf[group]
         for option in options:
             yield {

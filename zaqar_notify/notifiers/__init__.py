@@ -15,6 +15,7 @@ from oslo_config import cfg
 from zaqar_notify.errors import CannotStart, UnknownScheme
 from zaqar_notify.model import Subscription
 from zaqar_notify.notifiers.base import BatchNotifier, Notifier, SingleNotifier
+from zaqar_notify.notifiers.sections import Section
 
 if TYPE_CHECKING:
     from zaqar_notify.notifiers.http import HttpClients
@@ -55,6 +56,16 @@ class Notifiers:
     def options(self) -> list[tuple[str, list[cfg.Opt]]]:
         """(section, options) pairs, each section once."""
         found = {plugin.section: plugin.cls.options for plugin in self._plugins.values()}
+        return sorted(found.items(), key=lambda pair: pair[0])
+
+    def named_options(self, conf: cfg.ConfigOpts | None = None) -> list[tuple[str, list[cfg.Opt]]]:
+        """The same for the sections of named credentials: those that ``conf`` lists, or ``<section>_name`` for any."""
+        found: dict[str, list[cfg.Opt]] = {}
+        for plugin in self._plugins.values():
+            cls = plugin.cls
+            if cls.named_by:
+                names = ["name"] if conf is None else conf[plugin.section][cls.named_by]
+                found.update({f"{plugin.section}_{name}": cls.named_options for name in names})
         return sorted(found.items(), key=lambda pair: pair[0])
 
     def instantiate(self, conf: cfg.ConfigOpts, http: HttpClients) -> None:
@@ -167,11 +178,9 @@ def _allowed(plugins: Iterable[str], subscriber_types: Sequence[str]) -> frozens
 
 
 def _instance(plugin: Plugin, conf: cfg.ConfigOpts, http: HttpClients) -> Notifier:
-    if plugin.section not in conf:
-        conf.register_group(cfg.OptGroup(plugin.section))
     make: Callable[..., Notifier] = plugin.cls
     try:
-        return make(conf[plugin.section], http, logging.getLogger(f"{NAMESPACE}.{plugin.section}"))
+        return make(Section(conf, plugin.section, plugin.cls), http, logging.getLogger(f"{NAMESPACE}.{plugin.section}"))
     except CannotStart:
         raise
     except Exception as error:

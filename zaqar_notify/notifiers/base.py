@@ -30,9 +30,14 @@ class Notifier(abc.ABC):
     section: ClassVar[str] = ""
     """Its configuration section; empty: the entry point's name."""
     options: ClassVar[list[cfg.Opt]] = []
+    named_by: ClassVar[str] = ""
+    """Where a notifier can have several credentials: the option of its section that lists their names."""
+    named_options: ClassVar[list[cfg.Opt]] = []
+    """The options of each of them. ``shop`` in ``[apns] apps`` has the section ``[apns_shop]``."""
 
     def __init__(self, conf: Any, http: HttpClients, log: logging.Logger) -> None:
-        """``conf`` is the section's group, ``http`` the guarded HTTP clients, ``log`` a logger of this notifier's name."""
+        """``conf`` has the section's options as attributes, and in ``conf.named`` the sections of the credentials by name;
+        ``http`` are the guarded HTTP clients, ``log`` is a logger of this notifier's name."""
         self.conf = conf
         self.http = http
         self.log = log

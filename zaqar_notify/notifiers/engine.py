@@ -3,18 +3,19 @@
 It drives libcurl's ``socket_action`` with epoll, so that idle transfers cost nothing. Names are resolved before a transfer
 begins (`Resolver`) and handed to libcurl; the guard judges each address at the moment it is dialled. There is no limit on
 transfers here: whoever submits bounds them, since libcurl's own limits let one host hold up others.
+
+Requests that name a `Request.pool` have connections of their own, apart from all others, and share them: with HTTP/2 they are
+streams of as few connections as the other side's limits allow.
 """
 
 from __future__ import annotations
 
 import collections
-import errno
 import functools
 import logging
 import os
 import resource
 import select
-import socket
 import threading
 import time
 import urllib.parse
@@ -28,15 +29,17 @@ from zaqar_notify.errors import CannotStart, RefusedAddress
 from zaqar_notify.guard import Guard, Target, is_address
 from zaqar_notify.notifiers.http import Fault, Request, Response
 from zaqar_notify.notifiers.resolver import Answer, Resolver
+from zaqar_notify.notifiers.transfers import LOCAL_ERRNOS, Pool, Transfer, cut_if_silent, phases_of, prepare
 
 LOG = logging.getLogger(__name__)
 
 _START_STEP = 128  # transfers started before sockets are served again
 _IDLE_HANDLES = 1024
 _BIG_BODY = 16384  # an idle handle does not hold on to a larger one
-_EXPECT_BODY = 1024 * 1024  # from here on libcurl asks "Expect: 100-continue", unless told not to
 _LOOK_UP_TICK = 0.1
 _CONNECTION_LIFETIME = 600  # then a new one is made, so that a changed address is noticed
+_SHARED_LIFETIME = 3600  # providers of push want theirs to stay
+_REPEATS = 10  # each of them stands for the five tries of libcurl itself
 _SPARE_FILES = 512  # descriptors that connections leave for everything else
 _LOADED_NAMES = 20000
 
@@ -79,88 +82,9 @@ _FAULTS = {
     pycurl.E_BAD_CONTENT_ENCODING: Fault.PROTOCOL,
     pycurl.E_OUT_OF_MEMORY: Fault.LOCAL,
 }
-_LOCAL_ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 # With a proxy, these before the proxy has answered CONNECT mean that the proxy itself failed. A timeout does not: a proxy that
 # waits for a silent endpoint looks the same.
 _PROXY_SUSPECTS = frozenset({Fault.CONNECT, Fault.TLS, Fault.RESET, Fault.PROTOCOL, Fault.PROXY})
-
-
-class _Transfer:
-    """An easy handle with what belongs to the request that it carries; used again and again."""
-
-    __slots__ = (
-        "body",
-        "connect_timeout",
-        "curl",
-        "dialled",
-        "guard",
-        "head",
-        "local",
-        "refusal",
-        "request",
-        "size",
-        "started_at",
-    )
-
-    def __init__(self, guard: Guard | None) -> None:
-        self.curl: Any = _Easy()
-        self.curl.transfer = self
-        self.guard = guard
-        self.head: list[bytes] = []
-        self.body: list[bytes] = []
-        self.size = 0
-        self.connect_timeout = 0.0
-        self.request: Request | None = None
-        self.started_at = 0.0
-        self.dialled = False
-        self.refusal: str | None = None
-        self.local: str | None = None
-
-    def open_socket(self, _purpose: int, address: Any) -> _Opened | int:
-        """libcurl asks for a socket to dial with: the last moment at which the address can be judged."""
-        if self.guard is not None:
-            ip, port = address.addr[:2]
-            refusal = self.guard.check_address(ip) or self.guard.check_port(port)
-            if refusal is not None:
-                self.refusal = refusal
-                return int(pycurl.SOCKET_BAD)
-        try:
-            opened = _Opened(socket.socket(address.family, address.socktype, address.protocol))
-            os.close(os.dup(opened.fileno()))  # pycurl takes a duplicate and does not say when it gets none
-        except OSError as error:
-            if error.errno in _LOCAL_ERRNOS:
-                self.local = error.strerror
-            return int(pycurl.SOCKET_BAD)
-        self.dialled = True
-        return opened
-
-    def write(self, data: bytes) -> int | None:
-        request = self.request
-        if request is None:
-            return 0
-        if self.size < request.keep_bytes:
-            self.body.append(data[: request.keep_bytes - self.size])
-        self.size += len(data)
-        return None if self.size <= request.max_response_bytes else 0
-
-
-class _Opened:
-    """A socket for pycurl, which duplicates its descriptor and lets go of it: the original is closed at that moment."""
-
-    __slots__ = ("_socket",)
-
-    def __init__(self, opened: socket.socket) -> None:
-        self._socket = opened
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def __del__(self) -> None:
-        self._socket.close()
-
-
-class _Easy(pycurl.Curl):  # type: ignore[misc]  # pycurl has no types
-    transfer: _Transfer
 
 
 class Engine:
@@ -187,10 +111,8 @@ class Engine:
         self._inbox: collections.deque[Request] = collections.deque()
         self._answers: collections.deque[tuple[str, Answer]] = collections.deque()
         self._looking: dict[str, list[Request]] = {}  # name -> requests that wait for its addresses
-        self._loaded: dict[tuple[str, int], tuple[str, ...]] = {}  # what libcurl's own cache holds
-        self._idle: list[_Transfer] = []
-        self._active: set[_Transfer] = set()
-        self._timer_at: float | None = None
+        self._pools: dict[str, Pool] = {}
+        self._watched: dict[int, Pool] = {}  # by descriptor
         self._next_tick = 0.0
         self._signalled = False
         self._lock = threading.Lock()
@@ -207,10 +129,7 @@ class Engine:
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
-        self._multi: Any = pycurl.CurlMulti()
-        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
-        self._multi.setopt(pycurl.M_TIMERFUNCTION, self._set_timer)
-        self._multi.setopt(pycurl.M_MAXCONNECTS, max(1, min(self._connections, limit - _SPARE_FILES)))
+        self._connections = max(1, min(self._connections, limit - _SPARE_FILES))
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="http-engine", daemon=True)
         self._thread.start()
@@ -246,11 +165,15 @@ class Engine:
                 os.eventfd_read(fd)
                 self._signalled = False
             else:
-                self._multi.socket_action(fd, _action(mask))
-        if self._timer_at is not None and time.monotonic() >= self._timer_at:
-            self._timer_at = None
-            self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
-        self._collect()
+                pool = self._watched.get(fd)
+                if pool is not None:  # else it was closed by what came before it
+                    pool.multi.socket_action(fd, _action(mask))
+        for pool in self._pools.values():
+            if pool.timer_at is not None and time.monotonic() >= pool.timer_at:
+                pool.timer_at = None
+                pool.multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
+            if pool.active:
+                self._collect(pool)
         if self._answers:
             self._hear_answers()
         if self._inbox:
@@ -261,7 +184,8 @@ class Engine:
     def _wait(self) -> float:
         if self._inbox or self._answers:
             return 0.0
-        wait = -1.0 if self._timer_at is None else max(self._timer_at - time.monotonic(), 0.0)
+        timers = [pool.timer_at for pool in self._pools.values() if pool.timer_at is not None]
+        wait = max(min(timers) - time.monotonic(), 0.0) if timers else -1.0
         if self._looking:
             return _LOOK_UP_TICK if wait < 0 else min(wait, _LOOK_UP_TICK)
         return wait
@@ -277,22 +201,28 @@ class Engine:
             os.eventfd_write(self._wake_fd, 1)
             return True
 
-    def _watch(self, what: int, fd: int, _multi: Any, _data: Any) -> None:
+    def _pool(self, name: str) -> Pool:
+        pool = self._pools.get(name)
+        if pool is None:
+            pool = self._pools[name] = Pool(name, self._connections)
+            pool.multi.setopt(pycurl.M_SOCKETFUNCTION, functools.partial(self._watch, pool))
+        return pool
+
+    def _watch(self, pool: Pool, what: int, fd: int, _multi: Any, _data: Any) -> None:
         """libcurl says what it waits for on a socket."""
         if what == pycurl.POLL_REMOVE:
+            self._watched.pop(fd, None)
             try:
                 self._epoll.unregister(fd)
             except OSError:  # it was closed already
                 return
             return
         interest = _INTEREST.get(what, 0)
+        self._watched[fd] = pool
         try:
             self._epoll.register(fd, interest)
         except FileExistsError:
             self._epoll.modify(fd, interest)
-
-    def _set_timer(self, milliseconds: int) -> None:
-        self._timer_at = None if milliseconds < 0 else time.monotonic() + milliseconds / 1000
 
     # -- from request to transfer -------------------------------------------------------------------------------------------
 
@@ -360,47 +290,56 @@ class Engine:
             self._fail(request, fault, f"{dialled.host}: {answer.detail}")
             return
         pair = (dialled.host, dialled.port)
-        loaded = self._loaded.get(pair)
+        known = self._pool(request.pool).loaded
+        loaded = known.get(pair)
         if loaded is answer.addresses:
             self._transfer(request, now, None)
             return
         lines = [f"{pair[0]}:{pair[1]}:{','.join(_bracketed(address) for address in answer.addresses)}"]
-        if loaded is None and len(self._loaded) >= _LOADED_NAMES:
-            oldest = next(iter(self._loaded))
-            del self._loaded[oldest]
+        if loaded is None and len(known) >= _LOADED_NAMES:
+            oldest = next(iter(known))
+            del known[oldest]
             lines.insert(0, f"-{oldest[0]}:{oldest[1]}")
         if self._transfer(request, now, lines):
-            self._loaded[pair] = answer.addresses
+            known[pair] = answer.addresses
 
     def _transfer(self, request: Request, now: float, resolve: list[str] | None) -> bool:
         """False: it has failed already."""
         left = request.deadline - now
         if left <= 0:
-            self._fail(request, Fault.LATE, "its time was over before it could be sent")
+            if request.repeats:
+                self._fail(request, Fault.RESET, "each time before an answer")
+            else:
+                self._fail(request, Fault.LATE, "its time was over before it could be sent")
             return False
-        transfer = self._idle.pop() if self._idle else self._make()
+        pool = self._pool(request.pool)
+        transfer = pool.idle.pop() if pool.idle else self._make(pool)
         transfer.request = request
         transfer.started_at = now
         try:
-            _prepare(transfer, request, left, resolve)
-            self._multi.add_handle(transfer.curl)
+            prepare(transfer, request, left, resolve)
+            pool.multi.add_handle(transfer.curl)
         except (pycurl.error, TypeError, ValueError) as error:
             transfer.request = None
             transfer.curl.close()
             self._fail(request, Fault.OTHER, str(error))
             return False
-        self._active.add(transfer)
+        pool.active.add(transfer)
         return True
 
-    def _make(self) -> _Transfer:
-        transfer = _Transfer(None if self._proxy else self._guard)
+    def _make(self, pool: Pool) -> Transfer:
+        transfer = Transfer(None if self._proxy else self._guard)
         setopt = transfer.curl.setopt
         setopt(pycurl.NOSIGNAL, 1)
         setopt(pycurl.POST, 1)
         setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS)
-        setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS if self._http2 else pycurl.CURL_HTTP_VERSION_1_1)
+        http2 = self._http2 or pool.shared
+        setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_2TLS if http2 else pycurl.CURL_HTTP_VERSION_1_1)
         setopt(pycurl.TCP_KEEPALIVE, 1)
-        setopt(pycurl.MAXLIFETIME_CONN, _CONNECTION_LIFETIME)
+        setopt(pycurl.MAXLIFETIME_CONN, _SHARED_LIFETIME if pool.shared else _CONNECTION_LIFETIME)
+        if pool.shared:
+            setopt(pycurl.MAXAGE_CONN, _SHARED_LIFETIME)
+            setopt(pycurl.PIPEWAIT, 1)  # for a connection that is being made, rather than make another
         setopt(pycurl.CAINFO, self._ca_file)
         setopt(pycurl.PROXY, self._proxy or "")  # empty: the environment's are ignored
         setopt(pycurl.NOPROXY, "")
@@ -414,16 +353,16 @@ class Engine:
 
     # -- from transfer to response ------------------------------------------------------------------------------------------
 
-    def _collect(self) -> None:
+    def _collect(self, pool: Pool) -> None:
         left = 1
         while left:
-            left, complete, failed = self._multi.info_read()
+            left, complete, failed = pool.multi.info_read()
             for curl in complete:
-                self._finish(curl.transfer, 0, "")
+                self._finish(pool, curl.transfer, 0, "")
             for curl, code, text in failed:
-                self._finish(curl.transfer, code, text)
+                self._finish(pool, curl.transfer, code, text)
 
-    def _finish(self, transfer: _Transfer, code: int, text: str) -> None:
+    def _finish(self, pool: Pool, transfer: Transfer, code: int, text: str) -> None:
         request = transfer.request
         if request is None:
             return
@@ -432,16 +371,37 @@ class Engine:
         if code and not (code == pycurl.E_WRITE_ERROR and transfer.size > request.max_response_bytes):
             response.fault, response.detail = self._judge_failure(transfer, code, text)
         if request.timed or response.fault is not None or not 200 <= status < 300:
-            response.phases = _phases(transfer, request, answered=status > 0)
-        self._release(transfer)
-        _answer(request, response)
+            response.phases = phases_of(transfer, request, answered=status > 0)
+        if pool.shared:
+            cut_if_silent(pool, transfer, response)
+        self._release(pool, transfer)
+        if pool.shared and self._is_to_repeat(pool, request, response):
+            request.repeats += 1
+            self._inbox.append(request)
+        else:
+            _answer(request, response)
 
-    def _release(self, transfer: _Transfer) -> None:
+    def _is_to_repeat(self, pool: Pool, request: Request, response: Response) -> bool:
+        """A connection has ended before its answer, and the other side is one that does answer."""
+        target, _ = self._judge(request.url)
+        if target is None:
+            return False
+        place = (target.host, target.port)
+        if response.status:
+            if len(pool.answered) >= _LOADED_NAMES:
+                pool.answered.clear()
+            pool.answered[place] = time.monotonic()
+            return False
+        if response.fault is not Fault.RESET or request.repeats >= _REPEATS:
+            return False
+        return pool.answered.get(place, 0.0) >= request.started_at
+
+    def _release(self, pool: Pool, transfer: Transfer) -> None:
         request = transfer.request
-        self._multi.remove_handle(transfer.curl)
-        self._active.discard(transfer)
+        pool.multi.remove_handle(transfer.curl)
+        pool.active.discard(transfer)
         transfer.request = None
-        if len(self._idle) >= _IDLE_HANDLES:
+        if len(pool.idle) >= _IDLE_HANDLES:
             transfer.curl.close()
             return
         if request is not None and len(request.body) > _BIG_BODY:
@@ -451,9 +411,9 @@ class Engine:
         transfer.size = 0
         transfer.dialled = False
         transfer.refusal = transfer.local = None
-        self._idle.append(transfer)
+        pool.idle.append(transfer)
 
-    def _judge_failure(self, transfer: _Transfer, code: int, text: str) -> tuple[Fault, str]:
+    def _judge_failure(self, transfer: Transfer, code: int, text: str) -> tuple[Fault, str]:
         if transfer.local is not None:
             return Fault.LOCAL, transfer.local
         if transfer.refusal is not None and not transfer.dialled:
@@ -463,7 +423,7 @@ class Engine:
         number = curl.getinfo(pycurl.OS_ERRNO)
         if fault is Fault.CONNECT and number:
             text = os.strerror(number)
-        if fault is Fault.CONNECT and number in _LOCAL_ERRNOS:
+        if fault is Fault.CONNECT and number in LOCAL_ERRNOS:
             return Fault.LOCAL, text
         if fault is Fault.TIMEOUT:
             text = "no connection in time" if not curl.getinfo(pycurl.CONNECT_TIME) else "no complete answer in time"
@@ -480,21 +440,19 @@ class Engine:
         with self._lock:
             self._ended = True
             os.close(self._wake_fd)
-        for transfer in self._active:
+        for transfer in [transfer for pool in self._pools.values() for transfer in pool.active]:
             request = transfer.request
             transfer.curl.close()
             transfer.request = None
             if request is not None:
                 self._fail(request, Fault.CLOSED, "")
-        self._active.clear()
         for requests in self._looking.values():
             self._inbox.extend(requests)
         self._looking.clear()
         self._end_inbox()
-        for transfer in self._idle:
-            transfer.curl.close()
-        self._idle.clear()
-        self._multi.close()
+        for pool in self._pools.values():
+            pool.active.clear()
+            pool.close()
         self._epoll.close()
 
     def _end_inbox(self) -> None:
@@ -504,35 +462,6 @@ class Engine:
             except IndexError:
                 return
             self._fail(request, Fault.CLOSED, "")
-
-
-def _prepare(transfer: _Transfer, request: Request, left: float, resolve: list[str] | None) -> None:
-    setopt = transfer.curl.setopt
-    setopt(pycurl.URL, request.url)
-    body = request.body
-    setopt(pycurl.HTTPHEADER, request.headers if len(body) < _EXPECT_BODY else [*request.headers, "Expect:"])
-    setopt(pycurl.POSTFIELDS, body)
-    setopt(pycurl.TIMEOUT_MS, int(left * 1000) or 1)
-    if transfer.connect_timeout != request.connect_timeout:
-        transfer.connect_timeout = request.connect_timeout
-        setopt(pycurl.CONNECTTIMEOUT_MS, int(request.connect_timeout * 1000) or 1)
-    if resolve is not None:
-        setopt(pycurl.RESOLVE, resolve)  # stays in libcurl's cache until it is replaced
-
-
-def _phases(transfer: _Transfer, request: Request, answered: bool) -> dict[str, float]:
-    getinfo = transfer.curl.getinfo
-    before = transfer.started_at - request.started_at
-    phases = {"name": before}
-    if transfer.dialled:  # libcurl names a time for a connection that was there before, too
-        for name, info in (("connect", pycurl.CONNECT_TIME), ("tls", pycurl.APPCONNECT_TIME)):
-            seconds = getinfo(info)
-            if seconds:
-                phases[name] = before + seconds
-    if answered:  # it names one for a failure, too
-        phases["first_byte"] = before + getinfo(pycurl.STARTTRANSFER_TIME)
-    phases["end"] = time.monotonic() - request.started_at
-    return phases
 
 
 def _answer(request: Request, response: Response) -> None:
@@ -551,7 +480,7 @@ def _action(mask: int) -> int:
     return action
 
 
-def _judge_proxy(transfer: _Transfer, fault: Fault, text: str) -> tuple[Fault, str]:
+def _judge_proxy(transfer: Transfer, fault: Fault, text: str) -> tuple[Fault, str]:
     code = transfer.curl.getinfo(pycurl.HTTP_CONNECTCODE)
     if code == 403:
         return Fault.PROXY_REFUSED, "the egress proxy answered 403"

@@ -67,7 +67,7 @@ def of_request(request: Request, response: Response, phases: Mapping[str, float]
         else:
             name, value = _sent(line)
             headers[name] = value
-    sent = {"method": "POST", "url": redacted_url(request.url), "headers": headers, "body_size": len(request.body)}
+    sent = {"method": request.method, "url": redacted_url(request.url), "headers": headers, "body_size": len(request.body)}
     if size > MOST_HEADER_CHARACTERS or len(headers) > MOST_HEADERS:
         _bound(sent)
     return HttpExchange(sent, _received(response, body_bytes), _rounded(phases))

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from zaqar_notify.notifiers.engine import Engine
 
 
+_EVERYWHERE = ("0.0.0.0/0", "::/0")
+
+
 class Fault(enum.Enum):
     """Why a request got no complete answer."""
 
@@ -45,7 +48,7 @@ class Fault(enum.Enum):
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Request:
-    """One POST. ``done`` is called exactly once, on the engine's thread: it has to return quickly."""
+    """One POST or GET. ``done`` is called exactly once, on the engine's thread: it has to return quickly."""
 
     url: str
     headers: list[str]
@@ -63,8 +66,16 @@ class Request:
     """``time.monotonic()`` seconds: what `Response.phases` counts from."""
     timed: bool = False
     """`Response.phases` is wanted of a success too."""
+    method: str = "POST"
+    """``POST`` or ``GET``, which has no body."""
     tag: Any = None
     """The caller's own."""
+    pool: str = ""
+    """Requests that name the same one have connections of their own, and share them as streams where there is HTTP/2. One
+    whose connection ends before it is answered is sent again on another, within its time, where others were answered
+    meanwhile: large providers tell connections to go away in the middle of traffic."""
+    repeats: int = 0
+    """How often that was done."""
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -138,6 +149,7 @@ class HttpClients:
         self._look_up = look_up
         self._lock = threading.Lock()
         self._engine: Engine | None = None
+        self._internal_engine: Engine | None = None
         self._session: requests.Session | None = None
         self._closed = False
 
@@ -169,10 +181,23 @@ class HttpClients:
             return engine
         with self._lock:
             if self._engine is None or not (self._engine.alive or self._closed):
-                self._engine = self._make_engine()
+                self._engine = self._make_engine(self.guard, self._proxy)
                 if not self._closed:
                     self._engine.start()
             return self._engine
+
+    def internal_engine(self) -> Engine:
+        """An engine that judges no address and uses no proxy, with connections of its own: for URLs which the operator has put
+        into the configuration and says to be internal, and never for one that a client can choose."""
+        engine = self._internal_engine
+        if engine is not None and engine.alive:
+            return engine
+        with self._lock:
+            if self._internal_engine is None or not (self._internal_engine.alive or self._closed):
+                self._internal_engine = self._make_engine(Guard(_EVERYWHERE), None)
+                if not self._closed:
+                    self._internal_engine.start()
+            return self._internal_engine
 
     def session(self) -> requests.Session:
         """A `requests` session for token endpoints, confirmation pages and the like; shared, safe to use from any thread.
@@ -189,21 +214,22 @@ class HttpClients:
         """Stop: what is under way ends with `Fault.CLOSED`."""
         with self._lock:
             self._closed = True
-            engine, session = self._engine, self._session
-        if engine is not None:
-            engine.close()
+            engines, session = (self._engine, self._internal_engine), self._session
+        for engine in engines:
+            if engine is not None:
+                engine.close()
         if session is not None:
             session.close()
 
-    def _make_engine(self) -> Engine:
+    def _make_engine(self, guard: Guard, proxy: str | None) -> Engine:
         from zaqar_notify.notifiers.engine import Engine
         from zaqar_notify.notifiers.resolver import Resolver, system_look_up
 
         return Engine(
-            self.guard,
+            guard,
             Resolver(self._look_up or system_look_up, ttl=self._dns_cache),
             ca_file=self._ca_file,
-            proxy=self._proxy,
+            proxy=proxy,
             connections=self._connections,
             http2=self._http2,
         )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import email.utils
 import functools
-import http
 import logging
 import random
 import time
@@ -18,12 +16,11 @@ from oslo_config import cfg, types
 from zaqar_notify import __version__, payload, signing, trace
 from zaqar_notify.errors import InvalidRequest
 from zaqar_notify.model import Delivery, MessageKind, Outcome, OutcomeKind, Scope, Subscription
-from zaqar_notify.notifiers import exchanges
+from zaqar_notify.notifiers import answers, exchanges
 from zaqar_notify.notifiers.base import BatchNotifier, Report
-from zaqar_notify.notifiers.http import Fault, HttpClients, Request, Response
+from zaqar_notify.notifiers.http import HttpClients, Request, Response
 
 MAX_URL = 2048
-_DETAIL = 200  # characters of what the other side said
 _MARGIN = 512  # bytes of an answer behind those that are shown: a secret is found whole
 
 _USER_AGENT = f"User-Agent: zaqar-notify/{__version__}"
@@ -34,25 +31,6 @@ _HEADER_SAFE = "!#$&'()*+,/:;=?@[]^`{|}~"
 
 _key = functools.lru_cache(maxsize=8192)(signing.parse_secret)
 _DELIVERED = {status: Outcome(OutcomeKind.DELIVERED, status=status) for status in range(200, 300)}
-
-_FAULTS = {
-    Fault.CONNECT: OutcomeKind.RETRY,
-    Fault.TIMEOUT: OutcomeKind.RETRY,
-    Fault.TLS: OutcomeKind.RETRY,
-    Fault.RESET: OutcomeKind.RETRY,
-    Fault.PROTOCOL: OutcomeKind.RETRY,
-    Fault.NAME_UNKNOWN: OutcomeKind.RETRY,
-    Fault.PROXY_GATEWAY: OutcomeKind.RETRY,
-    Fault.OTHER: OutcomeKind.RETRY,
-    Fault.URL: OutcomeKind.REJECTED,
-    Fault.GUARD: OutcomeKind.REFUSED,
-    Fault.PROXY_REFUSED: OutcomeKind.REFUSED,
-    Fault.PROXY: OutcomeKind.OURS,
-    Fault.RESOLVER: OutcomeKind.OURS,
-    Fault.LOCAL: OutcomeKind.OURS,
-    Fault.LATE: OutcomeKind.OURS,
-    Fault.CLOSED: OutcomeKind.OURS,
-}
 
 
 def _seconds(name: str, default: float, help: str) -> cfg.Opt:
@@ -112,7 +90,7 @@ class WebhookNotifier(BatchNotifier):
         self._connect_timeout = float(conf.connect_timeout)
         self._max_response_bytes = int(conf.max_response_bytes)
         self._log_body_bytes = int(conf.log_body_bytes)
-        self._keep_bytes = max(4 * _DETAIL, self._log_body_bytes) + _MARGIN
+        self._keep_bytes = max(4 * answers.DETAIL, self._log_body_bytes) + _MARGIN
         self._record_successes = http.record_successes
 
     def check(self, subscription: Subscription) -> None:
@@ -254,7 +232,7 @@ def _endpoint(url: str) -> str:
 def classify(response: Response, now: float) -> Outcome:
     """What an answer means (the table is in docs/delivery.md). ``now``: epoch seconds, for a Retry-After that is a date."""
     if response.fault is not None:
-        return _fault(response.fault, response.detail, response.status)
+        return answers.fault(response.fault, response.detail, response.status)
     status = response.status
     wish = response.header("webhook-delivery")
     if wish is None and 200 <= status < 300:
@@ -268,13 +246,13 @@ def _answered(response: Response, wish: str, now: float) -> Outcome:
         return dataclasses.replace(_DELIVERED[status], **(_by_wish() if wish == "disable" else {}))
     if status == 410:
         return Outcome(OutcomeKind.GONE, "the endpoint answered 410 Gone", status, disable="gone")
-    detail = _described(response)
+    detail = answers.described(response, "the endpoint")
     if wish == "disable":
         return Outcome(OutcomeKind.REFUSED, f"{detail}, with webhook-delivery: disable", status, disable="webhook-delivery")
     if wish == "abort-message":
         return Outcome(OutcomeKind.REFUSED, f"{detail}, with webhook-delivery: abort-message", status)
     scope = Scope.LANE if status >= 500 or status < 100 else Scope.SUBSCRIPTION
-    after = _retry_after(response.header("retry-after"), now) if status in (429, 503) else None
+    after = answers.retry_after(response.header("retry-after"), now) if status in (429, 503) else None
     if after is not None:
         return Outcome(OutcomeKind.THROTTLED, f"{detail}, to be tried again after {after:.0f} s", status, after, scope)
     return Outcome(OutcomeKind.RETRY, detail, status, scope=scope)
@@ -282,41 +260,3 @@ def _answered(response: Response, wish: str, now: float) -> Outcome:
 
 def _by_wish() -> dict[str, Any]:
     return {"disable": "webhook-delivery", "detail": "delivered, with webhook-delivery: disable"}
-
-
-def _fault(fault: Fault, detail: str, status: int) -> Outcome:
-    text = f"{fault.value}: {_printable(detail)}" if detail else fault.value
-    if fault is Fault.GUARD:
-        text = _printable(detail)  # says it all
-    return Outcome(_FAULTS[fault], text, status or None, target=fault is Fault.URL)
-
-
-def _described(response: Response) -> str:
-    """The answer in one line for people, with the beginning of its body."""
-    try:
-        phrase = " " + http.HTTPStatus(response.status).phrase
-    except ValueError:
-        phrase = ""
-    line = f"the endpoint answered {response.status}{phrase}"
-    if 300 <= response.status < 400:
-        return f"{line}; redirects are not followed"
-    text = _printable(response.body[: 4 * _DETAIL].decode("utf-8", "replace"))
-    return f"{line}: {text}" if text else line
-
-
-def _printable(text: str) -> str:
-    shown = " ".join("".join(one if one.isprintable() else " " for one in text).split())
-    return shown if len(shown) <= _DETAIL else shown[: _DETAIL - 3] + "..."
-
-
-def _retry_after(value: str | None, now: float) -> float | None:
-    """Seconds from a Retry-After header (RFC 9110, 10.2.3): seconds or a date; None for anything else."""
-    if value is None:
-        return None
-    if value.isascii() and value.isdigit():
-        return float(value[:15])
-    try:
-        at = email.utils.parsedate_to_datetime(value).timestamp()
-    except (ValueError, OverflowError, OSError):
-        return None
-    return max(0.0, at - now)

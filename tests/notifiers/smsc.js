@@ -1,0 +1,48 @@
+// A message centre on 127.0.0.1 (npm: smpp). Arguments: the directory of the node modules.
+// Standard output: a line of JSON for each thing that happens, the first one with the port.
+// What it answers is in the destination: 4600 and a status in four decimal digits; 4601... gets no answer; with 4602... it hangs up.
+const path = require('path');
+const smpp = require(path.join(process.argv[2], 'smpp'));
+
+const say = (event) => process.stdout.write(JSON.stringify(event) + '\n');
+let made = 0;
+
+const server = smpp.createServer((session) => {
+  say({ event: 'connection' });
+  session.on('error', () => {});
+  session.on('close', () => say({ event: 'close' }));
+  session.on('bind_transceiver', (pdu) => {
+    const right = pdu.system_id === 'notify' && pdu.password === 's3cret';
+    say({ event: 'bind', version: pdu.interface_version, right });
+    session.send(pdu.response({ command_status: right ? 0 : pdu.system_id === 'busy' ? 0x08 : 0x0e }));
+  });
+  session.on('enquire_link', (pdu) => { say({ event: 'enquire_link' }); session.send(pdu.response()); });
+  session.on('unbind', (pdu) => { say({ event: 'unbind' }); session.send(pdu.response()); session.close(); });
+  session.on('deliver_sm_resp', (pdu) => say({ event: 'deliver_sm_resp', status: pdu.command_status }));
+  session.on('submit_sm', (pdu) => {
+    const to = pdu.destination_addr;
+    const text = pdu.short_message;
+    say({
+      event: 'submit_sm', to, from: pdu.source_addr, from_ton: pdu.source_addr_ton, from_npi: pdu.source_addr_npi,
+      to_ton: pdu.dest_addr_ton, to_npi: pdu.dest_addr_npi, data_coding: pdu.data_coding, esm_class: pdu.esm_class,
+      validity: pdu.validity_period, registered: pdu.registered_delivery,
+      text: text.message, udh: (text.udh || []).map((one) => Buffer.from(one).toString('hex')),
+    });
+    if (to.startsWith('4601')) return;
+    if (to.startsWith('4602')) { session.socket.destroy(); return; }
+    if (to.startsWith('4600')) { session.send(pdu.response({ command_status: parseInt(to.slice(4, 8), 10) })); return; }
+    const id = `id-${++made}`;
+    session.send(pdu.response({ message_id: id }));
+    if (pdu.registered_delivery) {
+      session.deliver_sm({
+        esm_class: 4, source_addr: to,
+        short_message: `id:${id} sub:001 dlvrd:001 submit date:2601010000 done date:2601010001 stat:DELIVRD err:000 text:x`,
+      });
+    }
+    if (to.startsWith('4603')) session.enquire_link();
+  });
+});
+server.on('error', (error) => { say({ event: 'error', error: String(error) }); process.exit(1); });
+server.listen(0, '127.0.0.1', () => say({ event: 'listening', port: server.address().port }));
+process.stdin.resume();
+process.stdin.on('end', () => process.exit(0));

@@ -1,0 +1,189 @@
+"""What the channels of mobile push and web push share: what a message becomes, and the way in which it is sent."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import hashlib
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+from oslo_config import cfg, types
+
+from zaqar_notify.model import Delivery, Message, MessageKind, Outcome, OutcomeKind, Subscription
+from zaqar_notify.notifiers import answers, exchanges
+from zaqar_notify.notifiers.base import BatchNotifier, Report
+from zaqar_notify.notifiers.http import Fault, HttpClients, Request, Response
+
+KEEP_BYTES = 4096
+"""Of an answer's body: providers say in it what was wrong."""
+_LEAST_SECRET = 6  # shorter ones would be found everywhere
+_PRIORITIES = frozenset({"very-low", "low", "normal", "high"})
+
+COMMON: list[cfg.Opt] = [
+    cfg.Opt(
+        "timeout",
+        type=types.Float(min=0.1),
+        default=15.0,
+        help="How long an attempt may take, from the look-up of the name to the end of the answer. In seconds, at most "
+        "[worker] lease - 10.",
+    ),
+]
+
+
+class Content(NamedTuple):
+    """What of a message is shown, and what is only for the application."""
+
+    title: str | None
+    text: str | None
+    data: Any
+    """None: there is none."""
+    own: dict[str, Any]
+    """What the body says for one provider alone."""
+
+
+def content(message: Message, provider: str) -> Content:
+    """A body that is a string is shown. Of an object ``title`` and ``text`` (or ``body``) are, where they are strings; ``data``
+    is for the application, and ``provider`` what goes into this provider's document. An object without any of these, and any
+    other body, is data as a whole. So is a request to confirm, with what it asks as its text.
+    """
+    body = message.body
+    if isinstance(body, str):
+        return Content(None, body, None, {})
+    if message.kind is MessageKind.CONFIRMATION and isinstance(body, dict):
+        return Content(None, _string(body.get("Message")), body, {})
+    if not isinstance(body, dict):
+        return Content(None, None, body, {})
+    title, text = _string(body.get("title")), _string(body.get("text")) or _string(body.get("body"))
+    own = body.get(provider)
+    if title is None and text is None and "data" not in body and own is None:
+        return Content(None, None, body, {})
+    return Content(title, text, body.get("data"), own if isinstance(own, dict) else {})
+
+
+def _string(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def about(delivery: Delivery) -> dict[str, Any]:
+    """What an application may want to know of a notification, and where it can answer."""
+    message = delivery.message
+    found: dict[str, Any] = {"id": delivery.id, "queue": message.queue, "message_id": message.public_id}
+    if delivery.links:
+        found["links"] = dict(delivery.links)
+    return found
+
+
+def collapse_key(message: Message) -> str | None:
+    key = message.attributes.get("collapse_key")
+    return str(key) if isinstance(key, str | int) and key != "" else None
+
+
+def priority(message: Message) -> str | None:
+    """``very-low``, ``low``, ``normal`` or ``high``; None: the message does not say."""
+    wanted = message.attributes.get("priority")
+    return wanted if isinstance(wanted, str) and wanted in _PRIORITIES else None
+
+
+def hashed(token: str) -> str:
+    """How a device's token, or the secret part of an address, is shown."""
+    return f"sha256:{hashlib.sha256(token.encode()).hexdigest()[:12]}"
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Sent:
+    """What belongs to a request: its ``tag``."""
+
+    delivery: Delivery
+    report: Report
+    shown_url: str
+    """Without the secret part."""
+    secret: str
+    """What must not be seen of the target: the answer may repeat it."""
+    credential: Any = None
+    """What it was sent with, in the notifier's own terms."""
+    again: bool = False
+    """It was sent a second time, because the first one's token was refused."""
+
+
+class Unsendable(Exception):
+    """There is nothing to send; ``outcome`` says why."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.detail)
+        self.outcome = outcome
+
+
+class PushNotifier(BatchNotifier):
+    """Makes a request of each delivery, and an outcome of each answer."""
+
+    options: ClassVar[list[cfg.Opt]] = COMMON
+
+    def __init__(self, conf: Any, http: HttpClients, log: logging.Logger) -> None:
+        super().__init__(conf, http, log)
+        self._timeout = min(float(conf.timeout), http.max_timeout)
+
+    def timeout(self, subscription: Subscription) -> float | None:
+        return self._timeout
+
+    def send_many(self, deliveries: Sequence[Delivery], report: Report) -> None:
+        requests = []
+        for delivery in deliveries:
+            try:
+                requests.append(self._request(delivery, report))
+            except Unsendable as unsendable:
+                report(delivery, unsendable.outcome)
+            except Exception as error:  # bad data in one delivery must not stop the others of its batch
+                self.log.exception("Delivery %s could not be made into a request", delivery.id)
+                report(delivery, Outcome(OutcomeKind.OURS, f"no request could be made: {type(error).__name__}"))
+        self._submit(requests)
+
+    @abc.abstractmethod
+    def _request(self, delivery: Delivery, report: Report) -> Request:
+        """Raises `Unsendable`."""
+
+    def _submit(self, requests: Sequence[Request]) -> None:
+        self.http.engine().send_many(requests)
+
+    @abc.abstractmethod
+    def _judge(self, sent: Sent, response: Response, now: float) -> Outcome:
+        """What an answer means."""
+
+    def _again(self, request: Request, response: Response) -> bool:
+        """Whether the request is being sent a second time, for a reason of the notifier's own."""
+        return False
+
+    def _post(self, sent: Sent, url: str, headers: list[str], body: bytes, pool: str) -> Request:
+        return Request(
+            url,
+            headers,
+            body,
+            sent.delivery.deadline,
+            self._done,
+            self.http.connect_timeout,
+            keep_bytes=KEEP_BYTES,
+            timed=self.http.record_successes,
+            tag=sent,
+            pool=pool,
+        )
+
+    def _done(self, request: Request, response: Response) -> None:
+        sent: Sent = request.tag
+        # The end of an answer is missing where a connection was cut behind it; its status stands.
+        answered = response.fault is None or (response.fault is Fault.RESET and response.status >= 200)
+        if answered and self._again(request, response):
+            return
+        hidden = [sent.secret.encode()] if len(sent.secret) >= _LEAST_SECRET else []
+        response.body = exchanges.without(hidden, response.body)
+        if answered:
+            outcome = self._judge(sent, response, time.time())
+        else:
+            outcome = answers.fault(response.fault or Fault.OTHER, response.detail, response.status)
+        if response.phases is not None:  # else a success, and the log wants no more of it
+            request.url = sent.shown_url
+            response.head = exchanges.without(hidden, response.head)
+            exchange = exchanges.of_request(request, response, response.phases, exchanges.BODY_BYTES)
+            outcome = dataclasses.replace(outcome, exchange=exchange)
+        sent.report(sent.delivery, outcome)
