@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from tests.storage import conformance
+from tests.storage import conformance, processes
 from zaqar_notify.storage.sql.driver import SqlStorage
 
 
-class SqlCase(conformance.StorageCase):
+class SqlCase(processes.ProcessCase):
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
@@ -48,20 +46,5 @@ class SqlCase(conformance.StorageCase):
         self.addCleanup(storage.close)
         return storage
 
-    def start(self, program: str, *arguments: str) -> subprocess.Popen[str]:
-        """Another process, that has `storage` and ``sys`` at hand."""
-        prelude = (
-            "import sys\n"
-            "from tests.storage.case import SqlCase\n"
-            "from zaqar_notify.model import Draft\n"
-            f"storage = SqlCase.storage_at({self.path!r})\n"
-        )
-        command = [sys.executable, "-c", prelude + program, *arguments]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.addCleanup(self._end, process)
-        return process
-
-    def _end(self, process: subprocess.Popen[str]) -> None:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    def opening(self) -> str:
+        return f"from tests.storage.case import SqlCase\nstorage = SqlCase.storage_at({self.path!r})"

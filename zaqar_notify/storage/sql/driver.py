@@ -121,7 +121,7 @@ class SqlStorage(Storage):
         from zaqar_notify.storage.sql.migrations import upgrade
 
         self._database.create()
-        return self._database.write(upgrade)
+        return self._database.migrate(upgrade)
 
     def check(self) -> None:
         if not self._database.exists():

@@ -48,17 +48,20 @@ _IN_THE_WAY = (errors.DeadlockDetected, errors.SerializationFailure)
 """Another transaction was, and has ended."""
 _OUR_FAULTS = (psycopg.DataError, psycopg.IntegrityError, psycopg.ProgrammingError)
 """Errors of a statement, not of the database: they go to their caller as they are."""
-_NOT_OURS = (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction, errors.InsufficientPrivilege)
+_NO_SCHEMA = (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction)
+_NOT_OURS = (*_NO_SCHEMA, errors.InsufficientPrivilege)
 _MOST_LANES = 1000
 """Of so many at once parked rows are taken."""
+_MIGRATING = 0x7A61716172
+"""The number of an advisory lock."""
 _PREPARED = 500
 """Most statements whose plan a connection keeps."""
 _SETTINGS = """
-SET lock_timeout = {patience}; SET idle_in_transaction_session_timeout = {patience};
+SET lock_timeout = {patience}; SET idle_in_transaction_session_timeout = {half};
 SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
 SET join_collapse_limit = 1; SET plan_cache_mode = force_custom_plan; SET jit = off; SET max_parallel_workers_per_gather = 0
 """
-"""Milliseconds. A process that has stopped in the middle of a transaction does not keep others waiting for longer."""
+"""Milliseconds. A process that has stopped in the middle of a transaction loses it before others lose patience."""
 _CONNECTION = {
     "application_name": "zaqar-notify",
     "keepalives_idle": 5,
@@ -101,7 +104,8 @@ class Database:
             connection.adapters.register_dumper(int, Int8Dumper)
             connection.adapters.register_dumper(int, Int8BinaryDumper)
             connection.adapters.register_dumper(str, _TextDumper)
-            connection.execute(_SETTINGS.format(patience=round(self._timeout * 1000)), prepare=False)
+            patience = round(self._timeout * 1000)
+            connection.execute(_SETTINGS.format(patience=patience, half=max(1, patience // 2)), prepare=False)
         except BaseException:
             connection.close()
             raise
@@ -144,6 +148,18 @@ class Database:
         With ``durable`` false it returns earlier: a server that stops may have forgotten it.
         """
         return self._run(self._writing if durable else self._leasing, work)
+
+    def migrate(self, work: Callable[[Connection], T]) -> T:
+        """`write`, for as long as it takes, and for one at a time."""
+
+        def alone(connection: Connection) -> T:
+            run = connection.exec_driver_sql
+            run("SET LOCAL lock_timeout = 0")
+            run("SET LOCAL idle_in_transaction_session_timeout = 0")
+            run("SELECT pg_advisory_xact_lock(?)", (_MIGRATING,))
+            return work(connection)
+
+        return self.write(alone)
 
     def write_together(self, work: Callable[[Connection, list[Item]], Sequence[T]], item: Item) -> T:
         """Like `write`, for work that is cheaper for many at once: gets the items of all threads that wait with the same
@@ -188,8 +204,13 @@ class Database:
             time.sleep(random.uniform(0, _PAUSE * done))  # noqa: S311 - so that two do not meet again
 
     def _ask_time(self) -> float:
+        begun_at = time.monotonic()
         with self.read() as connection:
-            return float(connection.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())::float8").scalar_one())
+            asked_at = time.monotonic()
+            told = float(connection.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())::float8").scalar_one())
+            answered_at = time.monotonic()
+        # Said for the middle of the whole, which may have been connecting for the most part.
+        return told + (begun_at + time.monotonic()) / 2 - (asked_at + answered_at) / 2
 
 
 def _most_tries(error: Exception) -> int:
@@ -211,7 +232,8 @@ def translated(error: Exception) -> Exception:
         return error
     if isinstance(error.orig, _OUR_FAULTS) and not isinstance(error.orig, _NOT_OURS):
         return error
-    return StorageUnavailable(f"The database cannot be used now: {_first_line(error.orig)}")
+    hint = "; run: zaqar-notify db upgrade" if isinstance(error.orig, _NO_SCHEMA) else ""
+    return StorageUnavailable(f"The database cannot be used now: {_first_line(error.orig)}{hint}")
 
 
 def _first_line(error: Any) -> str:

@@ -264,6 +264,10 @@ DELETE FROM alerts WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM alerts WHERE prune_at <= ? ORDER BY prune_at LIMIT ? FOR UPDATE SKIP LOCKED
 ))
 """,
+    # By the key, and not by the index of the open ones.
+    statements.CLOSE_BREAKER: """
+UPDATE lanes SET trips = 0, probe_at = NULL WHERE project = :project AND name = :name AND trips + 0 > 0
+""",
     statements.END_DELAYS: """
 UPDATE messages SET free_at = 0 WHERE id = ANY(ARRAY(
     SELECT id FROM messages WHERE free_at > 0 AND free_at <= ? AND claim_id IS NULL AND deleted_at IS NULL

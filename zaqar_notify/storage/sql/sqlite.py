@@ -106,6 +106,10 @@ class Database:
         result: T = self._writer.run(lambda connection, _: [work(connection)], None, together=False, durable=durable)
         return result
 
+    def migrate(self, work: Callable[[Connection], T]) -> T:
+        """`write`, for as long as it takes."""
+        return self.write(work)
+
     def write_together(self, work: Callable[[Connection, list[Item]], Sequence[T]], item: Item) -> T:
         """Like `write`, for work that is cheaper for many at once: gets the items of all threads that wait with the same
         ``work``, and returns a result for each, in order."""
