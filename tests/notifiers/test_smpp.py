@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from tests.notifiers import smsc
 from tests.notifiers.case import WAIT, closed_port
+from tests.notifiers.endpoint import certificate
 from tests.notifiers.smsc import PASSWORD, USER, MessageCentre
 from tests.notifiers.test_sms import message, section, subscription
 from zaqar_notify.errors import CannotStart
@@ -287,6 +288,60 @@ class HostileTest(SmppCase):
         outcome = self.attempt_at(slowly)
         self.assertEqual((DELIVERED, "slow-id"), (outcome.kind, outcome.provider_id))
         self.assertIs(DELIVERED, self.attempt_at(behave).kind)
+
+    def test_no_more_than_the_window_is_on_its_way(self) -> None:
+        seen: list[int] = []
+
+        def behave(connection: socket.socket) -> None:
+            connection.recv(4096)
+            connection.sendall(BOUND)
+            received = b""
+            while len(seen) < 12:
+                # What comes without an answer, until nothing more does.
+                connection.settimeout(0.1)
+                with contextlib.suppress(TimeoutError):
+                    while data := connection.recv(4096):
+                        received += data
+                requests = []
+                while received:
+                    size = int.from_bytes(received[:4], "big")
+                    requests.append(int.from_bytes(received[12:16], "big"))
+                    received = received[size:]
+                rounds.append(len(requests))
+                seen.extend(requests)
+                connection.sendall(b"".join(pdu(0x80000004, sequence, b"x\0") for sequence in requests))
+            connection.settimeout(None)
+            connection.recv(4096)
+
+        rounds: list[int] = []
+        centre = Centre(behave)
+        self.addCleanup(centre.close)
+        notifier = self.notifier(centre.port, window=5)
+        outcomes = self.deliver(notifier, *(self.delivery(name=str(number)) for number in range(12)))
+        self.assertEqual({DELIVERED}, {outcome.kind for outcome in outcomes.values()})
+        self.assertEqual([5, 5, 2], [number for number in rounds if number])
+
+    def test_tls(self) -> None:
+        def behave(connection: socket.socket) -> None:
+            with certificate().context().wrap_socket(connection, server_side=True) as secured:
+                secured.recv(4096)
+                secured.sendall(BOUND)
+                while request := secured.recv(4096):
+                    # Two records at once: what the second one holds is not seen by select().
+                    secured.sendall(pdu(0x15, 77))
+                    secured.sendall(pdu(0x80000004, int.from_bytes(request[12:16], "big"), b"x\0"))
+
+        centre = Centre(behave)
+        self.addCleanup(centre.close)
+        secured = {"url": f"smpps://127.0.0.1:{centre.port}", "ca_file": certificate().file}
+        notifier = self.notifier(1, **secured)
+        self.assertIs(DELIVERED, self.attempt(notifier).kind)
+        notifier.close()
+        outcome = self.attempt(self.notifier(1, **{**secured, "ca_file": None}))
+        self.assertEqual((RETRY, Scope.LANE), (outcome.kind, outcome.scope))
+        self.assertIn("CERTIFICATE", outcome.detail.upper())
+        with self.assertRaisesRegex(CannotStart, "/nowhere.pem"):
+            self.notifier(1, **{**secured, "ca_file": "/nowhere.pem"})
 
     def test_silence(self) -> None:
         outcome = self.attempt_at(lambda connection: connection.recv(1) and connection.recv(4096) and None, connect_timeout=0.2)

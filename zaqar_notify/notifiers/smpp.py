@@ -113,12 +113,13 @@ class SmppGateway:
         self.name = name
         self._log = log
         self._on_receipt = on_receipt
-        self._host, self._port, self._tls = _address(conf.url or "", section)
+        self._host, self._port, tls = _address(conf.url or "", section)
         self._bind = {"system_id": conf.username or "", "password": conf.password or ""}
         if not 0 < len(self._bind["system_id"]) < 16 or len(self._bind["password"]) > 8:
             raise CannotStart(f"[{section}] SMPP has a username of at most 15 characters, and a password of at most 8")
         if not "".join((*self._bind.values(), conf.sender or "")).isascii():
             raise CannotStart(f"[{section}] username, password and sender have to be ASCII")
+        self._tls_context = _tls_context(conf.ca_file, section) if tls else None
         self._sender = _sender(conf.sender or "")
         self._window = int(conf.window)
         self._enquire_after = float(conf.enquire_link)
@@ -177,7 +178,7 @@ class SmppGateway:
 
     def _connect_and_serve(self) -> None:
         try:
-            link = _Link(self._host, self._port, self._tls, self._connect_timeout)
+            link = _Link(self._host, self._port, self._tls_context, self._connect_timeout)
         except OSError as error:
             kind = OutcomeKind.OURS if isinstance(error, socket.gaierror) else OutcomeKind.RETRY
             why = "no answer in time" if isinstance(error, TimeoutError) else error.strerror or str(error)
@@ -326,10 +327,10 @@ class _Sequence:
 class _Link:
     """Raises `OSError` where there is no connection, and later `_Broken`."""
 
-    def __init__(self, host: str, port: int, tls: bool, timeout: float) -> None:
+    def __init__(self, host: str, port: int, tls: ssl.SSLContext | None, timeout: float) -> None:
         self._socket = socket.create_connection((host, port), timeout)
-        if tls:
-            self._socket = ssl.create_default_context().wrap_socket(self._socket, server_hostname=host)
+        if tls is not None:
+            self._socket = tls.wrap_socket(self._socket, server_hostname=host)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._numbers = _Sequence()
         self._received = b""
@@ -477,6 +478,13 @@ def _address(url: str, section: str) -> tuple[str, int, bool]:
     if not host or parts.scheme not in ("smpp", "smpps") or parts.path.strip("/"):
         raise CannotStart(f"[{section}] url has to be smpp://host:port, or smpps://host:port with TLS")
     return host, port or (3550 if parts.scheme == "smpps" else 2775), parts.scheme == "smpps"
+
+
+def _tls_context(ca_file: str | None, section: str) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise CannotStart(f"[{section}] ca_file {ca_file} cannot be used: {error}") from error
 
 
 def _configured(outcomes: Mapping[str, str], section: str) -> dict[int, str]:

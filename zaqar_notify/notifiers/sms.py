@@ -105,6 +105,7 @@ _GATEWAY: list[cfg.Opt] = [
     _seconds("connect_timeout", 5.0, "How long connecting may take."),
     cfg.IntOpt("window", default=20, min=1, max=1000, help="Of SMPP: most messages on their way without an answer."),
     _seconds("enquire_link", 30.0, "Of SMPP: how long a connection may be silent before it is asked for a sign of life."),
+    cfg.StrOpt("ca_file", help="Of SMPP with TLS: file of certificates (PEM) to trust. Unset: those of the system."),
     cfg.BoolOpt("dry_run", default=False, help="Do everything but send."),
 ]
 
