@@ -10,12 +10,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import pymongo
 import testtools
+from pymongo.client_session import ClientSession
+from pymongo.errors import OperationFailure
 
 from tests.servers import mongodb
 from tests.storage import conformance
 from tests.storage.test_mongodb import MongoCase
-from zaqar_notify.errors import CannotStart, StorageUnavailable
+from zaqar_notify.errors import CannotStart, Conflict, StorageUnavailable
 from zaqar_notify.model import Draft, Message, Subscription
 from zaqar_notify.storage import ids
 from zaqar_notify.storage.mongodb import collections as names
@@ -179,6 +182,45 @@ class TransactionsTest(MongoCase):
         storages = [self.another() for _ in range(4)]
         self.assertEqual([], run_threads([lambda one=one: count(one) for one in storages]))
         self.assertEqual({"n": 80}, self.storage.get_queue("p", "q").metadata)
+
+    def test_a_queue_is_made_once(self) -> None:
+        storages = [self.another() for _ in range(6)]
+        works = [lambda one=one: one.publish("p", "q", [Draft(b"1", 300)]) for one in storages[:4]]
+        works += [lambda one=one: one.put_queue("p", "q", {"a": 1}) for one in storages[4:]]
+        self.assertEqual([], run_threads(works))
+        self.assertEqual(1, self.database.queues.count_documents({}))
+        self.assertEqual(1, self.database.projects.count_documents({}))
+        self.assertEqual(4, len(self.listed()))
+
+    def test_a_subscriber_is_subscribed_once(self) -> None:
+        got = []
+        asked = self.subscription(confirmed=True)
+        storages = [self.another() for _ in range(4)]
+        failures = run_threads([lambda one=one: got.append(one.subscribe(asked)) for one in storages])
+        self.assertEqual([Conflict] * 3, list(map(type, failures)))
+        self.assertEqual([True], [one.created for one in got])
+        self.assertEqual([got[0].subscription], self.storage.list_subscriptions("p", "q", None, 10))
+
+    def test_what_is_posted_while_a_queue_is_deleted_is_in_one_of_both(self) -> None:
+        given: list[str] = []
+        posting = self.another()
+        deleted_after = [0]
+
+        def post() -> None:
+            for _ in range(30):
+                given.extend(posting.publish("p", "q", [Draft(b"1", 300)]))
+
+        def delete() -> None:
+            for _ in range(10):
+                self.storage.delete_queue("p", "q")
+                deleted_after.append(len(given))
+
+        self.assertEqual([], run_threads([post, delete]))
+        # One was perhaps stored before, and noted after.
+        self.assertLessEqual(set(given[deleted_after[-1] + 1 :]), set(self.listed()))
+        self.assertEqual(30, self.database.messages.count_documents({}))
+        used = set(self.database.messages.distinct("queue_id"))
+        self.assertLessEqual(used, set(self.database.queues.distinct("_id")))
 
     def test_ids_that_another_one_has_taken_are_chosen_anew(self) -> None:
         self.publish(queue="other")
@@ -377,6 +419,44 @@ class AwayTest(testtools.TestCase):
         while not woken.wait(0.1):
             self.assertLess(time.monotonic(), end)
             self.storage.announce()
+
+
+class AbandonedTest(MongoCase):
+    """A process was paused in the midst of a transaction."""
+
+    def leave_open(self) -> ClientSession:
+        """With the queue changed by it."""
+        self.storage.put_queue("p", "q", {})
+        client = Database(self.url, 5.0, 1).client
+        self.addCleanup(client.close)
+        session = client.start_session()
+        session.start_transaction()
+        left = client.get_default_database()[names.QUEUES].update_many({}, {"$inc": {"held": 1}}, session=session)
+        self.assertEqual(1, left.modified_count)
+        return session
+
+    def check_ended(self, session: ClientSession) -> None:
+        error = self.assertRaises(OperationFailure, session.commit_transaction)
+        self.assertTrue(error.has_error_label("TransientTransactionError"), "its process begins anew")
+        self.assertEqual(0, self.database[names.QUEUES].count_documents({"held": 1}))
+
+    def test_who_meets_it_ends_it(self) -> None:
+        session = self.leave_open()
+        storage = self.storage_at(self.url, busy_timeout=3.0)
+        self.addCleanup(storage.close)
+        (given,) = storage.publish("p", "q", [Draft(b"1", 300)])
+        self.assertEqual([given], [message.id for message in storage.list_messages("p", "q", None, 10)])
+        self.check_ended(session)
+
+    def test_workers_end_it_for_those_whom_the_server_makes_wait(self) -> None:
+        session = self.leave_open()
+        storage = self.storage_at(self.url, busy_timeout=1.0)
+        self.addCleanup(storage.close)
+        end = storage.watch(lambda: None)
+        with pymongo.timeout(WAIT):  # the server itself ends it after a minute
+            self.database[names.QUEUES].update_one({}, {"$set": {"other": 1}})
+        end()
+        self.check_ended(session)
 
 
 class WatchTest(MongoCase):
