@@ -61,6 +61,7 @@ from zaqar_notify.storage.mongodb import (
     schema,
     taking,
 )
+from zaqar_notify.storage.mongodb.abandoned import Looking
 from zaqar_notify.storage.mongodb.publishing import Means, Post
 from zaqar_notify.storage.mongodb.reading import Place
 from zaqar_notify.storage.mongodb.session import Database, Scope
@@ -98,7 +99,7 @@ class MongoStorage(Storage):
         self._takes = itertools.count(1)
         self._turns: taking.Turns = {}
         self._announcer = Announcer(self._database)
-        self._watchers: list[Watcher] = []
+        self._watchers: list[Watcher | Looking] = []
 
     # -- life ---------------------------------------------------------------------------------------------------------------
 
@@ -128,8 +129,15 @@ class MongoStorage(Storage):
 
     def watch(self, wake: Callable[[], None]) -> Callable[[], None]:
         watcher = Watcher(self._database, wake)
-        self._watchers.append(watcher)
-        return watcher.end
+        # Who writes outside of a transaction does not hear that another one is in the way: the server makes it wait.
+        looking = Looking(self._database.end_abandoned, self._database.longest_idle / 2)
+        self._watchers += watcher, looking
+
+        def end() -> None:
+            looking.end()
+            watcher.end()
+
+        return end
 
     # -- queues -------------------------------------------------------------------------------------------------------------
 

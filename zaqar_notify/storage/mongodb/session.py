@@ -35,6 +35,7 @@ from pymongo.write_concern import WriteConcern
 from zaqar_notify.errors import CannotStart, StorageUnavailable
 from zaqar_notify.storage import ids
 from zaqar_notify.storage.grouping import Grouping, Run, Work
+from zaqar_notify.storage.mongodb.abandoned import end_abandoned
 from zaqar_notify.storage.mongodb.collections import COUNTERS, Document
 
 T = TypeVar("T")
@@ -52,6 +53,8 @@ _PAUSE = 0.001
 _LONGEST_PAUSE = 0.128
 _LONGEST_OF_CONFLICT = 0.008
 """Others hold what they write for a few milliseconds."""
+_SHORTEST_IDLE = 1.0
+"""Seconds that any process may need between two commands."""
 _LOST_SNAPSHOT = frozenset({239, 246})
 """SnapshotTooOld, SnapshotUnavailable: another one has to be taken."""
 _NOT_NOW = _LOST_SNAPSHOT | frozenset(
@@ -352,16 +355,31 @@ class Database:
         if client is not None and self._process == os.getpid():
             client.close()
 
+    @property
+    def longest_idle(self) -> float:
+        """Seconds between two commands after which a transaction counts as abandoned."""
+        return max(_SHORTEST_IDLE, self._patience / 2)
+
+    def end_abandoned(self) -> None:
+        with contextlib.suppress(StorageUnavailable):
+            end_abandoned(self.client, self.longest_idle)
+
     def _until_done(self, once: Callable[[float], T]) -> T:
         end = time.monotonic() + self._patience
+        look_at = end - self._patience / 2
         pause = _PAUSE
         while True:
             try:
                 return once(end)
             except PyMongoError as error:
-                if not _passes(error) or time.monotonic() >= end:
+                now = time.monotonic()
+                if not _passes(error) or now >= end:
                     raise translated(error) from error
-                longest = _LONGEST_OF_CONFLICT if _CONFLICT in _codes(error) else _LONGEST_PAUSE
+                conflict = _CONFLICT in _codes(error)
+            if conflict and now >= look_at:
+                look_at = now + self._patience / 8
+                self.end_abandoned()
+            longest = _LONGEST_OF_CONFLICT if conflict else _LONGEST_PAUSE
             time.sleep(pause * random.random())  # noqa: S311 - no secret
             pause = min(2 * pause, longest)
 
