@@ -14,6 +14,7 @@ import pymongo
 import testtools
 from pymongo.client_session import ClientSession
 from pymongo.errors import OperationFailure
+from pymongo.write_concern import WriteConcern
 
 from tests.servers import mongodb
 from tests.storage import conformance
@@ -23,7 +24,8 @@ from zaqar_notify.model import Draft, Message, Subscription
 from zaqar_notify.storage import ids
 from zaqar_notify.storage.mongodb import collections as names
 from zaqar_notify.storage.mongodb.driver import MongoStorage
-from zaqar_notify.storage.mongodb.session import Database, Scope
+from zaqar_notify.storage.mongodb.scope import Scope
+from zaqar_notify.storage.mongodb.session import Database
 
 WAIT = 30.0
 
@@ -150,6 +152,8 @@ def partial(index: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class TransactionsTest(MongoCase):
+    KNOWN_TO_FEW = ("messages", "subscriptions")
+
     def test_a_reader_behind_its_marker_misses_nothing(self) -> None:
         """Two processes post to one queue at once: what is stored later has the greater id."""
         posting = [self.another() for _ in range(2)]
@@ -301,6 +305,26 @@ class TransactionsTest(MongoCase):
         self.storage.purge_messages("p", "q")
         self.storage = self.open()
 
+    def test_a_worker_sees_what_the_primary_has(self) -> None:
+        """One that was just elected does not know yet what of that a majority has; what a worker does not see is lost."""
+        mine = self.subscribe()
+        self.publish()
+        few = {name: self.database.get_collection(name, write_concern=WriteConcern(1, j=False)) for name in self.KNOWN_TO_FEW}
+        models = {name: collection.find_one({}) for name, collection in few.items()}
+        for step in range(1, 6):
+            numbers = {name: model["_id"] + step for name, model in models.items()}
+            message, subscription = map(ids.show, numbers.values())
+            few["messages"].insert_one({**models["messages"], "_id": numbers["messages"]})
+            self.assertIn(message, self.storage.load([message], []).messages)
+            another = {"_id": numbers["subscriptions"], "subscriber": f"http://{step}/"}
+            few["subscriptions"].insert_one({**models["subscriptions"], **another})
+            self.assertIn(subscription, self.storage.load([], [subscription]).subscriptions)
+            few["subscriptions"].insert_one(
+                {**models["subscriptions"], "_id": another["_id"] + 1000, "subscriber": f"//{step}"}
+            )
+            found = self.storage.list_subscriptions("p", "q", mine.id, 100)
+            self.assertEqual(2 * step, len(found))
+
     def test_a_message_and_its_entry_are_there_both_or_none(self) -> None:
         """The transaction is broken off between the two."""
         self.storage._database.write_together(self.storage._insert, _post())
@@ -421,6 +445,9 @@ class AwayTest(testtools.TestCase):
             self.storage.announce()
 
 
+ABANDONED = "zaqar_notify.storage.mongodb.abandoned"
+
+
 class AbandonedTest(MongoCase):
     """A process was paused in the midst of a transaction."""
 
@@ -444,7 +471,8 @@ class AbandonedTest(MongoCase):
         session = self.leave_open()
         storage = self.storage_at(self.url, busy_timeout=3.0)
         self.addCleanup(storage.close)
-        (given,) = storage.publish("p", "q", [Draft(b"1", 300)])
+        with self.assertLogs(ABANDONED, "WARNING"):
+            (given,) = storage.publish("p", "q", [Draft(b"1", 300)])
         self.assertEqual([given], [message.id for message in storage.list_messages("p", "q", None, 10)])
         self.check_ended(session)
 
@@ -453,7 +481,7 @@ class AbandonedTest(MongoCase):
         storage = self.storage_at(self.url, busy_timeout=1.0)
         self.addCleanup(storage.close)
         end = storage.watch(lambda: None)
-        with pymongo.timeout(WAIT):  # the server itself ends it after a minute
+        with self.assertLogs(ABANDONED, "WARNING"), pymongo.timeout(WAIT):  # the server itself ends it after a minute
             self.database[names.QUEUES].update_one({}, {"$set": {"other": 1}})
         end()
         self.check_ended(session)
