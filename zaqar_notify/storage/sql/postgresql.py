@@ -59,7 +59,8 @@ _PREPARED = 500
 _SETTINGS = """
 SET lock_timeout = {patience}; SET idle_in_transaction_session_timeout = {half};
 SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
-SET join_collapse_limit = 1; SET plan_cache_mode = force_custom_plan; SET jit = off; SET max_parallel_workers_per_gather = 0
+SET enable_sort = off; SET enable_incremental_sort = off; SET join_collapse_limit = 1; SET plan_cache_mode = force_custom_plan;
+SET jit = off; SET max_parallel_workers_per_gather = 0
 """
 """Milliseconds. A process that has stopped in the middle of a transaction loses it before others lose patience."""
 _CONNECTION = {

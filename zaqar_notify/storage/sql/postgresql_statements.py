@@ -82,6 +82,14 @@ ORDER BY s.project, s.queue, s.id
 """  # noqa: S608
 
 
+# In the order of the one index that begins with claims.
+_OF_CLAIM = """
+id = ANY(ARRAY(
+    SELECT id FROM messages WHERE claim_id BETWEEN :claim AND :claim AND claim_id IS NOT NULL AND deleted_at IS NULL
+    ORDER BY claim_id
+)) AND coalesce(claim_id, 0) = :claim
+"""
+
 _LIVE_SUBSCRIPTION = "AND (s.expires_at IS NULL OR s.expires_at > asked.now)"
 
 _ROW = "message_id, subscription_id, attempts, lines, lane_id, expires_at, again"
@@ -158,6 +166,9 @@ SELECT id FROM (
 ) AS plain
 LIMIT :limit
 """,  # noqa: S608
+    statements.CLAIMED_MESSAGES: f"SELECT id FROM messages WHERE {_OF_CLAIM} AND expires_at > :now",  # noqa: S608
+    statements.KEEP_MESSAGES: f"UPDATE messages SET free_at = :end WHERE {_OF_CLAIM}",  # noqa: S608
+    statements.FREE_MESSAGES: f"UPDATE messages SET free_at = 0, claim_id = NULL WHERE {_OF_CLAIM}",  # noqa: S608
     statements.LIVE_LONGER: """
 UPDATE messages AS m SET
     expires_at = :until, prune_at = CASE WHEN prune_at < expires_at THEN prune_at ELSE :until END,
@@ -235,7 +246,7 @@ FROM (
     FROM json_array_elements(?::json) AS listed(pair) ORDER BY 1
 ) AS asked CROSS JOIN LATERAL (
     SELECT * FROM subscriptions
-    WHERE id = asked.id AND deleted_at IS NULL AND (asked.matters > 0 OR failing_since IS NOT NULL)
+    WHERE id = asked.id AND deleted_at + 0 IS NULL AND (asked.matters > 0 OR failing_since IS NOT NULL)
     OFFSET 0 FOR NO KEY UPDATE
 ) AS s
 """,
@@ -279,8 +290,9 @@ UPDATE messages SET free_at = 0 WHERE id = ANY(ARRAY(
 UPDATE messages SET free_at = 0, claim_id = NULL WHERE id = ANY(ARRAY(
     SELECT m.id FROM json_array_elements_text(?::json) AS asked(value)
     CROSS JOIN LATERAL (
-        SELECT id FROM messages WHERE claim_id = asked.value::bigint AND claim_id IS NOT NULL AND deleted_at IS NULL
-        FOR NO KEY UPDATE SKIP LOCKED
+        SELECT id FROM messages
+        WHERE claim_id BETWEEN asked.value::bigint AND asked.value::bigint AND claim_id IS NOT NULL AND deleted_at IS NULL
+        ORDER BY claim_id FOR NO KEY UPDATE SKIP LOCKED
     ) AS m LIMIT ?
 ))
 """,
@@ -340,8 +352,8 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 )
 
 
-_JOIN = re.compile(r"(?<!LEFT )\b(?:CROSS )?JOIN (\w+) AS (\w+)\s+ON\b")
-_EXISTS = re.compile(r"\bEXISTS \((?=SELECT 1\b)")
+_JOIN = re.compile(r"\b(LEFT )?(?:CROSS )?JOIN (\w+) AS (\w+)\s+ON\b")
+_EXISTS = re.compile(r"\bEXISTS \((?=\s*SELECT 1\b)")
 _IN_SELECTED = re.compile(r"(\b[\w.]+) IN \((?=\s*SELECT\b)")
 _BOUNDARY = re.compile(r"[()]|\b(?:WHERE|CROSS|LEFT|JOIN|GROUP|ORDER|LIMIT|UNION)\b")
 
@@ -363,9 +375,12 @@ def _in_order(text: str) -> str:
     """SQLite keeps the order of the tables (CROSS JOIN); PostgreSQL does where each has to be looked up for those before."""
     while found := _JOIN.search(text):
         end = _end(text, found.end(), of_condition=True)
-        table, alias = found[1], found[2]
-        looked_up = f"SELECT * FROM {table} AS {alias} WHERE{text[found.end() : end]} OFFSET 0"  # noqa: S608
-        text = f"{text[: found.start()]}CROSS JOIN LATERAL ({looked_up}) AS {alias} {text[end:]}"
+        kind, table, alias = found[1] or "", found[2], found[3]
+        condition, also, rest = text[found.end() : end].partition(f"AND {alias}.deleted_at IS NULL")
+        looked_up = f"SELECT * FROM {table} AS {alias} WHERE{condition}{rest} OFFSET 0"  # noqa: S608
+        # Not within: an index of what is not deleted could look like the shorter way.
+        joined = f"{kind}JOIN LATERAL ({looked_up}) AS {alias} ON {also.removeprefix('AND ') or 'true'}"
+        text = f"{text[: found.start()]}{joined} {text[end:]}"
     return text
 
 
