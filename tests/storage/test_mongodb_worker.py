@@ -28,7 +28,7 @@ from zaqar_notify.storage.mongodb.collections import (
 )
 from zaqar_notify.storage.mongodb.driver import MongoStorage
 from zaqar_notify.storage.mongodb.ledger import Settling
-from zaqar_notify.storage.mongodb.session import Bound, Scope
+from zaqar_notify.storage.mongodb.scope import Bound, Scope
 from zaqar_notify.storage.sql.driver import SqlStorage
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from zaqar_notify.model import Alert
 from zaqar_notify.storage.mongodb.collections import ALERTS, alert_key
-from zaqar_notify.storage.mongodb.session import Scope
+from zaqar_notify.storage.mongodb.scope import Scope
 
 _KEPT = 86_400.0
 """Seconds that is remembered, at least, when there was the last one for a cause."""

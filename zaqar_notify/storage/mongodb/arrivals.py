@@ -37,7 +37,7 @@ from zaqar_notify.storage.mongodb.collections import (
 )
 from zaqar_notify.storage.mongodb.jobs import covering
 from zaqar_notify.storage.mongodb.loading import cancelled_with_queue, is_deleted
-from zaqar_notify.storage.mongodb.session import Scope
+from zaqar_notify.storage.mongodb.scope import Scope
 from zaqar_notify.storage.mongodb.taking import Pipeline, gathered
 from zaqar_notify.storage.standing import Open
 

@@ -10,7 +10,7 @@ from typing import Any
 from zaqar_notify.model import Queue
 from zaqar_notify.storage.mongodb import publishing
 from zaqar_notify.storage.mongodb.collections import LIVE, QUEUES, Document
-from zaqar_notify.storage.mongodb.session import Scope
+from zaqar_notify.storage.mongodb.scope import Scope
 
 _SHOWN = ("project", "name", "metadata", "created_at")
 _BY_NAME = "ix_queues_name"

@@ -32,7 +32,7 @@ from zaqar_notify.storage.mongodb.collections import (
     of_line_key,
     without_nulls,
 )
-from zaqar_notify.storage.mongodb.session import Scope
+from zaqar_notify.storage.mongodb.scope import Scope
 
 KINDS = (
     PROJECTS, QUEUES, FLOORS, API_KEYS, ALERTS, SUBSCRIPTIONS, MESSAGES, CLAIMS, LANES, OUTBOX, JOBS, DELIVERIES, DELIVERY_LOG,

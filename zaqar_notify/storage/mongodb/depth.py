@@ -7,7 +7,7 @@ from typing import Any
 
 from zaqar_notify.storage.base import Depths
 from zaqar_notify.storage.mongodb.collections import DELIVERIES, JOBS, LANES, MESSAGES, OUTBOX
-from zaqar_notify.storage.mongodb.session import Bound, Scope
+from zaqar_notify.storage.mongodb.scope import Bound, Scope
 
 MOST_COUNTED = 20_000
 _Condition = tuple[Mapping[str, Any], str]

@@ -64,7 +64,8 @@ from zaqar_notify.storage.mongodb import (
 from zaqar_notify.storage.mongodb.abandoned import Looking
 from zaqar_notify.storage.mongodb.publishing import Means, Post
 from zaqar_notify.storage.mongodb.reading import Place
-from zaqar_notify.storage.mongodb.session import Database, Scope
+from zaqar_notify.storage.mongodb.scope import Scope
+from zaqar_notify.storage.mongodb.session import Database
 from zaqar_notify.storage.mongodb.subscriptions import Subscriptions
 from zaqar_notify.storage.mongodb.watching import Announcer, Watcher
 from zaqar_notify.storage.retention import Retention
@@ -286,7 +287,7 @@ class MongoStorage(Storage):
 
     def list_subscriptions(self, project: str, queue: str, marker: str | None, limit: int) -> list[Subscription]:
         behind = ids.parse_marker(marker) or 0
-        return self._database.read(
+        return self._database.alone(
             lambda scope: self._subscriptions.page(scope, project, queue, behind, limit=limit, now=self._clock())
         )
 
@@ -445,7 +446,9 @@ class MongoStorage(Storage):
         return self._database.alone(work)
 
     def load(self, message_ids: Collection[str], subscription_ids: Collection[str]) -> Loaded:
-        return self._database.read(
+        # What a worker does not see is over for it. A primary that was just elected has all that a majority has, and a snapshot
+        # of it not yet: it does not know what of that the majority has.
+        return self._database.alone(
             lambda scope: loading.load(
                 scope,
                 _parsed(message_ids),

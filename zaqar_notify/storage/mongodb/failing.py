@@ -8,7 +8,7 @@ from zaqar_notify.model import Alert
 from zaqar_notify.storage import failing
 from zaqar_notify.storage.failing import Standing
 from zaqar_notify.storage.mongodb.collections import LIVE, SUBSCRIPTIONS, Document, changes
-from zaqar_notify.storage.mongodb.session import Scope
+from zaqar_notify.storage.mongodb.scope import Scope
 
 _FIELDS = ("strikes", "failing_since", "disabled_at", "disabled_reason", "disabled_enable_by")
 

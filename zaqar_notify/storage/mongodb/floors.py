@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from zaqar_notify.storage.mongodb.collections import CLAIMS, COUNTERS, FLOORS, MESSAGES, QUEUES, SUBSCRIPTIONS
-from zaqar_notify.storage.mongodb.session import Scope
+from zaqar_notify.storage.mongodb.scope import Scope
 
 FLOORED = (CLAIMS, MESSAGES, SUBSCRIPTIONS)
 _OF_LATER = "last"

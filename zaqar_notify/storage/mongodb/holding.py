@@ -10,7 +10,7 @@ from zaqar_notify.model import MessageKind
 from zaqar_notify.storage import ids
 from zaqar_notify.storage.codes import KIND_CODES
 from zaqar_notify.storage.mongodb.collections import DELIVERY_LOG, MESSAGES, OUTBOX, QUEUES, lines_of
-from zaqar_notify.storage.mongodb.session import Scope
+from zaqar_notify.storage.mongodb.scope import Scope
 
 _NOT_LEASED = {"lease": {"$exists": False}}
 

@@ -23,7 +23,7 @@ from zaqar_notify.storage.mongodb.collections import (
     changes,
     without_nulls,
 )
-from zaqar_notify.storage.mongodb.session import Scope
+from zaqar_notify.storage.mongodb.scope import Scope
 
 _PARTS = {"message_id": "message_id", "after": "after_id", "last": "last_id"}
 """The details of a part of a fan-out, and their fields."""

@@ -9,7 +9,7 @@ from typing import Any
 from zaqar_notify.errors import Conflict
 from zaqar_notify.model import ApiKey
 from zaqar_notify.storage.mongodb.collections import API_KEYS, Document, without_nulls
-from zaqar_notify.storage.mongodb.session import Scope
+from zaqar_notify.storage.mongodb.scope import Scope
 
 
 def add(scope: Scope, key: ApiKey) -> None:

@@ -38,7 +38,7 @@ from zaqar_notify.storage.mongodb.collections import (
 )
 from zaqar_notify.storage.mongodb.failing import Verdicts
 from zaqar_notify.storage.mongodb.publishing import Means
-from zaqar_notify.storage.mongodb.session import Scope
+from zaqar_notify.storage.mongodb.scope import Scope
 from zaqar_notify.storage.mongodb.taking import find_lanes
 
 _DUPLICATE = 11000

@@ -24,7 +24,7 @@ from zaqar_notify.storage.mongodb.collections import (
     of_line_key,
     values,
 )
-from zaqar_notify.storage.mongodb.session import Scope
+from zaqar_notify.storage.mongodb.scope import Scope
 
 
 def load(

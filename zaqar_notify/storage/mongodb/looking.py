@@ -26,7 +26,7 @@ from zaqar_notify.storage.mongodb.collections import (
     of_delivery_key,
     of_line_key,
 )
-from zaqar_notify.storage.mongodb.session import Scope
+from zaqar_notify.storage.mongodb.scope import Scope
 from zaqar_notify.storage.mongodb.taking import Pipeline, gathered
 from zaqar_notify.storage.retention import Look, Retention
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from zaqar_notify.model import Member
 from zaqar_notify.storage.mongodb.collections import DELIVERIES, JOBS, LANES, OUTBOX, WORKERS
-from zaqar_notify.storage.mongodb.session import Scope
+from zaqar_notify.storage.mongodb.scope import Scope
 from zaqar_notify.storage.mongodb.taking import WORKER_SHIFT, tokens_of
 
 _FREE: Mapping[str, Any] = {"$set": {"due_at": 0.0}, "$unset": {"lease": ""}}

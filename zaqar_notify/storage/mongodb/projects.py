@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zaqar_notify.storage.mongodb.collections import PROJECTS
-from zaqar_notify.storage.mongodb.session import Scope
+from zaqar_notify.storage.mongodb.scope import Scope
 
 
 def number_of(scope: Scope, name: str) -> int:

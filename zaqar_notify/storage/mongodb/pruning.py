@@ -29,7 +29,8 @@ from zaqar_notify.storage.mongodb.collections import (
     of_delivery_key,
 )
 from zaqar_notify.storage.mongodb.loading import cancelled_with_queue, is_deleted
-from zaqar_notify.storage.mongodb.session import Database, Scope
+from zaqar_notify.storage.mongodb.scope import Scope
+from zaqar_notify.storage.mongodb.session import Database
 from zaqar_notify.storage.mongodb.taking import Pipeline, gathered
 from zaqar_notify.storage.retention import Retention
 

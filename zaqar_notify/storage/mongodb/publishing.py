@@ -24,7 +24,7 @@ from zaqar_notify.storage.mongodb.collections import (
     delivery_key,
     without_nulls,
 )
-from zaqar_notify.storage.mongodb.session import Scope
+from zaqar_notify.storage.mongodb.scope import Scope
 from zaqar_notify.storage.retention import Retention
 
 _ENCRYPTS = "_enable_encrypt_messages"

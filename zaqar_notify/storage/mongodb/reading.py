@@ -11,7 +11,7 @@ from zaqar_notify.model import Message, Stats
 from zaqar_notify.storage.mongodb import publishing
 from zaqar_notify.storage.mongodb.collections import LIVE, MESSAGE_FIELDS, MESSAGES, QUEUES, Document, values
 from zaqar_notify.storage.mongodb.publishing import Means
-from zaqar_notify.storage.mongodb.session import Scope
+from zaqar_notify.storage.mongodb.scope import Scope
 
 _QUEUES_AT_ONCE = 1000
 

@@ -15,7 +15,7 @@ from pymongo.errors import OperationFailure
 
 from zaqar_notify.errors import CannotStart
 from zaqar_notify.storage.mongodb.collections import COLLECTIONS, INDEXES, OLDEST_READER, REVISION, SCHEMA, Document
-from zaqar_notify.storage.mongodb.session import Scope
+from zaqar_notify.storage.mongodb.scope import Scope
 
 _KEY = "schema"
 _EXISTS = 48

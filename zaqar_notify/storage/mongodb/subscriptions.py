@@ -25,7 +25,7 @@ from zaqar_notify.storage.mongodb.collections import (
     without_nulls,
 )
 from zaqar_notify.storage.mongodb.publishing import Means
-from zaqar_notify.storage.mongodb.session import Scope
+from zaqar_notify.storage.mongodb.scope import Scope
 
 LOG = logging.getLogger(__name__)
 

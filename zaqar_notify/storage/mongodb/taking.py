@@ -24,7 +24,7 @@ from zaqar_notify.storage.mongodb.collections import (
     Filter,
     of_delivery_key,
 )
-from zaqar_notify.storage.mongodb.session import Bound, Scope
+from zaqar_notify.storage.mongodb.scope import Bound, Scope
 
 WORKER_SHIFT = 32
 """A token is the worker's id and, in its lower bits, the number of the take."""
