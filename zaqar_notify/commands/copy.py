@@ -52,7 +52,14 @@ def _destination(arguments: argparse.Namespace) -> str:
     conf = cfg.ConfigOpts()
     conf.register_opt(cfg.StrOpt("connection"), "storage")
     try:
-        conf([], project="zaqar-notify-copy", default_config_files=[arguments.to_config_file], default_config_dirs=[])
+        # The environment may name the storage that is copied.
+        conf(
+            [],
+            project="zaqar-notify-copy",
+            default_config_files=[arguments.to_config_file],
+            default_config_dirs=[],
+            use_env=False,
+        )
     except cfg.Error as error:
         raise CannotStart(f"--to-config-file: {' '.join(str(error).split())}") from error
     if not conf.storage.connection:

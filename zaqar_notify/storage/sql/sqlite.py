@@ -32,6 +32,7 @@ Item = TypeVar("Item")
 _LOCK_PAUSE = 0.0002
 """Seconds between two tries to get the lock between processes."""
 _MOST_READERS = 64
+_URLS = "sqlite:////path/to/the/file, postgresql://user:password@host:5432/database or mongodb://a,b,c/database?replicaSet=name"
 _OUR_FAULTS = (DataError, IntegrityError, ProgrammingError)
 """Errors of a statement, not of the database: they go to their caller as they are."""
 
@@ -41,11 +42,9 @@ def path_of(url: str) -> str:
     try:
         parsed = make_url(url)
     except ArgumentError:
-        raise CannotStart("[storage] connection is no database URL: sqlite:////path/to/the/file") from None
+        raise CannotStart(f"[storage] connection is no database URL; use {_URLS}") from None
     if parsed.get_backend_name() != "sqlite":
-        raise CannotStart(
-            f"[storage] connection: {parsed.get_backend_name()} is not supported; use sqlite:////path/to/the/file"
-        )
+        raise CannotStart(f"[storage] connection: {parsed.get_backend_name()} is not supported; use {_URLS}")
     if not parsed.database or parsed.database == ":memory:":
         raise CannotStart("[storage] connection: processes share a file; use sqlite:////path/to/the/file")
     return os.path.abspath(parsed.database)
