@@ -197,7 +197,6 @@ def build_service(conf: cfg.ConfigOpts) -> NotificationService:
     from zaqar_notify.metrics import ApiMetrics
     from zaqar_notify.signing import UrlSigner
     from zaqar_notify.validation import Limits
-    from zaqar_notify.wake import Waker
 
     require_keys(conf)
     storage = build_storage(conf)
@@ -205,7 +204,7 @@ def build_service(conf: cfg.ConfigOpts) -> NotificationService:
         storage.check()
     metrics = _build_api_metrics(conf, storage)
     limits = dataclasses.replace(_settings(Limits, conf.transport), max_attempts=conf.notification.max_attempts)
-    wake = Waker(_wake_directory(conf)).notify
+    wake = _waking(conf, storage)
     check = build_notifiers(conf).check
     rules = build_rules(conf)
     signer = UrlSigner(conf.signed_url.secret_key)
@@ -233,6 +232,19 @@ def build_service(conf: cfg.ConfigOpts) -> NotificationService:
         return _behind_keystone(conf, api) if identity is None and conf.auth.strategy == "keystone" else api
 
     return NotificationService(storage, limits, wake, make_api, (metrics or ApiMetrics()).published)
+
+
+def _waking(conf: cfg.ConfigOpts, storage: Storage) -> Callable[[], None]:
+    """Tells the workers of this machine, and those of others, that there is work."""
+    from zaqar_notify.wake import Waker
+
+    here = Waker(_wake_directory(conf))
+
+    def wake() -> None:
+        here.notify()
+        storage.announce()
+
+    return wake
 
 
 # -- metrics -------------------------------------------------------------------------------------------------------------------
