@@ -15,7 +15,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from tests.servers import postgresql
-from tests.storage import conformance, conformance_cluster
+from tests.storage import conformance, conformance_cluster, conformance_repeated
 from tests.storage.contract import NOW
 from tests.storage.postgresql_case import PostgresCase, RealTimeCase, migrated, storage_at
 from zaqar_notify.errors import CannotStart, StorageUnavailable
@@ -26,7 +26,12 @@ from zaqar_notify.storage.sql import postgresql_statements, statements, tables
 from zaqar_notify.storage.sql.migrations import configuration
 
 
-class PostgresConformanceTest(PostgresCase, conformance.StorageConformance, conformance_cluster.CopyConformance):
+class PostgresConformanceTest(
+    PostgresCase,
+    conformance.StorageConformance,
+    conformance_cluster.CopyConformance,
+    conformance_repeated.RepeatedConformance,
+):
     def setUp(self) -> None:
         super().setUp()
         # What it says about bodies and secrets that cannot be opened is looked at elsewhere.

@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy
 from sqlalchemy import event
 
-from tests.storage import case, conformance, conformance_cluster
+from tests.storage import case, conformance, conformance_cluster, conformance_repeated
 from zaqar_notify.encryption import Keyring
 from zaqar_notify.errors import CannotStart, Conflict, InvalidRequest, NotFound, StorageUnavailable
 from zaqar_notify.model import Alert, ApiKey, Disabled, Draft, Exchange, LaneKey, OutcomeKind, State, Subscription
@@ -31,7 +31,12 @@ NEW_KEY = base64.b64encode(b"n" * 32).decode()
 OLD_KEY = base64.b64encode(b"k" * 32).decode()
 
 
-class SqlConformanceTest(case.SqlCase, conformance.StorageConformance, conformance_cluster.CopyConformance):
+class SqlConformanceTest(
+    case.SqlCase,
+    conformance.StorageConformance,
+    conformance_cluster.CopyConformance,
+    conformance_repeated.RepeatedConformance,
+):
     def setUp(self) -> None:
         super().setUp()
         # What it says about bodies and secrets that cannot be opened is looked at below.

@@ -702,11 +702,14 @@ class SqlStorage(Storage):
         if not settlements and not closings and not breakers:
             return 0
 
-        def work(connection: Connection) -> int:
-            now, bodies, retention = self._clock(), self._bodies, self._retention
-            return ledger.settle(connection, settlements, closings, breakers, now=now, bodies=bodies, retention=retention)
+        def work(connection: Connection, *, repeats: bool = False) -> int:
+            means: dict[str, Any] = {"now": self._clock(), "bodies": self._bodies, "retention": self._retention}
+            return ledger.settle(connection, settlements, closings, breakers, **means, repeats=repeats)
 
-        return self._database.write(work)
+        try:
+            return self._database.write(work)
+        except ledger.Repeated:
+            return self._database.write(functools.partial(work, repeats=True))
 
     def breakers(self) -> list[Breaker]:
         with self._database.read() as connection:

@@ -25,6 +25,11 @@ _Run = Callable[..., Any]
 # -- settling ------------------------------------------------------------------------------------------------------------------
 
 
+class Repeated(Exception):
+    """Some lines are in the log already: they were stored, with all that belongs to them, by a commit that was reported as
+    failed. Nothing else may be stored of these settlements."""
+
+
 class _Settling:
     """One settlement after the other goes into lists, which are stored in bulk."""
 
@@ -37,6 +42,8 @@ class _Settling:
         self._lanes: dict[LaneKey, int] = {}
         self._lines: list[tuple[Any, ...]] = []
         self._rows: list[tuple[Any, ...]] = []
+        self._fresh: dict[tuple[int, int], tuple[Any, ...]] = {}
+        """Rows of deliveries that had none."""
         self._ended: list[tuple[int, int]] = []
         self._verdicts = Verdicts()
         self._publish: list[tuple[int, str, Draft]] = []
@@ -60,7 +67,11 @@ class _Settling:
         self, settlement: Settlement, message: int, subscription: int, lane: int | None, due_at: float | None
     ) -> None:
         lease = settlement.token if settlement.hold and due_at is not None else None
-        self._rows.append((message, subscription, lane, due_at, lease, settlement.attempts, settlement.lines))
+        row = message, subscription, lane, due_at, lease, settlement.attempts, settlement.lines
+        if settlement.from_row:
+            self._rows.append(row)
+        else:
+            self._fresh[message, subscription] = row
 
     def find_lanes(self, settlements: Sequence[Settlement]) -> None:
         """All together, before any of them is parked in."""
@@ -75,19 +86,23 @@ class _Settling:
             self._lanes[key] = self._run(statements.INSERT_LANE, (key.project, key.name, project_id)).scalar_one()
         return self._lanes[key]
 
-    def store(self) -> None:
-        if self._rows:
-            found = self._run(statements.ORIGINS, json_list({row[0] for row in self._rows}))
+    def store(self) -> bool:
+        """False when some lines were there already."""
+        rows = [*self._rows, *self._fresh.values()]
+        if rows:
+            found = self._run(statements.ORIGINS, json_list({row[0] for row in rows}))
             origins = {message: (expires_at, project_id, 0) for message, expires_at, project_id in found}
-            self._rows = [(*row, *origins[row[0]]) for row in self._rows]
+            rows = [(*row, *origins[row[0]]) for row in rows]
         self._seal_exchanges()
-        statements.INSERT_LINES.into(self._connection, self._lines)
-        statements.PUT_ROWS.into(self._connection, self._rows)
+        all_new = statements.INSERT_LINES.into(self._connection, self._lines) == len(self._lines)
+        statements.PUT_ROWS.into(self._connection, rows[: len(self._rows)])
+        statements.LEAVE_ROWS.into(self._connection, sorted(rows[len(self._rows) :]))
         if self._ended:
             self._run(statements.DELETE_ROWS, json_list(self._ended))
         self._alerts += self._verdicts.store(self._run)
         if self._publish or self._alerts:
             self._publish_drafts()
+        return all_new
 
     def _is_due(self, project: str, alert: Alert) -> bool:
         return alerting.is_due(self._run, project, alert, self._now)
@@ -124,19 +139,22 @@ def settle(
     now: float,
     bodies: Bodies,
     retention: Retention,
+    repeats: bool = False,
 ) -> int:
-    """Returns how many settlements had lost their lease."""
+    """Returns how many settlements had lost their lease. Raises `Repeated`, unless it is told that it ``repeats``."""
     kept = _Settling(connection, now, bodies, retention)
     parsed = [(one, ids.parse(one.message_id), ids.parse(one.subscription_id)) for one in settlements]
     fences = _Fences(connection.exec_driver_sql, parsed)
     kept.find_lanes(settlements)
+    stored = _stored(connection.exec_driver_sql, parsed) if repeats else frozenset()
     lost = 0
     for one, message, subscription in parsed:
         if message is None or subscription is None or not fences.hold(one, message, subscription):
             lost += 1
-        else:
+        elif one.from_row or one.log is None or (message, subscription, one.log.number) not in stored:
             kept.add(one, message, subscription)
-    kept.store()
+    if not kept.store() and not repeats:
+        raise Repeated
     _close(connection, closings, now)
     for breaker in sorted(breakers, key=lambda one: (one.lane.project, one.lane.name)):
         _set_breaker(connection, breaker)
@@ -147,6 +165,12 @@ _Parsed = tuple[Settlement, int | None, int | None]
 """With its message and its subscription."""
 _Pair = tuple[int | None, int | None]
 _NOT_LEASED = (None, 0)
+
+
+def _stored(run: _Run, parsed: Sequence[_Parsed]) -> Collection[tuple[int, int, int]]:
+    """The lines that are in the log already."""
+    asked = [(message, other, one.log.number) for one, message, other in parsed if one.log is not None]
+    return {(message, other, number) for message, other, number in run(statements.STORED_LINES, json_list(asked))}
 
 
 class _Fences:

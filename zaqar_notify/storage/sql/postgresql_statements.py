@@ -498,12 +498,12 @@ def _type(column: Column[Any]) -> str:
     return re.sub(r"\(\d+\)| COLLATE.*", "", compiled)
 
 
-def insert(rows: Rows, connection: Connection, values: Sequence[tuple[Any, ...]]) -> None:
+def insert(rows: Rows, connection: Connection, values: Sequence[tuple[Any, ...]]) -> int:
     """Instead of what `Rows` does."""
     if not values:
-        return
+        return 0
     if "DO UPDATE" in rows.after:
         # One statement stores a row once; and whoever locks several does it in this order.
         values = [row for _, row in sorted({row[:2]: row for row in values}.items())]
     at_once = _arrays(rows)
-    connection.exec_driver_sql(at_once.text, at_once.arrays(values))
+    return connection.exec_driver_sql(at_once.text, at_once.arrays(values)).rowcount

@@ -39,14 +39,12 @@ class Rows:
             text = self._full if len(some) == self._MOST else self._text(len(some))
             yield text, tuple(itertools.chain.from_iterable(some))
 
-    def into(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Store them. An engine may have a way of its own."""
+    def into(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
+        """Store them; returns how many were. An engine may have a way of its own."""
         insert = connection.get_execution_options().get("insert_rows")
         if insert is not None:
-            insert(self, connection, rows)
-            return
-        for statement, values in self.of(rows):
-            connection.exec_driver_sql(statement, values)
+            return int(insert(self, connection, rows))
+        return sum(connection.exec_driver_sql(statement, values).rowcount for statement, values in self.of(rows))
 
 
 def json_list(values: Iterable[Any]) -> tuple[str]:
@@ -437,6 +435,16 @@ ON CONFLICT (message_id, subscription_id) DO UPDATE SET
     attempts = excluded.attempts, lines = excluded.lines
 """,
 )
+
+# Of deliveries that had none. One that is there was left by a commit that was reported as failed: others may work on it.
+LEAVE_ROWS = Rows(PUT_ROWS.before, PUT_ROWS.columns, after="ON CONFLICT DO NOTHING")
+
+# Which of these lines are there.
+STORED_LINES = """
+SELECT l.message_id, l.subscription_id, l.number FROM json_each(?) AS asked
+CROSS JOIN delivery_log AS l
+    ON l.message_id = asked.value ->> 0 AND l.subscription_id = asked.value ->> 1 AND l.number = asked.value ->> 2
+"""
 
 DELETE_ROW = "DELETE FROM deliveries WHERE message_id = ? AND subscription_id = ?"
 
