@@ -291,13 +291,22 @@ class Poster:
         # What others have made they post themselves, unless they have died.
         before = self._storage.now() - self._settings.repost_interval if self._due_at else None
         self._due_at = now + self._settings.repost_interval
-        there = {posting.details.get("job_id") for posting in listing}
         try:
-            missing = list(itertools.islice((job for job in self._open_jobs(before) if job.id not in there), room))
+            missing = list(itertools.islice(self._missing(before, listing), room))
         except errors.StorageUnavailable as error:
             LOG.debug("looking for jobs that are not on the board has to wait: %s", error)
             return []
         return [board.post(f"{job.kind} {job.id}", details={"job_id": job.id, "kind": job.kind}) for job in missing]
+
+    def _missing(self, before: float | None, listing: list[Any]) -> Iterator[Job]:
+        """What can wait gets half of the places at most: it must not keep off the board what cannot."""
+        there = {posting.details.get("job_id") for posting in listing}
+        room = self._settings.most_posted // 2 - sum(posting.details.get("kind") in jobs.BACKGROUND for posting in listing)
+        for job in self._open_jobs(before):
+            if job.id in there or (job.kind in jobs.BACKGROUND and room <= 0):
+                continue
+            room -= job.kind in jobs.BACKGROUND
+            yield job
 
     def _open_jobs(self, before: float | None) -> Iterator[Job]:
         """Read as far as they are asked for; those made since ``before`` are left out."""
