@@ -25,7 +25,7 @@ from zaqar_notify.storage import ids
 from zaqar_notify.storage.mongodb import collections as names
 from zaqar_notify.storage.mongodb.driver import MongoStorage
 from zaqar_notify.storage.mongodb.scope import Scope
-from zaqar_notify.storage.mongodb.session import Database
+from zaqar_notify.storage.mongodb.session import Database, translated
 
 WAIT = 30.0
 
@@ -337,6 +337,30 @@ def _post() -> Any:
     from zaqar_notify.storage.mongodb.publishing import Post
 
     return Post("p", "q", [Draft(b"1", 60)])
+
+
+class SaidTest(testtools.TestCase):
+    """What whoever configures it gets to read."""
+
+    def test_a_server_that_is_not_there_and_a_set_of_another_name(self) -> None:
+        for url, why in (
+            ("mongodb://a:secret@127.0.0.1:1/x?replicaSet=rs0", "(127.0.0.1:1: [Errno 111] Connection refused)"),
+            (
+                mongodb.shared().url.replace("rs0", "another"),
+                '(No replica set members available for replica set name "another")',
+            ),
+        ):
+            database = Database(url, 0.3, 1)
+            self.addCleanup(database.close)
+            with self.subTest(url=url):
+                error = self.assertRaises(StorageUnavailable, database.alone, lambda scope: scope[names.SCHEMA].find_one({}))
+                self.assertTrue(str(error).endswith(f"no primary of the replica set answers {why}"), str(error))
+
+    def test_a_user_who_is_not_taken_or_may_not(self) -> None:
+        for code, why in ((18, "does not take the user and the password"), (13, "may not do this")):
+            error = translated(OperationFailure("no", code, {"code": code, "codeName": "No"}))
+            self.assertIsInstance(error, StorageUnavailable)
+            self.assertIn(why, str(error))
 
 
 class _BrokenOnce:

@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -67,6 +68,13 @@ _NOT_NOW = _LOST_SNAPSHOT | frozenset(
     }
 )  # fmt: skip
 """Codes of errors that are the server's state and no fault of a command: no primary, shutting down, no right, a full disk."""
+_SAID = {
+    13: "the user of [storage] connection may not do this, or there is none",
+    18: "the server does not take the user and the password of [storage] connection",
+}
+"""What whoever configures it has to know."""
+_OF_THE_DRIVER = re.compile(r" \(configured timeouts|, Timeout:")
+"""From here on its message is about itself."""
 _TURNS = 64
 _ASKING = 1.0
 """Seconds that asking for the time may take."""
@@ -307,12 +315,12 @@ def translated(error: PyMongoError) -> Exception:
     """What to raise for it. A fault of ours goes to the caller as it is; of others the text has no values in it."""
     known = error.has_error_label(_TRANSIENT) or error.has_error_label(_UNKNOWN_RESULT)
     if isinstance(error, ServerSelectionTimeoutError):
-        why = "no primary of the replica set answers"
+        why = f"no primary of the replica set answers ({_OF_THE_DRIVER.split(str(error))[0]})"
     elif isinstance(error, ConnectionFailure):
         why = "the connection to the primary is broken"
     elif known or isinstance(error, (ExecutionTimeout, WriteConcernError)) or _codes(error) <= _NOT_NOW:
         details = getattr(error, "details", None) or {}
-        why = details.get("codeName") or type(error).__name__
+        why = _SAID.get(details.get("code", 0)) or details.get("codeName") or type(error).__name__
     else:
         return error
     return StorageUnavailable(f"The database cannot be used now: {why}")
