@@ -190,6 +190,13 @@ WORKER: list[cfg.Opt] = [
         help="A message that was matched with so many subscriptions, in whole pages, and has more, is cut: jobs take its place "
         "that all workers share ([cluster]).",
     ),
+    cfg.FloatOpt(
+        "range_share",
+        default=0.5,
+        min=0.01,
+        max=1.0,
+        help="Share of a worker's time that huge fan-outs have at most while other messages come in.",
+    ),
     cfg.IntOpt("max_lanes", default=1000, min=1, help="Most lanes with parked deliveries that a worker empties at once."),
     cfg.IntOpt("lane_min", default=2, min=1, help="Attempts in flight that a lane is always allowed."),
     cfg.IntOpt("lane_max", default=32, min=1, help="Most attempts in flight in one lane (project and endpoint)."),

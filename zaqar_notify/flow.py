@@ -45,8 +45,10 @@ from zaqar_notify.notifiers.sending import Route
 from zaqar_notify.retry import Next, Policy, next_state, policy_of
 from zaqar_notify.storage.base import Breaker, Closing, Entry, Failure, Loaded, Row, Settlement, Storage, Taken
 
-BREATH = 100
+BREATH = 50
 """Pairs of message and subscription between two breaths."""
+SLICE = 100
+"""Subscriptions that are read from the storage between two breaths."""
 MOST_LARGE = 10_000
 """Entries with more than a page of subscribers that a worker remembers."""
 MOST_FAILING = 100_000
@@ -65,6 +67,8 @@ class Leased:
     until: float
     room: int
     """How many deliveries this worker has room for; what goes beyond is given back."""
+    page: int | None = None
+    """Subscriptions that are matched with one message at a time, where these are fewer than usual."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -196,6 +200,7 @@ class _Match:
         self._routes: dict[str, tuple[Route, Lane] | Outcome] = {}
         self._wall = dispatch.storage.now()
         self._now = time.monotonic()
+        self._most = min(dispatch.page, leased.page or dispatch.page)
         self.pairs = 0
         self.sends: list[Send] = []
         self.pages: list[OpenEntry] = []
@@ -222,7 +227,7 @@ class _Match:
         page = self._subscriptions(message, entry.after)
         if entry.last is not None:
             page = [one for one in page if one.id <= entry.last]
-        if len(page) == self._dispatch.page and page[-1].id != entry.last:
+        if len(page) == self._most and page[-1].id != entry.last:
             opened.after = page[-1].id
             opened.cut = entry.job_id is None and self._dispatch.grows_huge(message.id, len(page))
         elif entry.after is not None:
@@ -232,9 +237,16 @@ class _Match:
     def _subscriptions(self, message: Message, after: str | None) -> list[Subscription]:
         key = (message.project, message.queue, after)
         if key not in self._pages:
-            self._pages[key] = self._dispatch.storage.list_subscriptions(
-                message.project, message.queue, after, self._dispatch.page
-            )
+            page: list[Subscription] = []
+            self._pages[key] = page
+            at_once = SLICE if self._leased.page else self._most
+            while (most := min(self._most - len(page), at_once)) > 0:
+                behind = page[-1].id if page else after
+                found = self._dispatch.storage.list_subscriptions(message.project, message.queue, behind, most)
+                page += found
+                if len(found) < most:
+                    break
+                self._dispatch.breathe()
         return self._pages[key]
 
     def row(self, row: Row, loaded: Loaded) -> None:
@@ -280,6 +292,7 @@ class _Match:
             from_parking=row is not None and row.lane is not None,
             # A redelivery has an expiry of its own.
             expires_at=message.expires_at if row is None else row.expires_at,
+            yields=entry is not None and entry.job_id is not None,
         )
 
     def _route(self, subscription: Subscription) -> tuple[Route, Lane] | Outcome:
@@ -568,12 +581,12 @@ class Settling:
 
     # The flow:
 
-    def run(self) -> None:
-        """Store one micro-batch. Raises `StorageUnavailable` after some tries; the next call goes on with the same batch, so
-        that nothing is sent again while the leases last."""
+    def run(self, most: int | None = None) -> None:
+        """Store one micro-batch, of at most ``most``. Raises `StorageUnavailable` after some tries; the next call goes on with
+        the same batch, so that nothing is sent again while the leases last."""
         self._telling.attempts.flush()
         if self._batch is None:
-            self._batch = self._next_batch()
+            self._batch = self._next_batch(most or self._micro_batch)
         settlements, closings, breakers = self._batch
         lost = self._flow.run("lost", settlements=settlements, closings=closings, breakers=breakers)
         self._batch = None
@@ -589,11 +602,11 @@ class Settling:
     def store(self, settlements: list[Settlement], closings: list[Closing], breakers: list[Breaker]) -> int:
         return self._storage.settle(settlements, closings, breakers)
 
-    def _next_batch(self) -> tuple[list[Settlement], list[Closing], list[Breaker]]:
+    def _next_batch(self, most: int) -> tuple[list[Settlement], list[Closing], list[Breaker]]:
         settlements: list[Settlement] = []
         closings: list[Closing] = []
         seen: set[tuple[str, str]] = set()
-        while self._queue and len(settlements) < self._micro_batch and len(closings) < self._micro_batch:
+        while self._queue and len(settlements) < most and len(closings) < most:
             settlement, entry = self._queue[0]
             if settlement is not None:
                 # Two steps of one delivery (a row, then its end) are two transactions: one has to see the other.

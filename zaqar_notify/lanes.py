@@ -50,7 +50,11 @@ class Limits:
 
 
 MOST_STRIDE = 500
+MOST_IDLE = 10_000
+"""With more lanes than that, those that are not used now are forgotten much sooner."""
 _BUCKETS = 10
+_LOOKS = 2000
+"""Lanes that are looked at in one step of forgetting those that are not used: about a millisecond."""
 _RELEASE_DOUBLING = 10.0
 _RELEASE_TIME = 60.0
 """Seconds until a lane that was opened again is free to send as it likes."""
@@ -135,12 +139,17 @@ class Send(Delivery):
     ended: bool = False
     withdrawn: bool = False
     """It waits no longer, although it was not started."""
+    yields: bool = False
+    """It is of a huge fan-out: what else may start goes first."""
     expires_at: float = math.inf
     """Epoch seconds: nothing is sent after it."""
     # Where it goes, once that has been looked up:
     lane: Lane = dataclasses.field(init=False)
     sender: Sender = dataclasses.field(init=False)
     timeout: float = dataclasses.field(init=False)
+
+
+_NOBODY: collections.deque[Send] = collections.deque(maxlen=0)
 
 
 class Lane:
@@ -168,7 +177,7 @@ class Lane:
         self.key = key
         self.limit = limit
         self.in_flight = 0
-        self.waiting: collections.deque[Send] = collections.deque()
+        self.waiting: collections.deque[Send] = _NOBODY  # there may be very many lanes, and few in use
         self.queued = False  # stands in a ring
         self.slow = False
         self.parked_until = 0.0
@@ -181,21 +190,23 @@ class Lane:
         self.opened_at = -math.inf  # when it was closed last, and the lane opened again
         self.next_at = 0.0  # a paced lane sends nothing before
         self.bare_until = 0.0  # it was found without parked rows, and is not asked for them before
-        self.window: collections.deque[list[int]] = collections.deque(maxlen=_BUCKETS)
+        self.window: list[int] = []  # three numbers for each time: which one, attempts, failures
 
     @property
     def ready(self) -> bool:
         return bool(self.waiting) and self.in_flight < self.limit
 
     def count(self, failed: bool, bucket: int) -> None:
-        if not self.window or self.window[-1][0] != bucket:
-            self.window.append([bucket, 0, 0])
-        self.window[-1][1] += 1
-        self.window[-1][2] += failed
+        window = self.window
+        if not window or window[-3] != bucket:
+            window += (bucket, 0, 0)
+            del window[: -3 * _BUCKETS]
+        window[-2] += 1
+        window[-1] += failed
 
     def failing(self, limits: Limits, bucket: int) -> bool:
-        recent = [entry for entry in self.window if entry[0] > bucket - _BUCKETS]
-        attempts, failures = sum(entry[1] for entry in recent), sum(entry[2] for entry in recent)
+        recent = [at for at in range(0, len(self.window), 3) if self.window[at] > bucket - _BUCKETS]
+        attempts, failures = (sum(self.window[at + which] for at in recent) for which in (1, 2))
         return attempts >= limits.breaker_attempts and failures >= limits.breaker_failures * attempts
 
     def rate(self, limits: Limits, now: float) -> float:
@@ -234,14 +245,17 @@ class Lanes:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.in_flight = 0
+        self.yielding = 0
+        """In flight, of those that yield; without what is slow."""
         self.waiting = 0
         self._lanes: dict[LaneKey, Lane] = {}
         self._held: collections.OrderedDict[LaneKey, Lane] = collections.OrderedDict()
         self._shut: dict[LaneKey, Lane] = {}
         self._open_breakers: Mapping[LaneKey, int] = {}  # of all lanes, as the storage has said last: there may be very many
+        self._to_look_at: list[LaneKey] = []
         self._paced: list[tuple[float, int, Lane]] = []  # a heap of when they may send again
         self._numbers = itertools.count()
-        self._fast, self._slow = _Ring(), _Ring()
+        self._fast, self._slow, self._yielding = _Ring(), _Ring(), _Ring()
         self._blocked: dict[Sender, list[Lane]] = {}  # lanes that wait for their sender rather than for their endpoint
         self._slow_in_flight = 0
         self._slow_places = max(1, int(limits.max_in_flight * limits.slow_share))
@@ -283,24 +297,29 @@ class Lanes:
         elif not send.from_parking and lane.parked_until > now:
             return False
         send.waiting_since = now
+        if lane.waiting is _NOBODY:
+            lane.waiting = collections.deque()
         lane.waiting.append(send)
         self._arrived.append(send)
         self.waiting += 1
         self._enqueue(lane)
         return True
 
-    def start(self, places: int, now: float) -> Iterator[Send]:
-        """The sends that may start now, at most ``places``, with their start recorded."""
+    def start(self, places: int, now: float, yielding: int | None = None) -> Iterator[Send]:
+        """The sends that may start now, at most ``places``, with their start recorded. Those that yield come last, at most
+        ``yielding`` of them."""
         while self._paced and self._paced[0][0] <= now:
             lane = heapq.heappop(self._paced)[2]
             lane.queued = False
             self._enqueue(lane)
+        left = places if yielding is None else yielding
         while places > 0 and self.in_flight < self.limits.max_in_flight:
             slow = self._slow_in_flight < self._slow_places
-            if not (self._fast or (slow and self._slow)):
-                return
             # Slow lanes first: their share bounds them, and behind a long row of fast ones they would never come.
-            lane = (self._slow if slow and self._slow else self._fast).pop()
+            ring = (slow and self._slow) or self._fast or (left > 0 and self._yielding)
+            if not ring:
+                return
+            lane = ring.pop()
             if not lane.ready:
                 continue
             if lane.slow and not slow:
@@ -314,6 +333,7 @@ class Lanes:
                 lane.queued = True
                 heapq.heappush(self._paced, (lane.next_at, next(self._numbers), lane))
                 continue
+            left -= ring is self._yielding
             yield self._start(lane, now)
             places -= 1
             self._enqueue(lane)
@@ -329,11 +349,14 @@ class Lanes:
 
     def _start(self, lane: Lane, now: float) -> Send:
         send = lane.waiting.popleft()
+        if not lane.waiting:
+            lane.waiting = _NOBODY
         send.started_at = now
         lane.in_flight += 1
         lane.used_at = now
         self.waiting -= 1
         self.in_flight += 1
+        self.yielding += send.yields
         if lane.slow:
             send.in_slow_share = True
             self._slow_in_flight += 1
@@ -342,7 +365,7 @@ class Lanes:
 
     def _enqueue(self, lane: Lane) -> None:
         if not lane.queued and lane.ready:
-            (self._slow if lane.slow else self._fast).add(lane)
+            (self._slow if lane.slow else self._yielding if lane.waiting[0].yields else self._fast).add(lane)
 
     def waited_too_long(self, now: float) -> list[Send]:
         """Takes out what has waited for ``park_after``: it is to be parked, and its lane counts as parked from now on."""
@@ -368,7 +391,7 @@ class Lanes:
         self._arrived.clear()
         self.waiting = 0
         for send in waiting:
-            send.lane.waiting.clear()
+            send.lane.waiting = _NOBODY
         return waiting
 
     def projects_waiting(self) -> set[str]:
@@ -454,7 +477,7 @@ class Lanes:
     def evict(self, key: LaneKey) -> list[Send]:
         """Takes out what waits for a lane that was shut: it is to be parked."""
         waiting = list(self._lanes[key].waiting)
-        self._lanes[key].waiting.clear()
+        self._lanes[key].waiting = _NOBODY
         for send in waiting:
             send.withdrawn = True
         self.waiting -= len(waiting)
@@ -469,6 +492,8 @@ class Lanes:
             self._slow_in_flight -= 1
         if send.overdue:
             self._overdue.discard(send)
+        else:
+            self.yielding -= send.yields
         self._enqueue(send.lane)
         self.unblock(send.sender)
 
@@ -492,6 +517,7 @@ class Lanes:
 
     def _slow_down(self, send: Send) -> None:
         send.overdue = True
+        self.yielding -= send.yields
         self._overdue.add(send)
         send.lane.slow = True
         self._halve(send.lane)
@@ -594,11 +620,18 @@ class Lanes:
         rate = lane.rate(self.limits, now)
         return soon if rate == math.inf else max(1, min(soon, int(rate * self.limits.park_after / 2) - len(lane.waiting)))
 
-    def forget_idle(self, now: float) -> None:
-        before = now - self.limits.idle_after
-        for key, lane in list(self._lanes.items()):
-            idle = not lane.in_flight and not lane.waiting and key not in self._held
+    def forget_idle(self, now: float) -> bool:
+        """One step of it; False: there are more to be looked at."""
+        if not self._to_look_at:
+            self._to_look_at = list(self._lanes)
+        before = now - (self.limits.idle_after if len(self._lanes) <= MOST_IDLE else self.limits.parked_for / 3)
+        looked_at, self._to_look_at = self._to_look_at[-_LOOKS:], self._to_look_at[:-_LOOKS]
+        for key in looked_at:
+            lane = self._lanes.get(key)
+            if lane is None or lane.in_flight or lane.waiting or key in self._held:
+                continue
             # What is shut is to stay so: either that is known without it, or it is kept.
-            if idle and lane.used_at < before and (not lane.trips or key in self._open_breakers):
+            if lane.used_at < before and (not lane.trips or key in self._open_breakers):
                 del self._lanes[key]
                 self._shut.pop(key, None)
+        return not self._to_look_at

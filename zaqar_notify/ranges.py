@@ -6,6 +6,7 @@ Who runs the job of a range holds it here, and lets it go, from a thread of its 
 from __future__ import annotations
 
 import collections
+import math
 import threading
 from collections.abc import Callable, Collection, Iterable, Sequence
 
@@ -71,6 +72,95 @@ class Ranges:
             ended()
 
     @property
+    def busy(self) -> bool:
+        return bool(self._pages)
+
+    @property
     def deliveries(self) -> int:
         """Of the pages that are under way: those that are not settled yet."""
         return sum(page.unsettled for page in self._pages.values() if page is not None)
+
+
+class Window:
+    """How many sends of huge fan-outs may be under way at once.
+
+    Those that the endpoints have are welcome, however slow they are; those that only stand in line, here or on the way, make
+    all others wait. How many these are is seen from how long a send takes, against how long it takes when there are few (as
+    TCP Vegas does it); that is tried again now and then.
+    """
+
+    LEAST = 32
+    FEW, MANY = 16, 48
+    """With fewer than so many in line it grows, with more it shrinks."""
+    AGAIN = 100
+    TRY = 4
+    """After so many times the least is tried for so many; the first of these still knows the sends from before."""
+
+    def __init__(self, most: int) -> None:
+        self.size = self.LEAST
+        self._most = most
+        self._best = math.inf
+        self._sum = 0.0
+        self._count = 0
+        self._times = 0
+        self._before = self.LEAST
+
+    def ended(self, duration: float) -> None:
+        """A send has, after so many seconds."""
+        self._sum += duration
+        self._count += 1
+
+    def adapt(self, full: bool) -> None:
+        """To what has ended since the last time; it grows only while it is ``full``. To be called ten times a second."""
+        if not self._count:
+            return
+        mean, self._sum, self._count = self._sum / self._count, 0.0, 0
+        self._times += 1
+        if self._times > self.AGAIN:
+            self._try_least(mean, self._times - self.AGAIN)
+            return
+        self._best = min(self._best, mean)
+        in_line = self.size * (1.0 - self._best / mean) if mean > 0 else 0.0
+        if in_line > self.MANY:
+            self.size = max(self.LEAST, self.size - self.size // 8)
+        elif in_line < self.FEW and full:
+            self.size = min(self.size + self.size // 8, self._most)
+
+    def _try_least(self, mean: float, time: int) -> None:
+        if time == 1:
+            self._before, self.size = self.size, self.LEAST
+        elif time == 2:
+            self._best = math.inf
+        else:
+            self._best = min(self._best, mean)
+        if time == self.TRY:
+            self.size, self._times = self._before, 0
+
+
+class Share:
+    """Of the time, what huge fan-outs have of it; the rest is owed to others. ``now`` is ``time.monotonic()`` seconds."""
+
+    SLICE, MOST = 0.01, 0.1
+    """Seconds after which a rest is owed, and what is worked off at once at most."""
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._since = 0.0
+        """Work without a rest has gone on since then."""
+
+    def owed(self, now: float) -> float:
+        """Seconds."""
+        worked = now - self._since
+        return 0.0 if worked < self.SLICE else min(worked, self.MOST) * (1.0 / self._share - 1.0)
+
+    def rested(self, now: float) -> None:
+        """What was owed."""
+        self._since = now
+
+    def idle(self, seconds: float, now: float) -> None:
+        """There was nothing to do for so long."""
+        self._since = now if self._share >= 1.0 else min(now, self._since + seconds / (1.0 - self._share))
+
+    def other(self, seconds: float) -> None:
+        """Something else was done for so long."""
+        self._since += seconds

@@ -21,7 +21,7 @@ from zaqar_notify.flow import Dispatch, Leased, Routes, Settling, Telling
 from zaqar_notify.lanes import Lanes, Limits, Send, Sender, Turn
 from zaqar_notify.model import Delivery, LaneKey, Outcome, OutcomeKind, Scope, State
 from zaqar_notify.notifiers.sending import sound
-from zaqar_notify.ranges import Ranges
+from zaqar_notify.ranges import Ranges, Share, Window
 from zaqar_notify.retry import Policy
 from zaqar_notify.storage.base import Closing, Entry, Storage, Taken
 from zaqar_notify.wake import Listener
@@ -32,6 +32,17 @@ LEARNING_SHARE = 0.05
 """Of the loop's time that reading the breakers may take, however many are open."""
 NEWCOMERS = 32
 """Entries that are taken at once, beyond what there is room for, for projects of which nothing waits."""
+OTHERS_FOR = 5.0
+"""Seconds since another message came in for which a huge fan-out leaves time to others."""
+TURN = 0.005
+"""Seconds, while it does so, between two looks at what has ended."""
+STEP = 32
+"""Outcomes, and sends of huge fan-outs, between two looks at what else has come in."""
+RANGES_BATCH = 100
+"""Outcomes that are settled at once during a huge fan-out."""
+PAGE_TIME = 0.2
+SMALLEST_PAGE = 100
+"""A page of a range has about as many subscriptions as lately were sent to in so many seconds, and at least so many."""
 BUSY = 64
 GATHER = 0.003
 """With so many sends in flight, the loop waits so many seconds after an outcome for others to come: to be woken by each takes
@@ -57,6 +68,8 @@ class Settings:
     """Subscriptions that are matched with one message at a time."""
     cut_after: int = 10_000
     """Subscriptions, in whole pages, after which what is left of an entry becomes a job."""
+    range_share: float = 0.5
+    """Of the worker's time that huge fan-outs have at most while other messages come in."""
 
 
 class LongWork(Protocol):
@@ -105,6 +118,8 @@ class Worker:
         self._jobs = jobs
         self._identity = identity or Identity()
         self._ranges = Ranges()
+        self._window = Window(limits.max_in_flight)
+        self._share = Share(settings.range_share)
         self._unwatch: Callable[[], None] = lambda: None
         self._closing = closing
         self._settings = settings
@@ -128,6 +143,16 @@ class Worker:
             breathe=self._refill,
             confirmed_only=confirmed_only,
         )
+        self._page_dispatch = Dispatch(
+            storage,
+            routes,
+            self._lanes,
+            self._settling,
+            page=settings.page,
+            cut_after=settings.cut_after,
+            breathe=self._attend,
+            confirmed_only=confirmed_only,
+        )
         self._reported: collections.deque[tuple[Delivery, Outcome, float]] = collections.deque()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._asleep = False
@@ -140,8 +165,10 @@ class Worker:
         self._more = True  # there may be due work that was not taken yet
         self._told = False  # somebody has said so since the last look
         self._dispatched_at = self._polled_at = self._recovered_at = self._pruned_at = self._troubled_until = 0.0
-        self._learn_at = self._beat_at = 0.0
-        self._woken = False
+        self._learn_at = self._beat_at = self._forget_at = 0.0
+        self._woken = self._resting = False
+        self._held_back = False  # sends of huge fan-outs, although more might be under way: after what else there is
+        self._others_at = 0.0
         self._policy = policy
         # Subscriptions, by id: since when disabled, and until when asked to leave in peace (``time.monotonic()``).
         self._disabled: dict[str, float] = {}
@@ -183,7 +210,7 @@ class Worker:
     def wake(self) -> None:
         """There may be new work. Safe to call from any thread, and quick."""
         self._woken = True
-        if self._asleep:
+        if self._asleep or self._resting:
             os.eventfd_write(self._bell, 1)
 
     def hold_range(self, job_id: str, ended: Callable[[], None]) -> None:
@@ -225,9 +252,8 @@ class Worker:
 
     def _step(self) -> None:
         self._beat()
-        self._collect()
+        self._attend()
         self._watch()
-        self._start_sends()
         self._settle()
         self._take()
         self._start_sends()
@@ -257,7 +283,7 @@ class Worker:
     def _collect(self) -> None:
         """Outcomes that notifiers have reported since the last step."""
         wall = self._storage.now()
-        while self._reported:
+        for _ in range(min(len(self._reported), STEP) if self._ranges.busy else len(self._reported)):
             delivery, outcome, at = self._reported.popleft()
             if not isinstance(delivery, Send):
                 self._log.error("a notifier reported something that is not one of its deliveries: %.100r", delivery)
@@ -272,9 +298,53 @@ class Worker:
         self._collect()
         self._start_sends()
 
+    def _attend(self) -> None:
+        """`_refill`; and what has come in meanwhile is sent at once, in the middle of a huge fan-out."""
+        self._refill()
+        if self._ranges.busy:
+            self._hear()
+            self._serve_others()
+            self._rest()
+
+    def _serve_others(self) -> None:
+        now = time.monotonic()
+        if self._told and now >= self._troubled_until:
+            self._told = False
+            self._others_at = now
+            self._take_others(now)
+            self._start_sends()
+            # What sends has to have the interpreter's lock for that.
+            time.sleep(GATHER / 10)
+            self._share.other(time.monotonic() - now)
+
+    def _rest(self) -> None:
+        """A huge fan-out has but a share of the time while other messages come in, in slices: most of these then find a worker,
+        and a machine, that have nothing else to do."""
+        now = time.monotonic()
+        full = self._settling.outstanding >= self._settings.micro_batch
+        owed = 0.0 if full or now > self._others_at + OTHERS_FOR else self._share.owed(now)
+        if not owed:
+            return
+        self._resting = True
+        while (left := now + owed - time.monotonic()) > 0 and not self._stopping:
+            self._listen(min(left, TURN))
+            self._serve_others()
+            self._collect()
+            self._start_sends(yielding=0)
+        self._resting = False
+        self._share.rested(time.monotonic())
+
+    def _listen(self, wait: float) -> None:
+        for descriptor, _ in self._poller.poll(wait):
+            if descriptor == self._bell:
+                os.eventfd_read(self._bell)
+        self._hear()
+
     def _finish(self, send: Send, outcome: Outcome, at: float, wall: float) -> None:
         duration = at - send.started_at
         self._finished += 1
+        if send.yields and not send.overdue:
+            self._window.ended(duration)
         turn = self._lanes.finish(send, outcome, duration, at)
         self._settling.settle(send, outcome, wall, duration)
         if turn is not None:
@@ -328,12 +398,15 @@ class Worker:
     def _settle(self, hurry: bool = False) -> None:
         now = time.monotonic()
         while self._settling.since is not None and now >= self._troubled_until:
-            full = self._settling.outstanding >= self._settings.micro_batch
+            most = self._settings.micro_batch
+            if self._ranges.busy and self._settling.outstanding < most:
+                most = min(RANGES_BATCH, most)
+            full = self._settling.outstanding >= most
             if not (full or hurry or now - self._settling.since >= self._settings.settle_delay):
                 return
             try:
-                self._settling.run()
-                self._refill()
+                self._settling.run(most)
+                self._attend()
             except errors.StorageUnavailable as error:
                 self._trouble("settling", error)
 
@@ -347,12 +420,16 @@ class Worker:
         if now < max(self._dispatched_at + self._settings.dispatch_interval, self._troubled_until):
             return
         self._measure_pace(now)
+        self._take_others(now)
+        self._take_pages(time.monotonic())
+
+    def _take_others(self, now: float) -> None:
+        """What is not of a range."""
         room = self._room()
         if room:
             self._take_what_is_due(room, now)
         else:
             self._take_from_newcomers(now)
-        self._take_pages(time.monotonic())
 
     def _take_what_is_due(self, room: int, now: float) -> None:
         parked = self._lanes.room(now, room)
@@ -418,7 +495,8 @@ class Worker:
     def _take_pages(self, now: float) -> None:
         """The next pages of ranges, into the room that other work leaves; one at a time while there is more of that."""
         room = self._room_for_pages()
-        asked = self._ranges.idle(1 if self._more else room // self._settings.page + 1, now) if room else []
+        page = min(max(int(self._pace * PAGE_TIME), SMALLEST_PAGE), self._settings.page)
+        asked = self._ranges.idle(1 if self._more else room // page + 1, now) if room else []
         if not asked or now < self._troubled_until:
             return
         try:
@@ -426,7 +504,7 @@ class Worker:
             self._ranges.end(taken.ended)
             pages = {entry.job_id: entry for entry in taken.entries if entry.job_id is not None}
             self._ranges.put_off(set(asked) - pages.keys(), now + self._settings.poll_interval)
-            self._dispatch_pages(taken, pages, Leased(taken, now + self._settings.lease, room))
+            self._dispatch_pages(taken, pages, Leased(taken, now + self._settings.lease, room, page))
         except errors.StorageUnavailable as error:
             self._trouble("taking", error)
 
@@ -436,10 +514,9 @@ class Worker:
         self._ranges.begin(pages.keys())
         given_back: Collection[str] = pages.keys()
         try:
-            dispatched = self._dispatch.run(leased)
+            dispatched = self._page_dispatch.run(leased)
             self._ranges.matched(dispatched.pages)
             given_back = pages.keys() - {page.job_id for page in dispatched.pages}
-            self._dispatched_at = time.monotonic()
         finally:
             for job_id in given_back:
                 self._ranges.over(job_id)
@@ -450,16 +527,20 @@ class Worker:
         elif self._jobs is not None:
             self._jobs.wake()
 
-    def _start_sends(self) -> None:
+    def _start_sends(self, yielding: int = STEP) -> None:
+        """Of huge fan-outs, at most ``yielding``."""
         now, wall = time.monotonic(), self._storage.now()
         # What is in flight and what is not settled yet is what a kill can make us send twice: both are bounded.
         places = self._lanes.limits.max_in_flight + self._settings.micro_batch
         places -= self._lanes.in_flight + self._settling.outstanding
         starting: dict[Sender, list[Delivery]] = {}
-        for send in self._lanes.start(places, now):
+        yielded = 0
+        for send in self._lanes.start(places, now, min(yielding, self._window.size - self._lanes.yielding)):
+            yielded += send.yields
             if self._may_start(send, now, wall):
                 send.deadline = now + send.timeout
                 starting.setdefault(send.sender, []).append(send)
+        self._held_back = yielded >= STEP
         for sender, deliveries in starting.items():
             sender.send_many(deliveries, self._report)
 
@@ -510,11 +591,14 @@ class Worker:
         if passed >= 0.1:
             self._pace += (1.0 - math.exp(-2.0 * passed)) * (self._finished / passed - self._pace)
             self._paced_at, self._finished = now, 0
+            self._window.adapt(full=self._lanes.yielding >= self._window.size - STEP)
 
     # -- in between ---------------------------------------------------------------------------------------------------------
 
     def _keep_house(self) -> None:
         now = time.monotonic()
+        if now >= self._forget_at:
+            self._forget_at = now + (self._settings.prune_interval if self._lanes.forget_idle(now) else TICK)
         if now < max(self._pruned_at + self._settings.prune_interval, self._troubled_until):
             return
         try:
@@ -524,7 +608,6 @@ class Worker:
             return
         # A full step says that there is more; other work comes first.
         self._pruned_at = now if pruned < self._settings.prune_step else now - self._settings.prune_interval + TICK
-        self._lanes.forget_idle(now)
         self._disabled = {key: at for key, at in self._disabled.items() if at > now - self._settings.lease}
         self._paused = {key: until for key, until in self._paused.items() if until > now}
 
@@ -538,14 +621,19 @@ class Worker:
             pause = self._polled_at + self._settings.poll_interval - now
         if (self._more and self._room()) or (self._ranges.idle(1, now) and self._room_for_pages()):
             pause = min(pause, self._dispatched_at + self._settings.dispatch_interval - now)
+        if self._held_back:
+            pause = 0.0
         return max(pause, self._troubled_until - now, 0.0)
 
     def _wait(self, pause: float) -> None:
         self._asleep = True
+        began = time.monotonic()
         try:
             events = self._poller.poll(0 if self._reported or self._woken else pause)
         finally:
             self._asleep = False
+        ended = time.monotonic()
+        self._share.idle(ended - began, ended)
         for descriptor, _ in events:
             if descriptor == self._bell:
                 os.eventfd_read(self._bell)

@@ -2,7 +2,7 @@
 
 import unittest
 
-from zaqar_notify.lanes import MOST_STRIDE, Chosen, Lanes, Limits, OpenEntry, Send
+from zaqar_notify.lanes import MOST_IDLE, MOST_STRIDE, Chosen, Lanes, Limits, OpenEntry, Send
 from zaqar_notify.model import LaneKey, Message, Outcome, OutcomeKind, Scope, Subscription
 
 DELIVERED = Outcome(OutcomeKind.DELIVERED)
@@ -61,6 +61,59 @@ class LanesCase(unittest.TestCase):
 
     def limit(self, endpoint: str = "a", project: str = "p") -> int:
         return self.lanes.lane(LaneKey(project, endpoint), 1.0).limit
+
+
+class Yielding(LanesCase):
+    """Sends of huge fan-outs."""
+
+    def test_others_go_first(self) -> None:
+        huge = self.submit(4, "a", yields=True) + self.submit(4, "b", yields=True)
+        others = self.submit(2, "c") + self.submit(1, "d", "another")
+        started = self.start(places=5)
+        self.assertEqual(set(others), set(started[:3]))
+        self.assertTrue(set(started[3:]) <= set(huge))
+        self.assertEqual(self.lanes.yielding, 2)
+
+    def test_only_so_many_of_them_start_at_once(self) -> None:
+        for number in range(6):
+            self.submit(1, f"a{number}", yields=True)
+        others = self.submit(2, "b")
+        started = list(self.lanes.start(100, 1.0, 3))
+        self.assertEqual((others, 5), (started[:2], len(started)))
+        self.assertEqual([], list(self.lanes.start(100, 1.0, 0)))
+        self.assertEqual(3, len(list(self.lanes.start(100, 1.0, 3))))
+
+    def test_they_are_counted_while_they_are_under_way_and_not_slow(self) -> None:
+        self.submit(3, "a", yields=True)
+        self.submit(1, "b")
+        started = self.start()
+        self.assertEqual(self.lanes.yielding, 2)
+        self.finish(started[-1:])
+        self.assertEqual(self.lanes.yielding, 1)
+        self.lanes.under_way_too_long(5.0)
+        self.assertEqual(self.lanes.yielding, 0)
+        self.finish(started[:-1], now=6.0)
+        self.assertEqual(self.lanes.yielding, 0)
+
+
+class VeryMany(LanesCase):
+    def test_those_that_are_not_used_are_forgotten_soon_and_step_by_step(self) -> None:
+        for number in range(MOST_IDLE + 1):
+            self.lanes.lane(LaneKey("p", f"e{number}"), 1.0)
+        waiting = self.submit(1, "e7", now=1.0)[0]
+        later = 1.0 + self.limits.parked_for
+        steps = 1
+        while not self.lanes.forget_idle(later):
+            steps += 1
+        self.assertGreater(steps, 2)
+        self.assertLessEqual(len(self.lanes._lanes), MOST_IDLE)
+        self.assertIs(waiting.lane, self.lanes._lanes[waiting.lane.key])
+
+    def test_a_few_are_remembered_longer(self) -> None:
+        self.submit(1)
+        self.finish(self.start())
+        self.assertTrue(self.lanes.forget_idle(1.0 + self.limits.parked_for))
+        self.assertEqual(3, self.limit())
 
 
 class Adapting(LanesCase):
