@@ -33,7 +33,7 @@ from sqlalchemy.pool import QueuePool
 from zaqar_notify.errors import CannotStart, StorageUnavailable
 from zaqar_notify.storage.clock import ServerClock
 from zaqar_notify.storage.grouping import Grouping, Work, units
-from zaqar_notify.storage.sql import postgresql_statements
+from zaqar_notify.storage.sql import postgresql_rows, postgresql_statements
 from zaqar_notify.storage.sql.listening import Announcer, Listener
 
 T = TypeVar("T")
@@ -271,7 +271,7 @@ def _engine(connect: Callable[[], psycopg.Connection[Any]], busy_timeout: float,
         max_overflow=0,
         pool_timeout=busy_timeout,
         pool_use_lifo=True,
-        execution_options={"insert_rows": postgresql_statements.insert, "lanes_at_once": _MOST_LANES},
+        execution_options={"insert_rows": postgresql_rows.insert, "lanes_at_once": _MOST_LANES},
     )
 
     @event.listens_for(engine, "before_cursor_execute", retval=True)
@@ -285,7 +285,7 @@ def _engine(connect: Callable[[], psycopg.Connection[Any]], busy_timeout: float,
 
     @event.listens_for(engine, "do_executemany")
     def _execute_at_once(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
-        at_once = postgresql_statements.of_many(statement)
+        at_once = postgresql_rows.of_many(statement)
         if at_once is None:
             return False
         cursor.execute(postgresql_statements.translated(at_once.text, True), at_once.arrays(parameters))
