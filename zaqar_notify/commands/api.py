@@ -15,6 +15,7 @@ from wsgiref.types import WSGIApplication
 import gunicorn.http.wsgi
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
 from gunicorn.glogging import Logger
 from oslo_config import cfg
 
@@ -47,6 +48,9 @@ def run(arguments: argparse.Namespace) -> int:
                 raise
             # A process that cannot start has said why.
             return 2 if stop.code == Arbiter.WORKER_BOOT_ERROR else int(stop.code or 0)
+        except HaltServer as halt:
+            # A second process that cannot start is found while the arbiter stops because of the first: nothing catches that.
+            return 2 if halt.exit_status == Arbiter.WORKER_BOOT_ERROR else int(halt.exit_status)
     return 0
 
 
