@@ -55,12 +55,14 @@ class NodesCase(unittest.TestCase):
     def host(self, **where: Any) -> Service:
         return Service(self, self.options, beside=self.first, **where)
 
-    def worker(self, host: Service) -> subprocess.Popen[bytes]:
-        """Started, and ready."""
-        ready = host.log("worker").count("is ready")
-        process = host.start("worker")
-        wait_for(lambda: host.log("worker").count("is ready") > ready, "a worker")
-        return process
+    def workers(self, *hosts: Service) -> list[subprocess.Popen[bytes]]:
+        """One on each, started and ready."""
+        ready = collections.Counter({host: host.log("worker").count("is ready") for host in hosts})
+        ready.update(hosts)
+        processes = [host.start("worker") for host in hosts]
+        for host in hosts:
+            wait_for(lambda host=host: host.log("worker").count("is ready") >= ready[host], "a worker")
+        return processes
 
     def endpoint(self, **behaviour: Any) -> Endpoint:
         endpoint = Endpoint(**behaviour)
@@ -93,7 +95,7 @@ class NodesCase(unittest.TestCase):
             )
 
         def done() -> bool:
-            time.sleep(0.2)
+            time.sleep(0.3)
             return not left()
 
         try:
@@ -120,13 +122,13 @@ class PausedCase(NodesCase):
         slow, failing = self.endpoint(delay=0.5), self.endpoint(delay=0.3, status=lambda seen: 500 if seen == 1 else 200)
         silent = self.endpoint(status=lambda seen: None if seen == 1 else 200)
         subscriptions = [self.subscribe(endpoint) for endpoint in (slow, failing, silent)]
-        paused = self.worker(self.first)
+        (paused,) = self.workers(self.first)
         messages = self.first.post(*range(20))
         wait_for(lambda: len(slow.accepted) > 2 and failing.arrivals, "the first deliveries")
         os.killpg(paused.pid, signal.SIGSTOP)
         began = time.monotonic()
         second = self.host()
-        other = self.worker(second)
+        (other,) = self.workers(second)
         for subscription in subscriptions:
             self.wait_delivered(subscription, messages, [second])
         print(f"{self.id()}: taken over in {time.monotonic() - began:.1f} s, lease {LEASE} s")
@@ -156,7 +158,7 @@ class ClockCase(NodesCase):
         time.sleep(1.2)
         messages: list[str] = []
         for hosts in ([behind], [ahead], [behind, ahead, self.first]):
-            workers = [self.worker(host) for host in hosts]
+            workers = self.workers(*hosts)
             posted = [message for _ in range(10) for message in self.first.post(*range(3), ttl=30)]
             for subscription in subscriptions:
                 self.wait_delivered(subscription, posted, [ahead, behind])
@@ -182,7 +184,7 @@ class KilledCase(NodesCase):
         endpoint = self.endpoint(delay=0.5)
         subscription = self.subscribe(endpoint)
         doomed = self.host()
-        workers = [self.worker(doomed) for _ in range(2)]
+        workers = self.workers(doomed, doomed)
         messages = self.first.post(*range(20))
         wait_for(lambda: len(endpoint.accepted) > 2, "the first deliveries")
         for worker in workers:
@@ -190,7 +192,7 @@ class KilledCase(NodesCase):
         began = time.monotonic()
         for worker in workers:
             doomed.kill(worker)
-        self.worker(self.first)
+        self.workers(self.first)
         self.wait_delivered(subscription, messages)
         print(f"{self.id()}: taken over in {time.monotonic() - began:.1f} s, lease {LEASE} s")
         self.check_settled_once(subscription, messages)
@@ -204,14 +206,14 @@ class KilledCase(NodesCase):
 
 class CutCase(NodesCase):
     def check_cut_off(self, network: Network, storage: str) -> None:
-        self.start(storage)
+        # A connection on which nothing comes back is given up after a multiple of this.
+        self.start(storage, OPTIONS + "[storage]\nbusy_timeout = 2\n")
         healthy = self.endpoint(host=network.web, delay=0.3)
         failing = self.endpoint(host=network.web, status=lambda seen: 500 if seen == 1 else 200)
         subscriptions = [self.subscribe(endpoint) for endpoint in (healthy, failing)]
         hosts = [self.host(within=network.within(number)) for number in range(3)]
-        for host in hosts:
-            self.worker(host)
-        load = Load(self.first, clients=3, pause=0.05)
+        self.workers(*hosts)
+        load = Load(self.first, clients=3, pause=0.1)
         wait_for(lambda: len(healthy.accepted) > 30, "the first deliveries")
         network.cut(0)
         time.sleep(LEASE + 3)
@@ -245,8 +247,7 @@ class FailoverCase(NodesCase):
         endpoints = [self.endpoint(), self.endpoint(delay=0.05)]
         subscriptions = [self.subscribe(endpoint) for endpoint in endpoints]
         second = self.host()
-        self.worker(self.first)
-        self.worker(second)
+        self.workers(self.first, second)
         load = Load(self.first)
         wait_for(lambda: len(endpoints[0].accepted) > 30, "the first deliveries")
         fail()
