@@ -239,10 +239,10 @@ class Storage(abc.ABC):
     @abc.abstractmethod
     def close(self) -> None: ...
 
+    @abc.abstractmethod
     def now(self) -> float:
         """What the storage's clock says. Quick: a server's clock is asked now and then only, and counted on by the monotonic
         clock of this machine, whatever its wall clock says."""
-        raise NotImplementedError
 
     def announce(self) -> None:  # noqa: B027 - most have nothing to do
         """Tell the workers of other machines that there is work. A hint: it never fails, never waits, and many calls at once
@@ -528,14 +528,14 @@ class Storage(abc.ABC):
     def join(self, host: str = "", pid: int = 0, version: str = "") -> int:
         """Register a worker; returns its id, which is never given out again. The rest is for `members`."""
 
+    @abc.abstractmethod
     def beat(self, worker_id: int) -> bool:
         """This worker is alive. False when it was taken for dead, and forgotten: what it had is given back, and it has to
         `join` anew. To be called several times in the length of a lease, for a server cannot see whether a process lives."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def members(self) -> list[Member]:
         """The workers that have joined and neither left nor been found dead, by id, with what each holds."""
-        raise NotImplementedError
 
     @abc.abstractmethod
     def leave(self, worker_id: int) -> None:
@@ -633,65 +633,65 @@ class Storage(abc.ABC):
     # has failed is kept until somebody retries it, or the retention of the log is over. What a board (TaskFlow) knows of it is
     # a way to spread it, and never the truth.
 
+    @abc.abstractmethod
     def add_job(self, project: str, kind: str, details: Mapping[str, Any]) -> str:
         """Store a job that any worker may hold; returns its id. ``details`` are JSON."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def list_jobs(self, marker: str | None, limit: int, *, failed: bool | None = None) -> list[Job]:
         """At most ``limit`` jobs behind the id ``marker``, the oldest first: all, or those that have failed, or the others."""
-        raise NotImplementedError
 
-    def get_job(self, job_id: str) -> Job | None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def get_job(self, job_id: str) -> Job | None: ...
 
+    @abc.abstractmethod
     def hold_job(self, worker_id: int, lease: float, job_id: str | None = None) -> Job | None:
         """Hold this job, or the oldest that nobody holds, for ``lease`` seconds; or go on holding it. None when there is none,
         it has failed, or another worker holds it. A page of a range that an earlier holder had leased is free then: that one
         cannot settle it any more."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def let_job_go(self, worker_id: int, job_id: str) -> None:
         """It is free for others at once, with all that was done of it. Nothing happens when this worker does not hold it."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def finish_job(self, worker_id: int, job_id: str) -> bool:
         """It is done, and gone; False when this worker does not hold it (any more)."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def advance_job(self, worker_id: int, job_id: str, details: Mapping[str, Any]) -> bool:
         """How far it is: these details are stored in place of the others. False as in `finish_job`. Not for `CUT` and `RANGE`,
         which know that by themselves."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def fail_job(self, worker_id: int, job_id: str, error: str) -> bool:
         """It has failed, for this reason (one line), and waits for `retry_job`. False as in `finish_job`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def retry_job(self, job_id: str) -> bool:
         """A job that has failed is free again, and goes on where it was; False when there is none."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def cut(self, worker_id: int, job_id: str, size: int) -> bool:
         """One step of a job of kind `CUT` that this worker holds: the next ``size`` subscribers of its message's queue become a
         range; the last range has no ``last``. False when it is done (and gone), or not this worker's (any more). One step costs
         the same wherever it stands.
         """
-        raise NotImplementedError
 
     # -- moving house -------------------------------------------------------------------------------------------------------
 
+    @abc.abstractmethod
     def copy_counts(self) -> Mapping[str, int]:
         """How many records of which kind `copy_from` has to give. The kinds, and the fields of their records, are the tables
         and columns of `zaqar_notify.storage.sql.tables`, for every engine; what a process alone has (workers) is not among
         them. In the order in which they are to be copied."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def copy_from(self, kind: str, after: Any, limit: int) -> tuple[list[Mapping[str, Any]], Any]:
         """At most ``limit`` records of a kind behind ``after`` (None: from the beginning), and what to pass as ``after`` next.
         Leases are not copied: what was leased is due at once, and nobody holds a lane or a job."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def copy_into(self, kind: str, records: Sequence[Mapping[str, Any]]) -> None:
         """Store them, ids and all; one that is there already is replaced, so that a copy that was broken off can be repeated.
         Ids that are given out later are above all of them."""
-        raise NotImplementedError
