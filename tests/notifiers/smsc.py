@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 import queue
@@ -48,6 +49,13 @@ class MessageCentre:
         while (found := self._new.get(timeout=20))["event"] != event:
             pass
         return found
+
+    def forget(self) -> None:
+        """What came of an earlier test; some of it may be under way still."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._new.get(timeout=0.1)
+        self.events.clear()
 
     def submitted(self) -> list[dict[str, Any]]:
         return [event for event in self.events if event["event"] == "submit_sm"]
