@@ -326,7 +326,8 @@ class ClusterWorkerTest(FlowCase):
         worker = self.worker()
         before = worker.id
         lane = LaneKey("p", "x://a")
-        worker._lanes.hold([lane], time.monotonic() + 60, time.monotonic())
+        # It is this worker's to probe.
+        worker._lanes.hold([lane], time.monotonic() + 60, time.monotonic(), {lane: 1})
         self.storage.leave(before)
         wait_for(lambda: worker.id != before)
         self.assertEqual([worker.id], [member.id for member in self.storage.members()])

@@ -96,6 +96,19 @@ class Yielding(LanesCase):
         self.assertEqual(self.lanes.yielding, 0)
 
 
+class Lost(LanesCase):
+    def test_a_worker_that_was_taken_for_dead_holds_nothing(self) -> None:
+        keys = [LaneKey("p", "a"), LaneKey("p", "shut")]
+        self.lanes.hold(keys, 31.0, 1.0, {keys[1]: 1})
+        self.lanes.emptied(keys[1:])
+        self.assertEqual({keys[0]}, set(self.lanes.room(2.0, 100)))
+        self.lanes.lose()
+        self.assertEqual({}, self.lanes.room(2.0, 100))
+        self.assertFalse(self.lanes.submit(self.send("shut"), 2.0), "it is another's to probe")
+        self.lanes.hold(keys[:1], 31.0, 2.0)
+        self.assertEqual({keys[0]}, set(self.lanes.room(2.0, 100)))
+
+
 class VeryMany(LanesCase):
     def test_those_that_are_not_used_are_forgotten_soon_and_step_by_step(self) -> None:
         for number in range(MOST_IDLE + 1):
