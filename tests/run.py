@@ -30,7 +30,8 @@ LINTERS = (
 )
 SERVER_MISSING = "server missing: "
 OUTPUT = "output of stestr"
-CONCURRENCY = 2
+CONCURRENCY = 4
+"""Test processes; many of the tests wait for leases and timeouts rather than for one of the two cores of a build machine."""
 # A status that is not listed (a test process that died in the middle of a test) counts as failed.
 PASSED = ("success", "xfail")
 
