@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sqlalchemy import Connection
 
 from zaqar_notify.storage import ids
@@ -12,6 +14,15 @@ def give(connection: Connection, last: str, now: float, count: int = 1) -> list[
 
     They rise in the order of commits only for what the transaction has locked, such as a queue.
     """
-    least = ids.least(now)
-    found = connection.exec_driver_sql(last, {"least": least, "room": ids.room(count)}).scalar_one()
-    return ids.above(max(found, least), count)
+    asked = wanted(now, count)
+    return above(connection.exec_driver_sql(last, asked).scalar_one(), asked, count)
+
+
+def wanted(now: float, count: int) -> dict[str, int]:
+    """Parameters of such a statement."""
+    return {"least": ids.least(now), "room": ids.room(count)}
+
+
+def above(last: int, asked: Mapping[str, int], count: int) -> list[int]:
+    """Of what was told in answer to `wanted`."""
+    return ids.above(max(last, asked["least"]), count)

@@ -11,9 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import math
 import random
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -21,10 +19,7 @@ from typing import Any, TypeVar
 import psycopg
 import sqlalchemy
 from psycopg import errors
-from psycopg.abc import Buffer
-from psycopg.conninfo import conninfo_to_dict
-from psycopg.types.numeric import Int8BinaryDumper, Int8Dumper
-from psycopg.types.string import StrDumperUnknown
+from psycopg.pq import ExecStatus
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -35,6 +30,7 @@ from zaqar_notify.storage.clock import ServerClock
 from zaqar_notify.storage.grouping import Grouping, Work, units
 from zaqar_notify.storage.sql import postgresql_rows, postgresql_statements
 from zaqar_notify.storage.sql.listening import Announcer, Listener
+from zaqar_notify.storage.sql.postgresql_connection import Connector, is_lost
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -54,26 +50,10 @@ _MOST_LANES = 1000
 """Of so many at once parked rows are taken."""
 _MIGRATING = 0x7A61716172
 """The number of an advisory lock."""
-_PREPARED = 500
-"""Most statements whose plan a connection keeps."""
-_SETTINGS = """
-SET lock_timeout = {patience}; SET idle_in_transaction_session_timeout = {half};
-SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
-SET enable_sort = off; SET enable_incremental_sort = off; SET join_collapse_limit = 1; SET plan_cache_mode = force_custom_plan;
-SET jit = off; SET max_parallel_workers_per_gather = 0
-"""
-"""Milliseconds. A process that has stopped in the middle of a transaction loses it before others lose patience."""
-_CONNECTION = {
-    "application_name": "zaqar-notify",
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,
-}
-"""Unless the URL says something else. That a server has gone without a word is found out."""
-_READ = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-_WRITE = "BEGIN"
-_LEASE = "BEGIN; SET LOCAL synchronous_commit = off"
+_READ = b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_LOOK = b""
+_WRITE = b"BEGIN"
+_LEASE = b"BEGIN; SET LOCAL synchronous_commit = off"
 
 
 class Database:
@@ -82,12 +62,12 @@ class Database:
     def __init__(self, url: str, busy_timeout: float, group_commit: int, *, pool_size: int, member_timeout: float) -> None:
         """``pool_size``: most connections; ``member_timeout``: seconds after which a worker that says nothing is dead.
         Raises `CannotStart` for a bad URL."""
-        self._parameters = _parameters(url, busy_timeout)
-        self.path = str(self._parameters.get("dbname", ""))
-        self._timeout = busy_timeout
+        connector = Connector(url, busy_timeout)
+        self.path = connector.database
+        self.connect = connector.connect
         engine = self._engine = _engine(self.connect, busy_timeout, pool_size)
-        self._reading, self._writing, self._leasing = (
-            engine.execution_options(begin=begin, writes=begin != _READ) for begin in (_READ, _WRITE, _LEASE)
+        self._reading, self._looking, self._writing, self._leasing = (
+            engine.execution_options(begin=begin, writes=begin in (_WRITE, _LEASE)) for begin in (_READ, _LOOK, _WRITE, _LEASE)
         )
         self._groups = Groups(functools.partial(self._run, self._writing), group_commit)
         self.workers = Workers()
@@ -95,22 +75,6 @@ class Database:
         self.clock = ServerClock(self._ask_time)
         self._announcer = Announcer(self.connect)
         self._listeners: list[Listener] = []
-
-    def connect(self) -> psycopg.Connection[Any]:
-        """One more connection, outside of the pool and of transactions."""
-        connection = psycopg.connect(**self._parameters, autocommit=True, prepare_threshold=2)
-        try:
-            connection.prepared_max = _PREPARED
-            # One type, and so one plan, for all numbers.
-            connection.adapters.register_dumper(int, Int8Dumper)
-            connection.adapters.register_dumper(int, Int8BinaryDumper)
-            connection.adapters.register_dumper(str, _TextDumper)
-            patience = round(self._timeout * 1000)
-            connection.execute(_SETTINGS.format(patience=patience, half=max(1, patience // 2)), prepare=False)
-        except BaseException:
-            connection.close()
-            raise
-        return connection
 
     def exists(self) -> bool:
         """Raises `StorageUnavailable` also for one that only reads."""
@@ -133,12 +97,12 @@ class Database:
             raise CannotStart(f"There is no database {self.path} on the server: make one with createdb")
 
     @contextlib.contextmanager
-    def read(self) -> Iterator[Connection]:
-        """A snapshot: everything read in it is of one moment."""
+    def read(self, *, snapshot: bool = True) -> Iterator[Connection]:
+        """A snapshot: everything read in it is of one moment. Without, each statement is, which is quicker for a single one."""
         try:
-            with _begun(self._reading) as connection:
+            with _begun(self._reading if snapshot else self._looking) as connection:
                 yield connection
-                # Rolling back would make the connection forget its plans.
+                # Rolling back would make the connection forget what it has prepared.
                 connection.commit()
         except (DBAPIError, PoolTimeout) as error:
             raise translated(error) from error
@@ -206,7 +170,7 @@ class Database:
 
     def _ask_time(self) -> float:
         begun_at = time.monotonic()
-        with self.read() as connection:
+        with self.read(snapshot=False) as connection:
             asked_at = time.monotonic()
             told = float(connection.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())::float8").scalar_one())
             answered_at = time.monotonic()
@@ -245,21 +209,6 @@ def _first_line(error: Any) -> str:
 # -- connections ---------------------------------------------------------------------------------------------------------------
 
 
-def _parameters(url: str, busy_timeout: float) -> dict[str, Any]:
-    try:
-        given = conninfo_to_dict(re.sub(r"^postgres(ql)?(\+\w+)?:", "postgresql:", url))
-    except psycopg.ProgrammingError:
-        raise CannotStart("[storage] connection is no database URL: postgresql://user:password@host:5432/database") from None
-    return {**_CONNECTION, "connect_timeout": max(2, math.ceil(busy_timeout)), **given}
-
-
-class _TextDumper(StrDumperUnknown):
-    """No text of PostgreSQL has the character NUL in it: what somebody else says may, and is looked for in vain."""
-
-    def dump(self, obj: str) -> Buffer | None:
-        return super().dump(obj.replace("\0", "\ufffd") if "\0" in obj else obj)
-
-
 def _engine(connect: Callable[[], psycopg.Connection[Any]], busy_timeout: float, pool_size: int) -> Engine:
     engine = sqlalchemy.create_engine(
         "postgresql+psycopg://",
@@ -271,7 +220,7 @@ def _engine(connect: Callable[[], psycopg.Connection[Any]], busy_timeout: float,
         max_overflow=0,
         pool_timeout=busy_timeout,
         pool_use_lifo=True,
-        execution_options={"insert_rows": postgresql_rows.insert, "lanes_at_once": _MOST_LANES},
+        execution_options={"insert_rows": postgresql_rows.store, "lanes_at_once": _MOST_LANES},
     )
 
     @event.listens_for(engine, "before_cursor_execute", retval=True)
@@ -313,18 +262,27 @@ def _begun(engine: Engine) -> Iterator[Connection]:
 
 
 def _begin(connection: Connection) -> None:
-    begin: str = connection.get_execution_options()["begin"]
+    begin: bytes = connection.get_execution_options()["begin"]
     driver: Any = connection.connection.driver_connection
+    if not begin:
+        if is_lost(driver):
+            raise OperationalError("", None, psycopg.OperationalError("the connection is closed"))
+        return
     try:
-        driver.execute(begin, prepare=False)
+        result = driver.pgconn.exec_(begin)
     except psycopg.OperationalError as error:
-        raise OperationalError(begin, None, error) from error
+        raise OperationalError(begin.decode(), None, error) from error
+    if result.status != ExecStatus.COMMAND_OK:
+        raise OperationalError(begin.decode(), None, psycopg.OperationalError(result.error_message.decode(errors="replace")))
 
 
 def _commit(connection: Connection) -> None:
+    driver: Any = connection.connection.driver_connection
     try:
         connection.commit()
     except DBAPIError as error:
+        if not driver.closed:
+            raise
         # Not to be tried again: it may be stored.
         raise translated(error) from error
 

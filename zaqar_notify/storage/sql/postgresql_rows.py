@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import Column, Connection
@@ -29,7 +30,10 @@ class AtOnce:
     def arrays(self, rows: Sequence[Any]) -> tuple[Any, ...]:
         if self._names:
             rows = [[row[name] for name in self._names] for row in rows]
-        return tuple(array(column) for array, column in zip(self._arrays, zip(*rows, strict=True), strict=True))
+        return self.arrays_of(zip(*rows, strict=True))
+
+    def arrays_of(self, columns: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:
+        return tuple(array(column) for array, column in zip(self._arrays, columns, strict=True))
 
 
 def _numbers(values: tuple[Any, ...]) -> str:
@@ -83,13 +87,20 @@ def of_many(statement: str) -> AtOnce | None:
 
 
 @functools.cache
-def _arrays(rows: Rows) -> AtOnce:
+def _inserting(*parts: Rows) -> AtOnce:
+    """One statement for rows of several tables."""
+    *before, last = map(_insert, parts)
+    first = ", ".join(f"part_{number} AS ({text})" for number, text in enumerate(before))
+    return AtOnce(f"WITH {first} {last}" if before else last)
+
+
+def _insert(rows: Rows) -> str:
     found = re.fullmatch(r"INSERT INTO (\w+)\s*\(([^)]+)\) VALUES", rows.before)
     if found is None:
         raise ValueError(f"not understood: {rows.before}")
     names = [name.strip() for name in found[2].split(",")]
     arrays = ", ".join(f"?::{_type(tables.metadata.tables[found[1]].c[name])}[]" for name in names)
-    return AtOnce(f"INSERT INTO {found[1]} ({', '.join(names)}) SELECT * FROM unnest({arrays}) {rows.after}")  # noqa: S608
+    return f"INSERT INTO {found[1]} ({', '.join(names)}) SELECT * FROM unnest({arrays}) {rows.after}"  # noqa: S608
 
 
 def _type(column: Column[Any]) -> str:
@@ -98,12 +109,16 @@ def _type(column: Column[Any]) -> str:
     return re.sub(r"\(\d+\)| COLLATE.*", "", compiled)
 
 
-def insert(rows: Rows, connection: Connection, values: Sequence[tuple[Any, ...]]) -> int:
-    """Instead of what `Rows` does."""
-    if not values:
+def store(connection: Connection, parts: Sequence[tuple[Rows, Sequence[tuple[Any, ...]]]]) -> int:
+    """Instead of what `statements.store` does."""
+    parts = [(rows, _once(rows, values)) for rows, values in parts if values]
+    if not parts:
         return 0
-    if "DO UPDATE" in rows.after:
-        # One statement stores a row once; and whoever locks several does it in this order.
-        values = [row for _, row in sorted({row[:2]: row for row in values}.items())]
-    at_once = _arrays(rows)
-    return connection.exec_driver_sql(at_once.text, at_once.arrays(values)).rowcount
+    at_once = _inserting(*(rows for rows, _ in parts))
+    columns = itertools.chain.from_iterable(zip(*values, strict=True) for _, values in parts)
+    return connection.exec_driver_sql(at_once.text, at_once.arrays_of(columns)).rowcount
+
+
+def _once(rows: Rows, values: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
+    """One statement stores a row once; and whoever locks several does it in this order."""
+    return [row for _, row in sorted({row[:2]: row for row in values}.items())] if "DO UPDATE" in rows.after else values

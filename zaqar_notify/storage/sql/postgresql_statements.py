@@ -128,17 +128,20 @@ SELECT l.* FROM (
 """
 
 _REPLACED: dict[str, str] = {
-    statements.LAST_MESSAGE_ID: "SELECT give_ids(:least, :room)",
     statements.LAST_SUBSCRIPTION_ID: "SELECT give_ids(:least, :room)",
     statements.LAST_CLAIM_ID: "SELECT give_ids(:least, :room)",
     statements.FIND_QUEUES_TO_POST_TO: """
+WITH held AS MATERIALIZED (
+    SELECT q.* FROM (
+        SELECT pair ->> 0 AS project, pair ->> 1 AS name FROM json_array_elements(:asked::json) AS listed(pair) ORDER BY 1, 2
+    ) AS asked CROSS JOIN LATERAL (
+        SELECT * FROM queues WHERE project = asked.project AND name = asked.name AND deleted_at IS NULL FOR NO KEY UPDATE
+    ) AS q
+)
 SELECT q.project, q.name, q.id, q.project_id, CASE WHEN strpos(q.metadata, '"_enable_encrypt_messages"') > 0
-    THEN (q.metadata::json -> '_enable_encrypt_messages')::text = 'true' ELSE false END AS encrypts
-FROM (
-    SELECT pair ->> 0 AS project, pair ->> 1 AS name FROM json_array_elements(?::json) AS listed(pair) ORDER BY 1, 2
-) AS asked CROSS JOIN LATERAL (
-    SELECT * FROM queues WHERE project = asked.project AND name = asked.name AND deleted_at IS NULL FOR NO KEY UPDATE
-) AS q
+    THEN (q.metadata::json -> '_enable_encrypt_messages')::text = 'true' ELSE false END AS encrypts,
+    (SELECT give_ids(:least, :room) FROM (SELECT count(*) AS queues FROM held) AS all_held WHERE queues > 0) AS last
+FROM held AS q
 """,
     statements.LIST_FREE: _list_messages(_ENDED),
     statements.LIST_NOT_DELAYED: _list_messages(_ENDED, _CLAIMED),

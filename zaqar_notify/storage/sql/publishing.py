@@ -82,18 +82,23 @@ class _Target:
 
 
 def _targets(
-    connection: Connection, keys: Iterable[tuple[str, str]], now: float, bodies: Bodies, retention: Retention
-) -> dict[tuple[str, str], _Target]:
-    """Nobody else posts there before this transaction has ended, so that ids rise in the order of commits."""
+    connection: Connection, keys: Iterable[tuple[str, str]], count: int, *, now: float, bodies: Bodies, retention: Retention
+) -> tuple[dict[tuple[str, str], _Target], list[int]]:
+    """With ids for so many messages. Nobody else posts there before this transaction has ended, so that ids rise in the order
+    of commits."""
     targets: dict[tuple[str, str], _Target] = {}
+    wanted = numbering.wanted(now, count)
     missing = sorted(keys)
+    last = 0
     while missing:
-        for found in connection.exec_driver_sql(statements.FIND_QUEUES_TO_POST_TO, json_list(missing)).all():
+        (asked,) = json_list(missing)
+        for found in connection.exec_driver_sql(statements.FIND_QUEUES_TO_POST_TO, {**wanted, "asked": asked}).all():
             targets[found.project, found.name] = _Target(found, now, bodies, retention)
+            last = found.last
         missing = [key for key in missing if key not in targets]
         for project, name in missing:
             make_queue(connection, project, name, now)
-    return targets
+    return targets, numbering.above(last, wanted, count)
 
 
 def insert(connection: Connection, posts: Sequence[Post], now: float, bodies: Bodies, retention: Retention) -> list[list[int]]:
@@ -101,8 +106,9 @@ def insert(connection: Connection, posts: Sequence[Post], now: float, bodies: Bo
     keys = {(post.project, post.queue) for post in posts if post.drafts}
     if not keys:
         return [[] for _ in posts]
-    targets = _targets(connection, keys, now, bodies, retention)
-    fresh = iter(_new_ids(connection, now, sum(len(post.drafts) for post in posts)))
+    count = sum(len(post.drafts) for post in posts)
+    targets, numbers = _targets(connection, keys, count, now=now, bodies=bodies, retention=retention)
+    fresh = iter(numbers)
     made = _Made()
     given = []
     for post in posts:
@@ -137,9 +143,12 @@ class _Made:
         self.entries.append((number, target.id, due_at, 0, target.project_id))
 
     def store(self, connection: Connection) -> None:
-        statements.INSERT_MESSAGES.into(connection, self.plain)
-        statements.INSERT_OTHER_MESSAGES.into(connection, self.others)
-        statements.INSERT_ENTRIES.into(connection, self.entries)
+        statements.store(
+            connection,
+            (statements.INSERT_MESSAGES, self.plain),
+            (statements.INSERT_OTHER_MESSAGES, self.others),
+            (statements.INSERT_ENTRIES, self.entries),
+        )
 
 
 def insert_for_one(
@@ -154,13 +163,12 @@ def insert_for_one(
 ) -> int:
     """A message that readers never see, with a row for this subscription alone instead of an outbox entry."""
     key = subscription.project, subscription.queue
-    target = _targets(connection, [key], now, bodies, retention)[key]
-    number = _new_ids(connection, now, 1)[0]
+    targets, (number,) = _targets(connection, [key], 1, now=now, bodies=bodies, retention=retention)
+    target = targets[key]
     message = target.other_message(number, draft, shown=False, kind=kind)
     expires_at = now + draft.delay + draft.ttl
     row = (number, ids.parse(subscription.id), None, 0, None, 0, 0, expires_at, target.project_id, 0)
-    statements.INSERT_OTHER_MESSAGES.into(connection, [message])
-    statements.PUT_ROWS.into(connection, [row])
+    statements.store(connection, (statements.INSERT_OTHER_MESSAGES, [message]), (statements.PUT_ROWS, [row]))
     return number
 
 
@@ -174,7 +182,3 @@ def make_queue(connection: Connection, project: str, name: str, created_at: floa
     """False when somebody else has just made it."""
     values = (project, name, metadata, created_at, projects.number_of(connection, project))
     return connection.exec_driver_sql(statements.INSERT_QUEUE, values).rowcount > 0
-
-
-def _new_ids(connection: Connection, now: float, count: int) -> list[int]:
-    return numbering.give(connection, statements.LAST_MESSAGE_ID, now, count)

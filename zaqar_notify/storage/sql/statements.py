@@ -40,11 +40,19 @@ class Rows:
             yield text, tuple(itertools.chain.from_iterable(some))
 
     def into(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
-        """Store them; returns how many were. An engine may have a way of its own."""
-        insert = connection.get_execution_options().get("insert_rows")
-        if insert is not None:
-            return int(insert(self, connection, rows))
-        return sum(connection.exec_driver_sql(statement, values).rowcount for statement, values in self.of(rows))
+        """Store them; returns how many were."""
+        return store(connection, (self, rows))
+
+
+def store(connection: Connection, *parts: tuple[Rows, Sequence[tuple[Any, ...]]]) -> int:
+    """Rows of several tables; returns how many of the last one were stored. An engine may have a way of its own."""
+    insert = connection.get_execution_options().get("insert_rows")
+    if insert is not None:
+        return int(insert(connection, parts))
+    stored = 0
+    for rows, values in parts:
+        stored = sum(connection.exec_driver_sql(statement, some).rowcount for statement, some in rows.of(values))
+    return stored
 
 
 def json_list(values: Iterable[Any]) -> tuple[str]:
@@ -85,16 +93,17 @@ FIND_QUEUE_TO_CHANGE = """
 SELECT id, metadata, created_at FROM queues WHERE project = ? AND name = ? AND deleted_at IS NULL
 """
 
-# Nobody else may post to them, or change them, before this transaction has ended.
-FIND_QUEUES_TO_POST_TO = f"""
-SELECT q.project, q.name, q.id, q.project_id, {_ENCRYPTS} AS encrypts
-FROM json_each(?) AS asked
-CROSS JOIN queues AS q ON q.project = asked.value ->> 0 AND q.name = asked.value ->> 1 AND q.deleted_at IS NULL
-"""  # noqa: S608 - only constants
-
-LAST_MESSAGE_ID = """
+_LAST_MESSAGE_ID = """
 SELECT max(coalesce((SELECT max(id) FROM messages), 0), coalesce((SELECT last FROM id_floors WHERE name = 'messages'), 0))
 """
+
+# Nobody else may post to them, or change them, before this transaction has ended; the greatest id that was given out is
+# looked up after that.
+FIND_QUEUES_TO_POST_TO = f"""
+SELECT q.project, q.name, q.id, q.project_id, {_ENCRYPTS} AS encrypts, ({_LAST_MESSAGE_ID}) AS last
+FROM json_each(:asked) AS asked
+CROSS JOIN queues AS q ON q.project = asked.value ->> 0 AND q.name = asked.value ->> 1 AND q.deleted_at IS NULL
+"""  # noqa: S608 - only constants
 
 LAST_SUBSCRIPTION_ID = """
 SELECT max(
