@@ -158,7 +158,7 @@ class SqlStorage(Storage):
         return self._database.write(lambda connection: catalogue.put(connection, project, name, text, self._clock()))
 
     def get_queue(self, project: str, name: str) -> Queue | None:
-        with self._database.read() as connection:
+        with self._database.read(snapshot=False) as connection:
             return catalogue.get(connection, project, name)
 
     def update_queue(
@@ -352,7 +352,7 @@ class SqlStorage(Storage):
     def list_subscriptions(self, project: str, queue: str, marker: str | None, limit: int) -> list[Subscription]:
         behind = ids.parse_marker(marker) or 0
         parameters = (project, queue, behind, self._clock(), limit)
-        with self._database.read() as connection:
+        with self._database.read(snapshot=False) as connection:
             found = connection.exec_driver_sql(statements.LIST_SUBSCRIPTIONS, parameters).all()
         return [self._subscription(row) for row in found]
 
@@ -580,7 +580,7 @@ class SqlStorage(Storage):
         self._database.write(lambda connection: keys.add(connection, key))
 
     def get_key(self, key_id: str) -> ApiKey | None:
-        with self._database.read() as connection:
+        with self._database.read(snapshot=False) as connection:
             return keys.get(connection, key_id)
 
     def list_keys(self, project: str | None = None) -> list[ApiKey]:
@@ -660,7 +660,7 @@ class SqlStorage(Storage):
         token = taking.token_of(worker_id, next(self._takes))
         bounds: dict[str, Any] = {"entries": entries, "rows": rows, "lanes": lanes}
         if not parked and not ranges:
-            with self._database.read() as connection:
+            with self._database.read(snapshot=False) as connection:
                 if not taking.any_due(connection, self._clock(), **bounds, without=without):
                     return Taken(token, (), ())
 
@@ -675,7 +675,7 @@ class SqlStorage(Storage):
 
     def load(self, message_ids: Collection[str], subscription_ids: Collection[str]) -> Loaded:
         asked_messages, asked_subscriptions = _parsed(message_ids), _parsed(subscription_ids)
-        with self._database.read() as connection:
+        with self._database.read(snapshot=False) as connection:
             run = connection.exec_driver_sql
             found = run(statements.LOAD_MESSAGES, json_list(asked_messages)).all() if asked_messages else []
             also = run(statements.LOAD_SUBSCRIPTIONS, json_list(asked_subscriptions)).all() if asked_subscriptions else []
@@ -692,7 +692,7 @@ class SqlStorage(Storage):
             "after": ids.parse_marker(after) or 0,
             "last": _NO_LIMIT if last is None else ids.parse_marker(last),
         }
-        with self._database.read() as connection:
+        with self._database.read(snapshot=False) as connection:
             found = connection.exec_driver_sql(statements.KNOWN, asked).scalars().all()
         return {ids.show(subscription) for subscription in found}
 
@@ -712,7 +712,7 @@ class SqlStorage(Storage):
             return self._database.write(functools.partial(work, repeats=True))
 
     def breakers(self) -> list[Breaker]:
-        with self._database.read() as connection:
+        with self._database.read(snapshot=False) as connection:
             found = connection.exec_driver_sql(statements.BREAKERS).all()
         return [Breaker(LaneKey(project, name), trips, probe_at) for project, name, trips, probe_at in found]
 
@@ -772,7 +772,7 @@ class SqlStorage(Storage):
         if job_id is not None and number is None:
             return None
         if number is None:
-            with self._database.read() as connection:
+            with self._database.read(snapshot=False) as connection:
                 if jobs.find_free(connection, self._clock()) is None:
                     return None
 

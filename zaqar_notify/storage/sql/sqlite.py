@@ -89,8 +89,8 @@ class Database:
             raise StorageUnavailable(f"Cannot open the database {self.path}: {error.strerror}") from error
 
     @contextlib.contextmanager
-    def read(self) -> Iterator[Connection]:
-        """A snapshot: everything read in it is of one moment."""
+    def read(self, *, snapshot: bool = True) -> Iterator[Connection]:
+        """A snapshot: everything read in it is of one moment; also where that is not asked for."""
         try:
             with self._reading.connect() as connection:
                 yield connection
