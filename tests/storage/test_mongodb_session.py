@@ -504,8 +504,8 @@ class AbandonedTest(MongoCase):
         session = self.leave_open()
         storage = self.storage_at(self.url, busy_timeout=1.0)
         self.addCleanup(storage.close)
-        end = storage.watch(lambda: None)
         with self.assertLogs(ABANDONED, "WARNING"), pymongo.timeout(WAIT):  # the server itself ends it after a minute
+            end = storage.watch(lambda: None)
             self.database[names.QUEUES].update_one({}, {"$set": {"other": 1}})
         end()
         self.check_ended(session)
