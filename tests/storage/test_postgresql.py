@@ -233,8 +233,8 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 class PlanTest(PostgresCase):
     """With much in the tables, and what the server believes of them: it has last looked at any time."""
 
-    # What is asked for is all of it: open breakers, members, how much waits. Of what housekeeping removes of claims, the index of
-    # all claimed messages may look as good as that of one claim's.
+    # What is asked for is all of it: open breakers, members, how much waits. To housekeeping of claims the index of all claimed
+    # messages may look as good as that of one claim's.
     WHOLE = {
         *("BREAKERS", "COUNT_ALL_MESSAGES", "COUNT_WAITING", "FIND_FREE_JOB", "MEMBERS", "OLDEST_ENTRY", "LAST_JOB_ID"),
         "REMOVE_CLAIMS",
