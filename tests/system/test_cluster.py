@@ -1,4 +1,7 @@
-"""Jobs of a whole service over a TaskFlow board: a huge fan-out whose worker is killed, and what operators see of it."""
+"""Jobs of a whole service over a TaskFlow board: a huge fan-out whose worker is killed, and what operators see of it.
+
+With one board: what differs between them is tested by tests/flow/test_boards.py.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,7 @@ import unittest
 from typing import Any
 
 from tests.servers.base import Server
-from tests.servers.etcd import Etcd
 from tests.servers.redis import Redis
-from tests.servers.zookeeper import ZooKeeper
 from tests.system.endpoints import Endpoint, Endpoints
 from tests.system.service import Service, wait_for
 from zaqar_notify import bootstrap
@@ -97,12 +98,6 @@ class ClusterTest(unittest.TestCase):
 
     def test_a_killed_worker_with_redis(self) -> None:
         self.check_a_killed_worker("redis", Redis(self))
-
-    def test_a_killed_worker_with_etcd(self) -> None:
-        self.check_a_killed_worker("etcd", Etcd(self))
-
-    def test_a_killed_worker_with_zookeeper(self) -> None:
-        self.check_a_killed_worker("zookeeper", ZooKeeper(self))
 
 
 if __name__ == "__main__":
