@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.system import test_alerts, test_confirmation, test_delivery, test_trust
+from tests.system import test_delivery, test_trust
 from tests.system.engines import OnPostgreSQL
 
 
@@ -29,11 +29,3 @@ class KillTest(OnPostgreSQL, test_delivery.KillTest):
 class TrustKillTest(OnPostgreSQL, test_trust.KillTest):
     # What a killed worker had is free when its lease has ended.
     options = test_trust.KillTest.options.replace("[worker]", "[worker]\nlease = 12\ntimeout = 2") + "[webhook]\ntimeout = 2\n"
-
-
-class AlertsTest(OnPostgreSQL, test_alerts.AlertsTest):
-    pass
-
-
-class ConfirmationTest(OnPostgreSQL, test_confirmation.ConfirmationTest):
-    pass
