@@ -11,9 +11,8 @@ from typing import Any, ClassVar, Final
 
 from zaqar_notify.errors import StorageUnavailable
 
-_SIBLINGS_DELAY = 0.0005
-"""Seconds that a transaction waits for others to join it, when the one before served several: the threads that it woke come
-back with the next requests, and would each miss it by a little."""
+_SIBLINGS_PAUSE = 0.0005
+"""Seconds between two looks at whether others have come."""
 
 Run = Callable[[Any, list[Any]], Sequence[Any]]
 """Gets the connection (or session) of the transaction and items; returns a result for each, in order."""
@@ -43,6 +42,10 @@ class Grouping(abc.ABC):
 
     failures: ClassVar[tuple[type[Exception], ...]] = (StorageUnavailable,)
     """What `_prepare` and `_perform` raise when nothing was stored: all that are served get it, translated."""
+
+    patience: ClassVar[float] = _SIBLINGS_PAUSE
+    """Seconds, at most, that a transaction waits for as many as the one before served: the threads that it woke come back with
+    the next requests, and would each miss it by a little."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -80,8 +83,7 @@ class Grouping(abc.ABC):
         batch: list[Work] = []
         failure: Exception = StorageUnavailable("Interrupted")
         try:
-            if self._together > 1:
-                time.sleep(_SIBLINGS_DELAY)
+            self._wait_for_siblings()
             try:
                 self._prepare()
             finally:
@@ -93,6 +95,11 @@ class Grouping(abc.ABC):
             failure = self._translated(error)
         finally:
             self._wake(batch, failure)
+
+    def _wait_for_siblings(self) -> None:
+        give_up_at = time.monotonic() + self.patience
+        while len(self._waiting) < self._together and time.monotonic() < give_up_at:
+            time.sleep(_SIBLINGS_PAUSE)
 
     def _next_batch(self) -> list[Work]:
         with self._mutex:

@@ -658,11 +658,10 @@ class SqlStorage(Storage):
         ranges: Collection[str] = (),
     ) -> Taken:
         token = taking.token_of(worker_id, next(self._takes))
-        bounds: dict[str, Any] = {"entries": entries, "rows": rows, "lanes": lanes}
-        if not parked and not ranges:
-            with self._database.read(snapshot=False) as connection:
-                if not taking.any_due(connection, self._clock(), **bounds, without=without):
-                    return Taken(token, (), ())
+        with self._database.read(snapshot=False) as connection:
+            bounds = taking.due(connection, self._clock(), entries=entries, rows=rows, lanes=lanes, without=without)
+        if not parked and not ranges and not any(bounds.values()):
+            return Taken(token, (), ())
 
         def work(connection: Connection) -> Taken:
             now = self._clock()

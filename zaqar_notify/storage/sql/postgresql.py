@@ -293,6 +293,8 @@ def _commit(connection: Connection) -> None:
 class Groups(Grouping):
     """Posts of many threads in one transaction."""
 
+    patience = 0.002
+
     def __init__(self, transact: Callable[[Callable[[Connection], Any]], Any], most: int) -> None:
         super().__init__(most)
         self._transact = transact

@@ -303,6 +303,12 @@ PROJECTS_WITH_ENTRIES, PROJECTS_WITH_ROWS, PROJECTS_WITH_LANES = (
     _projects_due("lanes"),
 )
 
+# Whether anything of each kind is.
+DUE = f"""
+SELECT
+    EXISTS ({PROJECTS_WITH_ENTRIES}) AS entries, EXISTS ({PROJECTS_WITH_ROWS}) AS rows_, EXISTS ({PROJECTS_WITH_LANES}) AS lanes
+"""
+
 # At most so many of each of the projects asked for.
 
 # Entries whose lease has ended go before those that are due at once: however many of these come in, those are not left behind.

@@ -61,14 +61,14 @@ class Lease:
     until: float
 
 
-def any_due(connection: Connection, now: float, *, entries: int, rows: int, lanes: int, without: Collection[str] = ()) -> bool:
+def due(connection: Connection, now: float, *, entries: int, rows: int, lanes: int, without: Collection[str]) -> dict[str, Any]:
+    """The bounds for `take`: 0 for kinds of which nothing is due."""
     run = connection.exec_driver_sql
-    passed_over = _numbers(run, without)
-    return any(
-        most > 0
-        and _next_projects(run, kind, _BEFORE_ALL, now, most=1, passed_over=passed_over if kind is _ENTRIES else frozenset())
-        for kind, most in ((_ENTRIES, entries), (_ROWS, rows), (_LANES, lanes))
-    )
+    found = run(statements.DUE, {"after": _BEFORE_ALL, "last": _BEHIND_ALL, "now": now, "limit": 1}).one()
+    any_entry = found.entries and entries > 0
+    if any_entry and without:
+        any_entry = _next_projects(run, _ENTRIES, _BEFORE_ALL, now, most=1, passed_over=_numbers(run, without))
+    return {"entries": entries if any_entry else 0, "rows": rows if found.rows_ else 0, "lanes": lanes if found.lanes else 0}
 
 
 def _numbers(run: _Run, projects: Collection[str]) -> frozenset[int]:
