@@ -281,16 +281,16 @@ GET_KEY = "SELECT id, project, roles, name, secret_hash, created_at, revoked_at 
 
 def _projects_due(table: str, condition: str = "") -> str:
     """The next projects that have something due, by number: one look-up for each that has anything at all."""
-    following = f"SELECT min(project_id) FROM {table} WHERE project_id >"  # noqa: S608
+    following = f"SELECT project_id FROM {table} WHERE project_id >"  # noqa: S608
     return f"""
     WITH RECURSIVE walk(project) AS (
-        {following} :after {condition}
+        SELECT ({following} :after {condition} ORDER BY project_id LIMIT 1)
         UNION ALL
-        SELECT ({following} walk.project {condition}) FROM walk WHERE walk.project < :last
+        SELECT ({following} walk.project {condition} ORDER BY project_id LIMIT 1) FROM walk WHERE walk.project < :last
     )
     SELECT project FROM walk
     WHERE project <= :last
-        AND (SELECT min(due_at) FROM {table} WHERE project_id = walk.project {condition}) <= :now
+        AND (SELECT due_at FROM {table} WHERE project_id = walk.project {condition} ORDER BY due_at LIMIT 1) <= :now
     LIMIT :limit
     """  # noqa: S608
 
