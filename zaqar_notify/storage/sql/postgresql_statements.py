@@ -259,6 +259,27 @@ DELETE FROM delivery_log WHERE ctid = ANY(ARRAY(
 """,
     statements.FORGET_DELIVERED: _delete_pairs("delivery_log"),
     statements.DELETE_ROWS: _delete_pairs("deliveries"),
+    statements.OLDEST_ENTRY: """
+WITH RECURSIVE walk(project) AS (
+    SELECT (SELECT project_id FROM outbox ORDER BY project_id LIMIT 1)
+    UNION ALL
+    SELECT (SELECT project_id FROM outbox WHERE project_id > walk.project ORDER BY project_id LIMIT 1)
+    FROM walk WHERE walk.project IS NOT NULL
+), first(id) AS MATERIALIZED (
+    SELECT o.message_id FROM walk CROSS JOIN LATERAL (
+        SELECT message_id FROM outbox WHERE project_id = walk.project AND due_at BETWEEN 0 AND 0
+        ORDER BY due_at, message_id LIMIT 1
+    ) AS o
+    UNION ALL
+    SELECT o.message_id FROM walk CROSS JOIN LATERAL (
+        SELECT message_id FROM outbox WHERE project_id = walk.project AND due_at > 0 AND due_at <= :now
+        ORDER BY due_at, message_id LIMIT 1
+    ) AS o
+    UNION ALL
+    SELECT message_id FROM outbox WHERE lease IS NOT NULL
+)
+SELECT min(greatest(m.created_at, m.expires_at - m.ttl)) FROM first CROSS JOIN messages AS m ON m.id = first.id
+""",
     statements.FIND_PUBLIC_MESSAGE: """
 SELECT max(id) FROM (
     SELECT m.id FROM messages AS m CROSS JOIN queues AS q ON q.id = m.queue_id
