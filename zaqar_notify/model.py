@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 ENVELOPE_VERSION = 1
@@ -57,6 +57,7 @@ class MessageKind(enum.Enum):
     NOTIFICATION = "notification"  # what clients posted
     TEST = "test"  # made by a subscription's ping, for that subscriber alone
     CONFIRMATION = "confirmation"  # asks one subscriber whether it wants to be; its body is what that one receives
+    CALLBACK = "callback"  # tells the owner of one subscription, at its ``callback`` URL, that something is wrong with it
 
 
 class Scope(enum.Enum):
@@ -65,6 +66,38 @@ class Scope(enum.Enum):
     SUBSCRIPTION = "subscription"
     LANE = "lane"
     CREDENTIAL = "credential"
+
+
+class Priority(enum.IntEnum):
+    """How urgent a message is (RFC 8030, 5.3)."""
+
+    VERY_LOW = 1
+    LOW = 2
+    NORMAL = 3
+    HIGH = 4
+
+    @property
+    def text(self) -> str:
+        """As clients write it."""
+        return self.name.lower().replace("_", "-")
+
+
+class ReceiptKind(enum.Enum):
+    """What was heard of a delivery after the provider had accepted it."""
+
+    DEVICE = "delivered_to_device"  # the mailbox or the device has it
+    ACKNOWLEDGED = "acknowledged"  # the application says so
+    FAILED = "failed"  # accepted, and not delivered after all
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Receipt:
+    kind: ReceiptKind
+    at: float
+    detail: str = ""
+    """One line for a person. Never a secret."""
+    gone: bool = False
+    """Of a FAILED: the target does not exist (any more)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,6 +112,11 @@ class Draft:
     parent_id: str | None = None
     delay: int = 0
     """Seconds until it can be read, claimed and delivered. The time to live begins after them."""
+    collapse_key: str | None = None
+    """Of two notifications with the same one only the later matters."""
+    priority: Priority | None = None
+    language: str | None = None
+    """Tag of RFC 5646: of its text, and which templates are for it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -104,6 +142,9 @@ class Message:
     """The claim that has it now."""
     sealed: bool = False
     """Its body cannot be opened: the key that encrypted it is not among [encryption] keys."""
+    collapse_key: str | None = None
+    priority: Priority | None = None
+    language: str | None = None
 
     @property
     def public_id(self) -> str:
@@ -156,12 +197,17 @@ class Stats:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Alert:
-    """A message for the project's alert queue, at most one in ``every`` seconds for the same project and cause."""
+    """A message for the project's alert queue, at most one in ``every`` seconds for the same project and cause.
+
+    With ``subscription_id`` it is for the ``callback`` URL of that subscription instead: a message of kind CALLBACK that
+    readers never see, in ``queue``, with a row for this subscription alone.
+    """
 
     cause: str
     queue: str
     draft: Draft
     every: float = 3600.0
+    subscription_id: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -272,6 +318,14 @@ class Delivery:
     message: Message
     subscription: Subscription
     links: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Signed URLs by name (`zaqar_notify.feedback`); none where the service has no public URL. Each is made when it is read."""
+    target: int = 0
+    """Which address of the subscription this goes to: 0 its subscriber, n the n-th of ``options.fallback``. ``subscription``
+    has that address as its subscriber."""
+    templates: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """By channel, as the subscription and its queue have them (`zaqar_notify.templates`)."""
+    others: Sequence[Delivery] = ()
+    """What goes into the same digest, for notifiers that make such: one attempt, and one outcome for all."""
 
 
 def delivery_id(message_id: str, subscription_id: str) -> str:
@@ -284,10 +338,12 @@ class LaneKey:
 
     project: str
     name: str
+    pool: str = dataclasses.field(default="", compare=False)
+    """Whose it is: a scheme that workers of its own serve; empty: all other workers'."""
 
     def own(self, subscription_id: str) -> LaneKey:
         """The lane of one subscription alone, beside this one."""
-        return LaneKey(self.project, f"{self.name}#{subscription_id}")
+        return LaneKey(self.project, f"{self.name}#{subscription_id}", self.pool)
 
     def is_own(self, subscription_id: str) -> bool:
         return self.name.endswith(f"#{subscription_id}")
@@ -345,6 +401,8 @@ class LogEntry:
     """Seconds."""
     detail: str = ""
     exchange: Exchange | None = None
+    target: int = 0
+    """Which address it went to: see `Delivery`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -356,3 +414,5 @@ class DeliveryRecord:
     state: State
     next_attempt_at: float | None
     log: tuple[LogEntry, ...]
+    receipts: tuple[Receipt, ...] = ()
+    """What was heard of it later, the oldest first; of each kind the first."""

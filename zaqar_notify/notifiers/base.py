@@ -7,12 +7,12 @@ from __future__ import annotations
 import abc
 import logging
 import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from oslo_config import cfg
 
-from zaqar_notify.model import Delivery, Outcome, Subscription
+from zaqar_notify.model import Delivery, Outcome, Receipt, Subscription
 
 if TYPE_CHECKING:
     from zaqar_notify.notifiers.http import HttpClients
@@ -34,6 +34,8 @@ class Notifier(abc.ABC):
     """Where a notifier can have several credentials: the option of its section that lists their names."""
     named_options: ClassVar[list[cfg.Opt]] = []
     """The options of each of them. ``shop`` in ``[apns] apps`` has the section ``[apns_shop]``."""
+    digests: ClassVar[bool] = False
+    """What is released from a window together for one subscription comes as one delivery, with the rest in ``others``."""
 
     def __init__(self, conf: Any, http: HttpClients, log: logging.Logger) -> None:
         """``conf`` has the section's options as attributes, and in ``conf.named`` the sections of the credentials by name;
@@ -52,6 +54,16 @@ class Notifier(abc.ABC):
 
     def timeout(self, subscription: Subscription) -> float | None:
         """Seconds that one attempt may take, from which ``delivery.deadline`` is made; None: ``[worker] timeout``."""
+        return None
+
+    def window(self, subscription: Subscription) -> tuple[str, float, float] | None:
+        """The window that its credential asks for: what shares it (a name), and the least and the most seconds. A
+        subscription's own ``options.window`` comes first. None: notifications are sent at once."""
+        return None
+
+    def receipt(self, subscription: Subscription, fields: Mapping[str, str]) -> Receipt | None:
+        """What a provider reports of a delivery, to the URL ``delivery.links["receipt"]``: ``fields`` are those of the query,
+        and of the form or JSON object that was sent. None where it says nothing that ends the delivery. Called in the API."""
         return None
 
     def close(self) -> None:  # noqa: B027 - most have nothing to close

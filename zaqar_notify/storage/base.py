@@ -40,6 +40,7 @@ from zaqar_notify.model import (
     Member,
     Message,
     Queue,
+    Receipt,
     Stats,
     Subscription,
 )
@@ -83,6 +84,31 @@ class Row:
     """The message's expiry, or that of a redelivery: nothing is sent after it."""
     lines_before: int = 0
     """Lines of its log before it was redelivered."""
+    window_id: str | None = None
+    """Of the window that it was held in, and is released from now. Kept over retries: what was released together is sent
+    together, where that makes a digest."""
+    target: int = 0
+    """Which address of the subscription it goes to: see `zaqar_notify.model.Delivery`."""
+    report: Receipt | None = None
+    """It was delivered, and this FAILED has come in since (`Storage.receive`): settle it, and send nothing."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Window:
+    """A delivery waits for the end of the window of its scope, which opens with the first that waits.
+
+    While it waits, a later message with the same subscription and ``key`` takes its place: its row goes, and its log ends in
+    state SUPERSEDED. Where the later message was settled first, the earlier one ends so.
+    """
+
+    scope: str
+    """Within the project: a subscription, or a credential."""
+    seconds: float
+    """How long the window is if this delivery opens it."""
+    key: str
+    """At most 64 characters."""
+    spread: float = 0.0
+    """What is released comes due in random order within so many seconds after the end; 0: all at once."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -188,6 +214,12 @@ class Settlement:
     """They show parts of the message: encrypted as it is, whatever the queue they go to."""
     job_id: str | None = None
     """It came from a page of this range, and not from the message's outbox entry."""
+    window: Window | None = None
+    """Leaves a row that is held until the end of this window."""
+    window_id: str | None = None
+    """Of the row that it came from, for the row that is left."""
+    target: int = 0
+    """For the row that is left. That of the attempt is in ``log``."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -481,6 +513,15 @@ class Storage(abc.ABC):
         found = self.message_deliveries(project, queue, message_id, before, 1, exchanges=exchanges)
         return found[0] if found and found[0].subscription_id == subscription_id else None
 
+    def receive(self, message_id: str, subscription_id: str, receipt: Receipt) -> bool:
+        """Store what was heard of a delivery; of each kind the first is kept. False when there is no log of such a delivery
+        (any more), or it has this kind already. Ids are unique over all projects: who calls has seen a signature.
+
+        A FAILED of a delivery in state DELIVERED leaves a row, due at once, with the receipt as its ``report`` and the
+        ``target`` of its last attempt, so that a worker settles it with all that belongs to such an end.
+        """
+        raise NotImplementedError
+
     # -- again, or not at all -----------------------------------------------------------------------------------------------
 
     @abc.abstractmethod
@@ -558,6 +599,7 @@ class Storage(abc.ABC):
         parked: Mapping[LaneKey, int] | None = None,
         without: Collection[str] = (),
         ranges: Collection[str] = (),
+        pool: str = "",
     ) -> Taken:
         """Lease due work for ``lease`` seconds: outbox entries, rows that are due, lanes, and parked rows of lanes held.
 
@@ -575,7 +617,14 @@ class Storage(abc.ABC):
 
         ``ranges`` are jobs of kind `RANGE` that this worker holds: of each, the next page is leased, unless the one before is
         under a lease still. The hold itself is not renewed.
+
+        Only lanes of this ``pool`` are due for this worker. A lane is in that of the `LaneKey` that something was last parked
+        in or whose breaker was last opened; all that is returned says which.
         """
+
+    def merge_pools(self, kept: Collection[str]) -> None:
+        """Lanes of other pools than ``kept`` are in that without a name from now on: nobody serves them any more."""
+        raise NotImplementedError
 
     @abc.abstractmethod
     def load(self, message_ids: Collection[str], subscription_ids: Collection[str]) -> Loaded: ...

@@ -910,6 +910,7 @@ class MemoryStorage(Storage):
         parked: Mapping[LaneKey, int] | None = None,
         without: Collection[str] = (),
         ranges: Collection[str] = (),
+        pool: str = "",
     ) -> Taken:
         with self._lock:
             token = worker_id << _WORKER_SHIFT | next(self._takes)

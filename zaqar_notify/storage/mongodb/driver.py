@@ -435,6 +435,7 @@ class MongoStorage(Storage):
         parked: Mapping[LaneKey, int] | None = None,
         without: Collection[str] = (),
         ranges: Collection[str] = (),
+        pool: str = "",
     ) -> Taken:
         now = self._clock()
         leased = taking.Lease(worker_id, taking.token_of(worker_id, next(self._takes)), now, now + lease)

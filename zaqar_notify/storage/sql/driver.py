@@ -656,6 +656,7 @@ class SqlStorage(Storage):
         parked: Mapping[LaneKey, int] | None = None,
         without: Collection[str] = (),
         ranges: Collection[str] = (),
+        pool: str = "",
     ) -> Taken:
         token = taking.token_of(worker_id, next(self._takes))
         with self._database.read(snapshot=False) as connection:

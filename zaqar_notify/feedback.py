@@ -1,0 +1,96 @@
+"""How those who got a notification, and those who carried it, answer: by signed tokens.
+
+A token names one delivery and what may be done with it, and nothing else: whoever has it needs no other right. It does not
+end by itself; what it is about does. In URLs it stands behind the public URL of the API, in a mail it is the envelope's id
+(RFC 3461, 4.4: at most 100 characters).
+"""
+
+from __future__ import annotations
+
+import enum
+import hmac
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from zaqar_notify.errors import Forbidden
+
+CONFIRM, UNSUBSCRIBE, RECEIPT, ACKNOWLEDGE = "confirm", "unsubscribe", "receipt", "acknowledge"
+"""Names in ``delivery.links``."""
+
+_PURPOSE = b"zaqar-notify feedback\0"
+"""What is signed with the same key elsewhere is never taken for a token."""
+_MAC = 32
+_TOKEN = re.compile(r"([a-z])([0-9a-f]{1,16})-([0-9a-f]{1,16})-([0-9]{1,3})-([0-9a-f]{32})")
+
+
+class Use(enum.Enum):
+    """What a token is good for."""
+
+    CONFIRM = "c"
+    UNSUBSCRIBE = "u"
+    RECEIPT = "r"
+    ACKNOWLEDGE = "a"
+    ENVELOPE = "e"
+
+
+PATHS: Mapping[str, tuple[Use, str]] = {
+    CONFIRM: (Use.CONFIRM, "/v2/confirmations/"),
+    UNSUBSCRIBE: (Use.UNSUBSCRIBE, "/v2/unsubscriptions/"),
+    RECEIPT: (Use.RECEIPT, "/v2/receipts/"),
+    ACKNOWLEDGE: (Use.ACKNOWLEDGE, "/v2/acknowledgements/"),
+}
+"""By the name of the link: the token's use, and what stands before the token in the path."""
+
+
+class Subject(NamedTuple):
+    """The delivery that a token is about."""
+
+    message_id: str
+    subscription_id: str
+    target: int
+    """See `zaqar_notify.model.Delivery`."""
+
+
+class Tokens:
+    """Makes tokens, and reads them."""
+
+    def __init__(self, key: str) -> None:
+        self._key = hmac.new(key.encode(), _PURPOSE, "sha256").digest()
+
+    def make(self, use: Use, delivery_id: str, target: int = 0) -> str:
+        signed = f"{use.value}{delivery_id}-{target}"
+        return f"{signed}-{self._mac(signed)}"
+
+    def read(self, use: Use, token: str) -> Subject:
+        """Raises `Forbidden` for what was not made here for this use."""
+        match = _TOKEN.fullmatch(token)
+        if match is None or match[1] != use.value or not hmac.compare_digest(self._mac(token[: -_MAC - 1]), match[5]):
+            raise Forbidden("This link is not valid: it was changed, or cut off, or its key was replaced.")
+        return Subject(match[2], match[3], int(match[4]))
+
+    def _mac(self, signed: str) -> str:
+        return hmac.new(self._key, signed.encode(), "sha256").hexdigest()[:_MAC]
+
+
+class Links(Mapping[str, str]):
+    """The links of one delivery. Each is signed when it is asked for: most notifications carry none."""
+
+    __slots__ = ("_delivery_id", "_public_url", "_target", "_tokens")
+
+    def __init__(self, tokens: Tokens, public_url: str, delivery_id: str, target: int = 0) -> None:
+        """``public_url`` without a slash at its end."""
+        self._tokens = tokens
+        self._public_url = public_url
+        self._delivery_id = delivery_id
+        self._target = target
+
+    def __getitem__(self, name: str) -> str:
+        use, path = PATHS[name]
+        return f"{self._public_url}{path}{self._tokens.make(use, self._delivery_id, self._target)}"
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(PATHS)
+
+    def __len__(self) -> int:
+        return len(PATHS)
