@@ -1,0 +1,75 @@
+"""Messages that are posted."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from zaqar_notify import trace
+from zaqar_notify.errors import InvalidRequest
+from zaqar_notify.model import Draft
+from zaqar_notify.validation.documents import compact_json, integer, json_object, kind
+from zaqar_notify.validation.limits import MAX_ATTRIBUTES, Limits
+
+
+def messages(
+    document: Any, *, default_ttl: int, limits: Limits, default_delay: int = 0, traceparent: str | None = None
+) -> list[Draft]:
+    """The defaults are for messages that name none. Keys that are not known are ignored, as Zaqar does.
+
+    ``traceparent`` is the header of the request (W3C Trace Context): a valid one becomes an attribute of each message that has
+    none of that name, and does not count against `MAX_ATTRIBUTES`.
+    """
+    posted = json_object(document, "The request").get("messages")
+    if not isinstance(posted, list) or not posted:
+        raise InvalidRequest('The request has to hold a list "messages" of at least one message.')
+    times = default_ttl, default_delay
+    drafts = [_draft(message, f"messages[{index}]", times, limits) for index, message in enumerate(posted)]
+    return drafts if traceparent is None or not trace.is_valid(traceparent) else _traced(drafts, traceparent)
+
+
+def _traced(drafts: Sequence[Draft], traceparent: str) -> list[Draft]:
+    added = {trace.ATTRIBUTE: traceparent}
+    return [dataclasses.replace(draft, attributes={**added, **draft.attributes}) for draft in drafts]
+
+
+def _draft(message: Any, where: str, times: tuple[int, int], limits: Limits) -> Draft:
+    """``times``: ttl and delay of a message that names none."""
+    if not isinstance(message, dict):
+        raise InvalidRequest(f"{where} has to be a JSON object, and is {kind(message)}.")
+    if "body" not in message:
+        raise InvalidRequest(f'{where} has no "body".')
+    ttl, delay = times
+    if "ttl" in message:
+        ttl = message_ttl(message["ttl"], limits, f"{where}.ttl")
+    if "delay" in message:
+        delay = message_delay(message["delay"], limits, f"{where}.delay")
+    body_json = compact_json(message["body"])
+    if "attributes" not in message:
+        return Draft(body_json, ttl, delay=delay)
+    return Draft(body_json, ttl, _attributes(message["attributes"], f"{where}.attributes"), delay=delay)
+
+
+def _attributes(value: Any, where: str) -> dict[str, Any]:
+    attributes = json_object(value, where)
+    if len(attributes) > MAX_ATTRIBUTES:
+        raise InvalidRequest(f"{where} may hold at most {MAX_ATTRIBUTES} attributes.")
+    for name, attribute in attributes.items():
+        if not _is_attribute(attribute):
+            raise InvalidRequest(f"{where}: {name[:64]!r} has to be a string, a number, a boolean or a list of strings.")
+    return attributes
+
+
+def _is_attribute(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(isinstance(item, str) for item in value)
+    return isinstance(value, str | int | float | bool)
+
+
+def message_ttl(value: Any, limits: Limits, what: str) -> int:
+    return integer(value, limits.min_message_ttl, limits.max_message_ttl, what)
+
+
+def message_delay(value: Any, limits: Limits, what: str) -> int:
+    return integer(value, 0, limits.max_message_delay, what)

@@ -1,0 +1,142 @@
+"""Subscriptions, with the options that hold for every notifier. What only a notifier knows is for it to check."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from zaqar_notify import signing
+from zaqar_notify.errors import InvalidRequest, UnknownScheme
+from zaqar_notify.model import Subscription
+from zaqar_notify.validation.documents import CONTROL, integer, is_number, json_object, kind
+from zaqar_notify.validation.limits import END_OF_TIME, MAX_IN_FLIGHT, MAX_RATE, MAX_SUBSCRIBER, MIN_RATE, Limits
+from zaqar_notify.validation.names import dead_letter_queue
+from zaqar_notify.validation.schedules import SCHEDULING, check_retry_policy
+
+MASK = "********"
+"""Stands for a secret wherever options are shown; sent back in a PATCH it keeps the secret."""
+
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.\-]*):.")
+
+
+def subscription(document: Any, *, project: str, queue: str, limits: Limits, now: float) -> Subscription:
+    """Without ``options.secret`` a secret is made. The id is the storage's to give."""
+    asked = json_object(document, "The subscription")
+    if "subscriber" not in asked:
+        raise InvalidRequest('The subscription has no "subscriber": the URI that gets the notifications.')
+    options, secret = _options(asked.get("options", {}), queue, limits)
+    ttl = _subscription_ttl(asked.get("ttl", limits.default_subscription_ttl), limits, now)
+    return Subscription(
+        id="",
+        project=project,
+        queue=queue,
+        subscriber=_subscriber(asked["subscriber"]),
+        ttl=ttl,
+        options=options,
+        created_at=now,
+        expires_at=None if ttl is None else now + ttl,
+        secret=signing.make_secret() if secret is None else secret,
+        secret_made=secret is None,
+    )
+
+
+def subscription_changes(document: Any, *, queue: str, limits: Limits, now: float) -> dict[str, Any]:
+    """The fields of a subscription of ``queue`` that a PATCH replaces. A secret that is absent or masked is kept."""
+    asked = json_object(document, "The request")
+    changes: dict[str, Any] = {}
+    if "subscriber" in asked:
+        changes["subscriber"] = _subscriber(asked["subscriber"])
+    if "ttl" in asked:
+        changes["ttl"] = _subscription_ttl(asked["ttl"], limits, now)
+    if "options" in asked:
+        options, secret = _options(asked["options"], queue, limits, keep_masked=True)
+        changes["options"] = options
+        if secret is not None:
+            changes["secret"] = secret
+            changes["secret_made"] = False
+    if not changes:
+        raise InvalidRequest("Nothing to change: give at least one of subscriber, ttl and options.")
+    return changes
+
+
+def shown_options(subscription: Subscription) -> Mapping[str, Any]:
+    """A subscription's options as any client may see them."""
+    has_secret = subscription.secret is not None or subscription.sealed
+    return {**subscription.options, "secret": MASK} if has_secret else subscription.options
+
+
+def _subscriber(value: Any) -> str:
+    if not isinstance(value, str):
+        raise InvalidRequest(f"subscriber has to be a URI in a string, and is {kind(value)}.")
+    if len(value) > MAX_SUBSCRIBER:
+        raise InvalidRequest(f"subscriber may have at most {MAX_SUBSCRIBER} characters.")
+    if CONTROL.search(value):
+        raise InvalidRequest("subscriber may not hold control characters.")
+    match = _SCHEME.match(value)
+    if match is None:
+        raise InvalidRequest("subscriber has to be a URI with a scheme, as in https://example.org/notify.")
+    if match[1].lower().startswith("trust+"):
+        raise UnknownScheme("trust+ subscribers need a Keystone trust, which is not supported: use the URI behind the +.")
+    return value
+
+
+def _subscription_ttl(value: Any, limits: Limits, now: float) -> int | None:
+    """None, where the client says null or there is no default, never expires."""
+    if value is None:
+        return None
+    ttl = integer(value, limits.min_subscription_ttl, None, "ttl")
+    if now + ttl > END_OF_TIME:
+        raise InvalidRequest("ttl is too large: the subscription would end after the year 9999.")
+    return ttl
+
+
+def _options(value: Any, queue: str, limits: Limits, keep_masked: bool = False) -> tuple[dict[str, Any], str | None]:
+    """The options without the secret, and the secret. What only a notifier knows is for the notifier to check."""
+    options = dict(json_object(value, "options"))
+    for name, check in _CHECKED_OPTIONS.items():
+        if name in options:
+            check(options[name], limits, f"options.{name}")
+    if options.get("dead_letter_queue") == queue:
+        raise InvalidRequest("options.dead_letter_queue has to be another queue than the subscription's own.")
+    if "secret" not in options:
+        return options, None
+    secret = options.pop("secret")
+    if not isinstance(secret, str):
+        raise InvalidRequest(f"options.secret has to be a string, and is {kind(secret)}.")
+    if keep_masked and secret == MASK:
+        return options, None
+    signing.parse_secret(secret)
+    return options, secret
+
+
+def _check_in_flight(value: Any, limits: Limits, what: str) -> None:
+    integer(value, 1, MAX_IN_FLIGHT, what)
+
+
+def _check_rate(value: Any, limits: Limits, what: str) -> None:
+    if not is_number(value, MIN_RATE, MAX_RATE):
+        raise InvalidRequest(f"{what} has to be a number of notifications per second, from {MIN_RATE} to {MAX_RATE}.")
+
+
+def _check_letters(value: Any, limits: Limits, what: str) -> None:
+    if value is None:
+        raise InvalidRequest(f"{what} has to be the name of a queue; leave it out where there is to be none.")
+    dead_letter_queue(value, limits, what)
+
+
+_CHECKED_OPTIONS: Mapping[str, Callable[[Any, Limits, str], object]] = {
+    "_retry_policy": check_retry_policy,
+    **SCHEDULING,
+    "max_in_flight": _check_in_flight,
+    "rate": _check_rate,
+    "dead_letter_queue": _check_letters,
+}
+
+
+def confirmed(document: Any) -> bool:
+    """A subscriber's answer to the request to confirm."""
+    answer = json_object(document, "The request").get("confirmed")
+    if not isinstance(answer, bool):
+        raise InvalidRequest('The request has to say "confirmed": true or false.')
+    return answer
