@@ -1,6 +1,7 @@
 import importlib.metadata
 import logging
 import unittest
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import stevedore.extension
@@ -10,7 +11,7 @@ from tests.notifiers.case import LOOPBACK
 from zaqar_notify import notifiers
 from zaqar_notify.errors import CannotStart, InvalidRequest, UnknownScheme
 from zaqar_notify.guard import Guard
-from zaqar_notify.model import Delivery, Message, Outcome, OutcomeKind, Subscription
+from zaqar_notify.model import Delivery, Message, Outcome, OutcomeKind, Receipt, ReceiptKind, Subscription
 from zaqar_notify.notifiers import Notifiers, Plugin
 from zaqar_notify.notifiers.base import Notifier, SingleNotifier
 from zaqar_notify.notifiers.http import HttpClients
@@ -52,6 +53,11 @@ class Broken(Plain):
         raise RuntimeError("no such device")
 
 
+class Hearing(Plain):
+    def receipt(self, subscription: Subscription, fields: Mapping[str, str]) -> Receipt | None:
+        return Receipt(ReceiptKind.DEVICE, 1.0, f"{subscription.subscriber} {fields['state']}")
+
+
 class Unfinished(SingleNotifier):
     """Without `send`."""
 
@@ -68,6 +74,15 @@ class RegistryTest(unittest.TestCase):
         loaded.instantiate(configured(loaded), HttpClients(Guard(LOOPBACK), max_timeout=20.0))
         self.addCleanup(loaded.close)
         return loaded
+
+    def test_what_a_provider_reports_goes_to_the_notifier_of_the_scheme(self) -> None:
+        loaded = self.started(Notifiers([plugin("deaf"), plugin("hears", Hearing)]))
+        self.assertEqual(
+            Receipt(ReceiptKind.DEVICE, 1.0, "hears:x ok"), loaded.receipt(subscription("hears:x"), {"state": "ok"})
+        )
+        self.assertIsNone(loaded.receipt(subscription("deaf:x"), {"state": "ok"}))
+        with self.assertRaises(UnknownScheme):
+            loaded.receipt(subscription("other:x"), {})
 
     def test_what_this_package_ships(self) -> None:
         loaded = self.started(Notifiers.load(own=True))

@@ -6,14 +6,14 @@ import dataclasses
 import importlib.metadata
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import stevedore
 from oslo_config import cfg
 
 from zaqar_notify.errors import CannotStart, UnknownScheme
-from zaqar_notify.model import Subscription
+from zaqar_notify.model import Receipt, Subscription
 from zaqar_notify.notifiers.base import BatchNotifier, Notifier, SingleNotifier
 from zaqar_notify.notifiers.sections import Section
 
@@ -104,6 +104,10 @@ class Notifiers:
     def check(self, subscription: Subscription) -> None:
         """Raise `InvalidRequest` for a subscriber or an option that no notifier accepts."""
         self.pick(subscription.subscriber).check(subscription)
+
+    def receipt(self, subscription: Subscription, fields: Mapping[str, str]) -> Receipt | None:
+        """What these fields, which a provider has reported, say of a delivery to this subscriber: `Notifier.receipt`."""
+        return self.pick(subscription.subscriber).receipt(subscription, fields)
 
     def close(self) -> None:
         """Close the notifiers, then the HTTP clients that they share."""
