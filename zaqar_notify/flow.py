@@ -581,9 +581,10 @@ class Settling:
 
     # The flow:
 
-    def run(self, most: int | None = None) -> None:
-        """Store one micro-batch, of at most ``most``. Raises `StorageUnavailable` after some tries; the next call goes on with
-        the same batch, so that nothing is sent again while the leases last."""
+    def run(self, most: int | None = None) -> bool:
+        """Store one micro-batch, of at most ``most``; True when it has posted messages (copies, dead letters, alerts). Raises
+        `StorageUnavailable` after some tries; the next call goes on with the same batch, so that nothing is sent again while
+        the leases last."""
         self._telling.attempts.flush()
         if self._batch is None:
             self._batch = self._next_batch(most or self._micro_batch)
@@ -598,6 +599,7 @@ class Settling:
             self._log.warning(
                 "%d of %d deliveries were settled by another worker: the lease had run out", lost, len(settlements)
             )
+        return any(settlement.publish or settlement.alerts for settlement in settlements)
 
     def store(self, settlements: list[Settlement], closings: list[Closing], breakers: list[Breaker]) -> int:
         return self._storage.settle(settlements, closings, breakers)

@@ -405,7 +405,8 @@ class Worker:
             if not (full or hurry or now - self._settling.since >= self._settings.settle_delay):
                 return
             try:
-                self._settling.run(most)
+                if self._settling.run(most):
+                    self._more = True
                 self._attend()
             except errors.StorageUnavailable as error:
                 self._trouble("settling", error)
