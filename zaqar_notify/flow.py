@@ -44,6 +44,7 @@ from zaqar_notify.model import (
 from zaqar_notify.notifiers.sending import Route
 from zaqar_notify.retry import Next, Policy, next_state, policy_of
 from zaqar_notify.storage.base import Breaker, Closing, Entry, Failure, Loaded, Row, Settlement, Storage, Taken
+from zaqar_notify.templates import merged
 
 BREATH = 50
 """Pairs of message and subscription between two breaths."""
@@ -274,9 +275,14 @@ class _Match:
             self._settling.settle(send, route, self._wall, None)
         else:
             send.sender, send.timeout, send.lane = route[0].sender, route[0].timeout, route[1]
+            if route[0].templated:
+                send.templates = self._templates(message, subscription)
             self.sends.append(send)
 
     def _make(self, message: Message, subscription: Subscription, entry: OpenEntry | None, row: Row | None) -> Send:
+        if row is not None and row.expires_at != message.expires_at:
+            # A redelivery has an expiry of its own, and providers are told how long it is worth delivering.
+            message = dataclasses.replace(message, expires_at=row.expires_at)
         return Send(
             id=delivery_id(message.id, subscription.id),
             attempt=row.attempts + 1 if row else 1,
@@ -290,10 +296,14 @@ class _Match:
             lines=row.lines if row else 0,
             lines_before=row.lines_before if row else 0,
             from_parking=row is not None and row.lane is not None,
-            # A redelivery has an expiry of its own.
-            expires_at=message.expires_at if row is None else row.expires_at,
+            expires_at=message.expires_at,
             yields=entry is not None and entry.job_id is not None,
         )
+
+    def _templates(self, message: Message, subscription: Subscription) -> Mapping[str, Any]:
+        """Raises `StorageUnavailable`: what the queue has is not known, and without it something else would be sent."""
+        metadata = self._settling.policies.metadata(message.project, message.queue)
+        return merged(subscription.options.get("templates"), metadata.get("_templates"))
 
     def _route(self, subscription: Subscription) -> tuple[Route, Lane] | Outcome:
         found = self._routes.get(subscription.id)
@@ -375,7 +385,7 @@ class Settling:
         loaded before that. Those loaded after say so themselves."""
         self._turns: dict[LaneKey, Breaker] = {}
         self._policy = policy
-        self._policies = _Policies(storage, policy)
+        self.policies = _Policies(storage, policy)
         self._micro_batch = micro_batch
         self._log = log
         self._closed = closed
@@ -401,7 +411,7 @@ class Settling:
         """An attempt has come to this outcome."""
         delivered = outcome.kind is OutcomeKind.DELIVERED
         logged = self._telling.attempts.wants(outcome.kind)
-        policy = self._policies.of(send.subscription) if logged or not delivered else self._policy
+        policy = self.policies.of(send.subscription) if logged or not delivered else self._policy
         following = next_state(
             outcome,
             attempts=send.attempts,
@@ -633,7 +643,7 @@ def _range(send: Send) -> str | None:
 
 
 class _Policies:
-    """The retry policies of subscriptions. What their queues say about it is remembered for a moment."""
+    """The retry policies of subscriptions. What their queues say is remembered for a moment."""
 
     LIFETIME = 5.0
     MOST = 10_000
@@ -644,9 +654,15 @@ class _Policies:
         self._queues: dict[tuple[str, str], tuple[float, Mapping[str, Any]]] = {}
 
     def of(self, subscription: Subscription) -> Policy:
-        return policy_of(self._service, self._metadata(subscription.project, subscription.queue), subscription.options)
+        try:
+            metadata = self.metadata(subscription.project, subscription.queue)
+        except errors.StorageUnavailable:
+            # The policy of the service is better than to lose an outcome.
+            metadata = {}
+        return policy_of(self._service, metadata, subscription.options)
 
-    def _metadata(self, project: str, queue: str) -> Mapping[str, Any]:
+    def metadata(self, project: str, queue: str) -> Mapping[str, Any]:
+        """Raises `StorageUnavailable` where it was never known; else what was known serves on."""
         now = time.monotonic()
         known = self._queues.get((project, queue))
         if known is not None and known[0] > now:
@@ -654,8 +670,9 @@ class _Policies:
         try:
             found = self._storage.get_queue(project, queue)
         except errors.StorageUnavailable:
-            # What was known is better than to lose an outcome.
-            return known[1] if known is not None else {}
+            if known is None:
+                raise
+            return known[1]
         if len(self._queues) >= self.MOST:
             self._queues.clear()
         metadata = {} if found is None else found.metadata

@@ -526,6 +526,7 @@ class AgainTest(FlowCase):
         self.storage.redeliver("p", "q", message, subscription.id, 60.0)
         self.wait_state(message, subscription, State.DELIVERED)
         self.assertGreater(len(endpoint.sent), 1)
+        self.assertGreater(endpoint.sent[-1].message.expires_at, endpoint.sent[0].message.expires_at + 30)
 
     def test_a_redelivery_that_is_over_is_not_sent_although_its_message_lives(self) -> None:
         endpoint = self.notifier("x", Scripted(lambda _: Outcome(OutcomeKind.OURS) if self.down else DELIVERED))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from tests.flow.case import DELIVERED, WAIT, FlowCase, OneByOne, Scripted, wait_for
 from zaqar_notify.encryption import Keyring
 from zaqar_notify.errors import StorageUnavailable
-from zaqar_notify.model import Delivery, Disabled, Draft, Outcome, OutcomeKind, Scope, State
+from zaqar_notify.model import Delivery, Disabled, Draft, Outcome, OutcomeKind, Queue, Scope, State
 from zaqar_notify.storage.base import Breaker, Closing, Settlement
 from zaqar_notify.storage.memory import MemoryStorage
 
@@ -62,6 +62,39 @@ class Delivering(FlowCase):
         self.assertEqual((delivery.id, delivery.attempt), (f"{message}-{subscription.id}", 1))
         self.assertEqual(delivery.message.body, {"n": 1})
         self.assertEqual(delivery.subscription, subscription)
+        self.assertEqual({}, delivery.templates)
+
+    def test_templates_of_the_subscription_and_of_its_queue(self) -> None:
+        notifier = self.notifier("x", Scripted())
+        notifier.templated = True
+        of_queue = {"sms": {"text": "queue"}, "email": {"text": "queue"}}
+        self.storage.put_queue("p", "q", {"_templates": of_queue})
+        own, none = self.subscribe("x://a", options={"templates": {"email": {"text": "own"}}}), self.subscribe("x://b")
+        (message,) = self.publish()
+        self.worker()
+        for subscription in (own, none):
+            self.wait_state(message, subscription, State.DELIVERED)
+        found = {delivery.subscription.id: delivery.templates for delivery in notifier.sent}
+        self.assertEqual({own.id: {**of_queue, "email": {"text": "own"}}, none.id: of_queue}, found)
+
+    def test_nothing_is_sent_while_the_templates_of_the_queue_are_not_known(self) -> None:
+        notifier = self.notifier("x", Scripted())
+        notifier.templated = True
+        self.storage.put_queue("p", "q", {"_templates": {"sms": {"text": "queue"}}})
+        subscription = self.subscribe("x://a")
+        reads, get_queue = [], self.storage.get_queue
+
+        def fail_twice(*which: str) -> Queue | None:
+            reads.append(which)
+            if len(reads) < 3:
+                raise StorageUnavailable("out of reach")
+            return get_queue(*which)
+
+        self.storage.get_queue = fail_twice
+        (message,) = self.publish()
+        self.worker()
+        self.wait_state(message, subscription, State.DELIVERED)
+        self.assertEqual([{"sms": {"text": "queue"}}], [delivery.templates for delivery in notifier.sent])
 
     def test_a_message_without_subscribers_is_done_with(self) -> None:
         self.publish(3)

@@ -34,6 +34,8 @@ class Notifier(abc.ABC):
     """Where a notifier can have several credentials: the option of its section that lists their names."""
     named_options: ClassVar[list[cfg.Opt]] = []
     """The options of each of them. ``shop`` in ``[apns] apps`` has the section ``[apns_shop]``."""
+    templated: ClassVar[bool] = False
+    """What it sends can be made by templates: ``delivery.templates`` has those of the subscription and its queue."""
     digests: ClassVar[bool] = False
     """What is released from a window together for one subscription comes as one delivery, with the rest in ``others``."""
 

@@ -120,6 +120,8 @@ class Route:
     sender: Threads | Direct
     lane: str
     timeout: float
+    templated: bool = False
+    """It wants to know the templates of the subscription and its queue."""
 
 
 class Senders:
@@ -140,7 +142,7 @@ class Senders:
         sender = self._senders.get(notifier) or self._start(notifier)
         try:
             timeout = notifier.timeout(subscription)
-            return Route(sender, _storable(notifier.lane(subscription)), self._bounded(timeout))
+            return Route(sender, _storable(notifier.lane(subscription)), self._bounded(timeout), notifier.templated)
         except NotifyError:
             raise
         except Exception as error:
