@@ -17,8 +17,9 @@ from tests.notifiers.case import WAIT, closed_port
 from tests.notifiers.endpoint import certificate
 from tests.notifiers.mailserver import PASSWORD, USER, MailServer, text_of
 from zaqar_notify.errors import CannotStart, InvalidRequest
+from zaqar_notify.feedback import Links, Tokens
 from zaqar_notify.guard import Guard
-from zaqar_notify.model import Delivery, Message, MessageKind, Outcome, OutcomeKind, Scope, Subscription
+from zaqar_notify.model import Delivery, Message, MessageKind, Outcome, OutcomeKind, Scope, Subscription, delivery_id
 from zaqar_notify.notifiers.email import EmailNotifier
 from zaqar_notify.notifiers.http import HttpClients
 from zaqar_notify.notifiers.sections import Section
@@ -28,6 +29,7 @@ DELIVERED, RETRY, REJECTED = OutcomeKind.DELIVERED, OutcomeKind.RETRY, OutcomeKi
 AUTH, OURS = OutcomeKind.AUTH, OutcomeKind.OURS
 ADDRESS = "ann@example.org"
 LINKS = {"unsubscribe": "https://notify.example.org/unsubscribe/abc?sig=1"}
+TOKENS = Links(Tokens("key"), "", delivery_id("18bcfe56800ddd6a", "18bcfe56802e8621"))
 
 
 def section(values: Mapping[str, Any], **named: Mapping[str, Any]) -> Section:
@@ -225,11 +227,62 @@ class MailTest(EmailCase):
     def test_a_status_notification_is_asked_for(self) -> None:
         mail = self.mail()
         self.assertLessEqual({"RET=HDRS", "ENVID=m1-s1"}, set(mail.mail_options))
+        self.assertIn(f"ENVID={TOKENS['envelope']}", self.mail(links=TOKENS).mail_options)
         self.assertEqual(["NOTIFY=FAILURE"], mail.rcpt_options)
         self.assertEqual(["NOTIFY=SUCCESS,FAILURE"], self.mail(values={"dsn": "all"}).rcpt_options)
         mail = self.mail(values={"dsn": "none"})
         self.assertEqual([], mail.rcpt_options)
         self.assertNotIn("RET=HDRS", mail.mail_options)
+
+
+class BounceTest(EmailCase):
+    """``bounce_to``: where what could not be delivered comes back to."""
+
+    BOUNCES = {"bounce_to": "bounces@Notify.example.org"}
+
+    def attempt_with(self, links: Mapping[str, str], values: Mapping[str, Any] = BOUNCES, **server: Any) -> tuple[Any, Outcome]:
+        made = self.server(**server)
+        outcome = self.attempt(self.for_server(made, record_successes=True, **values), links=links)
+        return (made.mails[0] if made.mails else None), outcome
+
+    def test_the_envelopes_sender_names_the_delivery(self) -> None:
+        mail, outcome = self.attempt_with(TOKENS)
+        self.assertEqual(f"bounces+{TOKENS['envelope']}@notify.example.org", mail.sender)
+        self.assertEqual("Notify <notify@example.com>", mail.parsed["From"])
+        self.assertLessEqual(len(mail.sender.partition("@")[0]), 64)
+        assert outcome.exchange is not None
+        self.assertEqual("bounces@notify.example.org", outcome.exchange.request["sender"])
+        self.assertNotIn(TOKENS["envelope"], str(outcome))
+
+    def test_without_a_token_it_is_the_mailbox_itself(self) -> None:
+        self.assertEqual("bounces@notify.example.org", self.attempt_with({})[0].sender)
+
+    def test_without_the_option_it_is_the_sender(self) -> None:
+        self.assertEqual("notify@example.com", self.attempt_with(TOKENS, {})[0].sender)
+
+    def test_a_server_that_repeats_it_does_not_bring_the_token_into_the_log(self) -> None:
+        sender = f"bounces+{TOKENS['envelope']}@notify.example.org"
+        _, outcome = self.attempt_with(TOKENS, to_sender=f"550 5.7.1 <{sender.upper()}>: not from here")
+        self.assertIn("5.7.1 <...>: not from here", outcome.detail)
+        self.assertNotIn(TOKENS["envelope"], str(outcome).lower())
+
+    def test_unsubscribing_by_mail(self) -> None:
+        by_mail = f"<mailto:bounces+{TOKENS['unsubscribe_by_mail']}@notify.example.org?subject=unsubscribe>"
+        parsed = self.attempt_with(TOKENS)[0].parsed
+        self.assertEqual((by_mail, None), (parsed["List-Unsubscribe"], parsed["List-Unsubscribe-Post"]))
+        parsed = self.attempt_with({**TOKENS, **LINKS})[0].parsed
+        self.assertEqual(f"<{LINKS['unsubscribe']}>, {by_mail}", parsed["List-Unsubscribe"])
+        self.assertEqual("List-Unsubscribe=One-Click", parsed["List-Unsubscribe-Post"])
+        self.assertIsNone(self.attempt_with(TOKENS, {})[0].parsed["List-Unsubscribe"])
+        odd = self.attempt_with(TOKENS, {"bounce_to": "a&b%@notify.example.org"})[0].parsed["List-Unsubscribe"]
+        self.assertTrue(odd.startswith("<mailto:a%26b%25+u"), odd)
+
+    def test_an_address_that_leaves_no_room_stops_the_start(self) -> None:
+        server = self.server()
+        self.for_server(server, bounce_to="eighteen.letters.x@example.org")
+        for address in ("nineteen.letters.xy@example.org", "a+b@example.org", "grün@example.org", "nobody", "a@b"):
+            with self.subTest(address), self.assertRaisesRegex(CannotStart, r"^\[email\] bounce_to"):
+                self.for_server(server, bounce_to=address)
 
 
 class InjectionTest(EmailCase):
@@ -726,7 +779,7 @@ class ExchangeTest(EmailCase):
         exchange = self.attempt(notifier, "mailto:nobody@example.org").exchange
         assert exchange is not None
         self.assertEqual(
-            {"server", "account", "sender", "envelope_id", "size"},
+            {"server", "account", "sender", "size"},
             set(exchange.request),
         )
         self.assertEqual({"status": 550, "text": "5.1.1 ...: who?"}, exchange.response)

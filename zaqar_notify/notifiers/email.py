@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from oslo_config import cfg, types
 
+from zaqar_notify import feedback
 from zaqar_notify.errors import CannotStart, InvalidRequest
 from zaqar_notify.model import Delivery, Exchange, Outcome, OutcomeKind, Scope, Subscription
 from zaqar_notify.notifiers import mail
@@ -55,7 +56,13 @@ _ACCOUNT: list[cfg.Opt] = [
     cfg.StrOpt("password", secret=True, help="Password to log in with."),
     cfg.StrOpt(
         "sender",
-        help="Address that mails come from, such as 'Notifications <notify@example.org>'. Bounces go there. Needed.",
+        help="Address that mails come from, such as 'Notifications <notify@example.org>'. Needed.",
+    ),
+    cfg.StrOpt(
+        "bounce_to",
+        help="Address that bounces go to, such as bounces@notify.example.org, whose mails a mail server hands to 'zaqar-notify "
+        "receive'. A token is put before its @, as in bounces+TOKEN@notify.example.org, so that a bounce is known by it alone; "
+        "mails then can be unsubscribed from by mail, too. Unset: bounces go to sender.",
     ),
     cfg.ListOpt(
         "allowed_from",
@@ -83,8 +90,8 @@ _ACCOUNT: list[cfg.Opt] = [
             ("failure", "What could not be delivered is reported to the sender."),
             ("all", "What was delivered is reported, too."),
         ],
-        help="Delivery status notifications (RFC 3461) that are asked for where the server offers them. The delivery's id "
-        "comes back in them as the envelope's id.",
+        help="Delivery status notifications (RFC 3461) that are asked for where the server offers them. The envelope's id, "
+        "which comes back in them, is a signed token that names the delivery: 'zaqar-notify receive' reads it.",
     ),
     cfg.BoolOpt("dry_run", default=False, help="Do everything but send."),
 ]
@@ -97,6 +104,7 @@ class Account:
     name: str
     server: Server
     sender: mail.Mailbox
+    bounce_to: mail.Address | None
     allowed_from: frozenset[str]
     connections: int
     idle: float
@@ -107,6 +115,12 @@ class Account:
     def may_be_from(self, address: mail.Address) -> bool:
         allowed = self.allowed_from
         return address == self.sender.address or not allowed.isdisjoint(("*", str(address).lower(), f"@{address.domain}"))
+
+    def bounces(self, token: str = "") -> str:
+        """The envelope's sender."""
+        if self.bounce_to is None:
+            return str(self.sender.address)
+        return str(mail.tagged(self.bounce_to, token) if token else self.bounce_to)
 
 
 class _Job(NamedTuple):
@@ -227,11 +241,11 @@ class EmailNotifier(BatchNotifier):
             answer = connection.send(envelope, delivery.deadline)
         except Failed as failed:
             recorded = _exchange(account, envelope, connection, job.started_at, (failed.code, failed.text))
-            return dataclasses.replace(classify(failed, envelope.recipient, account.name), exchange=recorded)
+            return dataclasses.replace(classify(failed, envelope, account.name), exchange=recorded)
         match = _QUEUED.search(answer)
         taken = Outcome(
             OutcomeKind.DELIVERED,
-            f"accepted by the mail server: {_shown(answer, envelope.recipient)}",
+            f"accepted by the mail server: {_shown(answer, envelope)}",
             250,
             provider_id=(match[1] or match[2]).decode() if match else None,
         )
@@ -272,6 +286,7 @@ def _account(name: str, section: str, conf: Any, most: float) -> Account:
             float(conf.connect_timeout),
         ),
         sender,
+        _bounce_to(conf.bounce_to, section),
         frozenset(one.lower() for one in conf.allowed_from),
         conf.connections,
         float(conf.idle),
@@ -279,6 +294,19 @@ def _account(name: str, section: str, conf: Any, most: float) -> Account:
         _NOTIFY[conf.dsn],
         conf.dry_run,
     )
+
+
+def _bounce_to(text: str | None, section: str) -> mail.Address | None:
+    if not text:
+        return None
+    try:
+        found = mail.address(text)
+    except ValueError as error:
+        raise CannotStart(f"[{section}] bounce_to: {error}") from None
+    most = mail.MOST_LOCAL - len("+") - feedback.SHORT
+    if not found.local.isascii() or "+" in found.local or len(found.local) > most:
+        raise CannotStart(f"[{section}] bounce_to needs at most {most} characters in ASCII, without a +, before its @")
+    return found
 
 
 def _check_from(value: Any, account: Account) -> None:
@@ -310,8 +338,10 @@ def _envelope(delivery: Delivery, account: Account) -> Envelope:
         sender=sender,
         recipient=target.address,
         domain=account.sender.address.domain,
+        bounce_to=account.bounce_to,
     )
-    return Envelope(str(account.sender.address), str(target.address), made, delivery.id, account.notify)
+    token = delivery.links.get(feedback.ENVELOPE, "")
+    return Envelope(account.bounces(token), str(target.address), made, token or delivery.id, account.notify)
 
 
 def _exchange(
@@ -323,11 +353,10 @@ def _exchange(
         {
             "server": f"{server.host}:{server.port}",
             "account": account.name,
-            "sender": envelope.sender,
-            "envelope_id": envelope.id,
+            "sender": account.bounces(),
             "size": len(envelope.mail),
         },
-        None if code is None else {"status": code, "text": _shown(text, envelope.recipient)},
+        None if code is None else {"status": code, "text": _shown(text, envelope)},
         {name: at - started_at for name, at in connection.phases.items()} | {"end": time.monotonic() - started_at},
     )
 
@@ -335,9 +364,9 @@ def _exchange(
 # -- answers to outcomes ------------------------------------------------------------------------------------------------------
 
 
-def classify(failed: Failed, recipient: str, account: str) -> Outcome:
+def classify(failed: Failed, envelope: Envelope, account: str) -> Outcome:
     """What it means that a mail was not taken (the table is in docs/channels/email.md)."""
-    text = _shown(failed.text, recipient)
+    text = _shown(failed.text, envelope)
     stage, code = failed.stage, failed.code
     if code is None:
         kind = OutcomeKind.OURS if stage.name == "NAME" else OutcomeKind.RETRY
@@ -361,7 +390,7 @@ def _refused(failed: Failed, detail: str, account: str) -> Outcome:
     return Outcome(OutcomeKind.REJECTED, detail, code, target=unknown)
 
 
-def _shown(text: bytes, recipient: str) -> str:
-    """In a line, without the address: it is in the log of a delivery, and in ours."""
-    shown = re.sub(re.escape(recipient), "...", text[:2048].decode("utf-8", "replace"), flags=re.IGNORECASE)
-    return line(shown, _DETAIL)
+def _shown(text: bytes, envelope: Envelope) -> str:
+    """In a line, without the addresses: it is in the log of a delivery, and in ours."""
+    addresses = "|".join(map(re.escape, (envelope.recipient, envelope.sender)))
+    return line(re.sub(addresses, "...", text[:2048].decode("utf-8", "replace"), flags=re.IGNORECASE), _DETAIL)

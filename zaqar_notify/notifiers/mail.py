@@ -15,11 +15,14 @@ from typing import Any, NamedTuple
 
 import idna
 
+from zaqar_notify import feedback
 from zaqar_notify.errors import InvalidRequest
 from zaqar_notify.model import Delivery, MessageKind
 from zaqar_notify.notifiers import content as contents
 from zaqar_notify.notifiers.content import line
 
+MOST_LOCAL = 64
+"""Bytes before the @ (RFC 5321, 4.5.3.1.1)."""
 MOST_LINE = 900
 """Bytes of a line; RFC 5322 has 998 as the most."""
 _MOST_HEADER = 990
@@ -78,13 +81,20 @@ def address(text: str) -> Address:
     local, at, domain = text.rpartition("@")
     if not at or not local or not domain:
         raise ValueError("it needs something before and behind an @")
-    if not text.isprintable() or not _LOCAL.fullmatch(local) or len(local.encode()) > 64:
-        raise ValueError("what stands before the @ may have at most 64 bytes, and neither spaces, quotes nor brackets")
+    if not text.isprintable() or not _LOCAL.fullmatch(local) or len(local.encode()) > MOST_LOCAL:
+        raise ValueError(
+            f"what stands before the @ may have at most {MOST_LOCAL} bytes, and neither spaces, quotes nor brackets"
+        )
     ascii_domain = (domain if domain.isascii() else _idna(domain)).lower()
     labels = ascii_domain.split(".")
     if len(labels) < 2 or len(ascii_domain) > 253 or not all(map(_LABEL.fullmatch, labels)) or labels[-1].isdigit():
         raise ValueError("what stands behind the @ has to be the name of a domain, such as example.org")
     return Address(local, ascii_domain)
+
+
+def tagged(address: Address, tag: str) -> Address:
+    """One of the addresses that lead to the same mailbox."""
+    return Address(f"{address.local}+{tag}", address.domain)
 
 
 def _idna(domain: str) -> str:
@@ -171,8 +181,17 @@ def content(delivery: Delivery, subject: str | None) -> Content:
 # -- the mail -----------------------------------------------------------------------------------------------------------------
 
 
-def compose(delivery: Delivery, content: Content, *, sender: Mailbox, recipient: Address, domain: str) -> bytes:
-    """Headers and body, with CRLF. ``domain`` is that of the ``Message-ID``, which is the same over all attempts."""
+def compose(
+    delivery: Delivery,
+    content: Content,
+    *,
+    sender: Mailbox,
+    recipient: Address,
+    domain: str,
+    bounce_to: Address | None = None,
+) -> bytes:
+    """Headers and body, with CRLF. ``domain`` is that of the ``Message-ID``, which is the same over all attempts. Mails to
+    ``bounce_to`` are read: one with a token can unsubscribe."""
     message = delivery.message
     headers = [
         _header("From", _shown(sender)),
@@ -181,7 +200,7 @@ def compose(delivery: Delivery, content: Content, *, sender: Mailbox, recipient:
         _header("Date", email.utils.formatdate(usegmt=True)),
         _header("Message-ID", f"<{delivery.id}@{domain}>"),
         _header("Auto-Submitted", "auto-generated"),  # RFC 3834: absence notices are not wanted
-        *_list_headers(delivery),
+        *_list_headers(delivery, bounce_to),
         _header("zaqar-notify-queue", message.queue),
         _header("zaqar-notify-subscription-id", delivery.subscription.id),
         _header("zaqar-notify-attempt", str(delivery.attempt)),
@@ -191,16 +210,29 @@ def compose(delivery: Delivery, content: Content, *, sender: Mailbox, recipient:
     return b"".join(headers) + _body(content)
 
 
-def _list_headers(delivery: Delivery) -> list[bytes]:
+def _list_headers(delivery: Delivery, bounce_to: Address | None) -> list[bytes]:
     """RFC 2369; and RFC 8058, which is for https only."""
     headers = []
     for name in _LIST:
-        link = delivery.links.get(name)
-        if link and len(link) < _MOST_HEADER - 30:
-            headers.append(_header(f"List-{name.capitalize()}", f"<{link}>"))
-            if name == contents.UNSUBSCRIBE and link.startswith("https://"):
-                headers.append(_header("List-Unsubscribe-Post", "List-Unsubscribe=One-Click"))
+        links = [link for link in (delivery.links.get(name),) if link and len(link) < _MOST_HEADER - 30]
+        if name == contents.UNSUBSCRIBE:
+            headers += _one_click(links)
+            links += _by_mail(delivery, bounce_to)
+        if links:
+            headers.append(_header(f"List-{name.capitalize()}", ",\r\n ".join(f"<{link}>" for link in links)))
     return headers
+
+
+def _one_click(links: list[str]) -> list[bytes]:
+    https = any(link.startswith("https://") for link in links)
+    return [_header("List-Unsubscribe-Post", "List-Unsubscribe=One-Click")] if https else []
+
+
+def _by_mail(delivery: Delivery, bounce_to: Address | None) -> list[str]:
+    token = delivery.links.get(feedback.UNSUBSCRIBE_BY_MAIL) if bounce_to else None
+    if not (bounce_to and token):
+        return []
+    return [f"mailto:{urllib.parse.quote(str(tagged(bounce_to, token)), safe='@+')}?subject=unsubscribe"]
 
 
 def _header(name: str, value: str) -> bytes:
