@@ -146,6 +146,7 @@ def build_storage(conf: cfg.ConfigOpts) -> Storage:
             busy_timeout=conf.storage.busy_timeout,
             group_commit=conf.storage.group_commit,
             member_timeout=conf.worker.lease,
+            turns=os.path.join(conf.data_dir, "storage.lock"),
             **times,
         )
     from zaqar_notify.storage.sql.driver import SqlStorage

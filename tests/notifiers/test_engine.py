@@ -105,11 +105,16 @@ class TransferTest(HttpCase):
         endpoint = self.endpoint()
         clients = self.clients()
 
+        failed = threading.Event()
+
         def fail(request: Request, response: Response) -> None:
+            failed.set()
             raise RuntimeError("a bug")
 
         with self.assertLogs("zaqar_notify.notifiers.engine", logging.ERROR):
             clients.engine().send_many([Request(endpoint.url, [], b"", time.monotonic() + 60, fail)])
+            wait_for(failed)
+            # By the same thread: so the first one has been dealt with.
             self.assertEqual(200, self.send_one(clients, endpoint.url).status)
 
     def test_a_callback_may_send(self) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
+import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from unittest import mock
 
 import pymongo
 import testtools
@@ -22,7 +25,9 @@ from tests.storage.test_mongodb import MongoCase
 from zaqar_notify.errors import CannotStart, Conflict, StorageUnavailable
 from zaqar_notify.model import Draft, Message, Subscription
 from zaqar_notify.storage import ids
+from zaqar_notify.storage.file_lock import FileLock
 from zaqar_notify.storage.mongodb import collections as names
+from zaqar_notify.storage.mongodb import session
 from zaqar_notify.storage.mongodb.driver import MongoStorage
 from zaqar_notify.storage.mongodb.scope import Scope
 from zaqar_notify.storage.mongodb.session import Database, translated
@@ -149,6 +154,50 @@ class SchemaTest(testtools.TestCase):
 
 def partial(index: Mapping[str, Any]) -> dict[str, Any]:
     return dict(index.get("partialFilterExpression", {}))
+
+
+class TurnsTest(MongoCase):
+    """The processes of one machine take turns with what they commit together."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.file = os.path.join(folder.name, "turns")
+        self.storage = self.storage_at(self.url, clock=self.clock, turns=self.file)
+        self.addCleanup(self.storage.close)
+        self.storage.publish("p", "q", [Draft(b"1", 300)])
+
+    def test_who_posts_waits_for_its_turn(self) -> None:
+        other = FileLock(self.file)
+        self.addCleanup(other.close)
+        with mock.patch.object(session, "_LONGEST_TURN", 60.0):
+            self.assertTrue(other.acquire(0))
+            posting = threading.Thread(target=self.storage.publish, args=("p", "q", [Draft(b"2", 300)]))
+            posting.start()
+            posting.join(0.2)
+            self.assertTrue(posting.is_alive())
+            other.release()
+            posting.join(60)
+        self.assertEqual(2, len(self.storage.list_messages("p", "q", None, 10)))
+
+    def test_who_never_gives_way_holds_up_nobody(self) -> None:
+        other = FileLock(self.file)
+        self.addCleanup(other.close)
+        self.assertTrue(other.acquire(0))
+        self.storage.publish("p", "q", [Draft(b"2", 300)])
+        self.assertEqual(2, len(self.storage.list_messages("p", "q", None, 10)))
+
+    def test_the_turn_ends_with_the_transaction(self) -> None:
+        other = FileLock(self.file)
+        self.addCleanup(other.close)
+        self.assertTrue(other.acquire(0))
+
+    def test_without_the_file_there_are_no_turns(self) -> None:
+        storage = self.storage_at(self.url, clock=self.clock, turns=os.path.join(self.file, "no", "such"))
+        self.addCleanup(storage.close)
+        storage.publish("p", "q", [Draft(b"2", 300)])
+        self.assertEqual(2, len(self.storage.list_messages("p", "q", None, 10)))
 
 
 class TransactionsTest(MongoCase):

@@ -23,9 +23,10 @@ from zaqar_notify.encryption import Keyring
 from zaqar_notify.errors import CannotStart, Conflict, InvalidRequest, NotFound, StorageUnavailable
 from zaqar_notify.model import Alert, ApiKey, Disabled, Draft, Exchange, LaneKey, OutcomeKind, State, Subscription
 from zaqar_notify.storage.base import Breaker, Closing, Failure, Settlement, Storage
+from zaqar_notify.storage.file_lock import FileLock
 from zaqar_notify.storage.sql import statements
 from zaqar_notify.storage.sql.driver import SqlStorage
-from zaqar_notify.storage.sql.sqlite import FileLock, WorkerLocks
+from zaqar_notify.storage.sql.sqlite import WorkerLocks
 
 NEW_KEY = base64.b64encode(b"n" * 32).decode()
 OLD_KEY = base64.b64encode(b"k" * 32).decode()
@@ -247,7 +248,7 @@ class OutageTest(case.SqlCase):
 
     def test_the_lock_is_held_by_another_process(self) -> None:
         holder = self.start(
-            "from zaqar_notify.storage.sql.sqlite import FileLock\n"
+            "from zaqar_notify.storage.file_lock import FileLock\n"
             f"print(FileLock({self.path + '.lock'!r}).acquire(5), flush=True)\nsys.stdin.readline()\n"
         )
         self.assertEqual("True\n", holder.stdout.readline())

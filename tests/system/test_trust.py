@@ -93,12 +93,15 @@ class KillTest(TrustCase):
 
 
 class BreakerTest(TrustCase):
+    options = OPTIONS.replace("breaker_wait = 0.3\nbreaker_wait_max = 0.5", "breaker_wait = 2\nbreaker_wait_max = 2")
+
     def test_an_open_breaker_outlives_the_worker_and_its_endpoint_is_served_when_it_is_back(self) -> None:
         down = [True]
         endpoint = self.endpoint(status=lambda _: 500 if down[0] else 200)
         subscription = self.service.subscribe(endpoint.url, options={"max_attempts": 100})["subscription_id"]
         posted = self.service.post(*range(20))
-        wait_for(lambda: "is shut" in self.service.log("worker"), "the breaker to open")
+        # What is parked is stored together with the breaker, or after it.
+        wait_for(lambda: self.states(subscription)["parked"], "the breaker to open")
         self.kill_and_start()
         wait_for(lambda: self.service.log("worker").count("is ready") == 2, "the next worker")
         time.sleep(0.2)

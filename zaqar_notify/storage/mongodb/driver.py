@@ -86,11 +86,13 @@ class MongoStorage(Storage):
         group_commit: int = 256,
         member_timeout: float = 30.0,
         clock: Callable[[], float] | None = None,
+        turns: str | None = None,
     ) -> None:
         """``retention``, ``body_retention``, ``retention_delivered`` (of the log of what was delivered), ``busy_timeout`` (how
         long a method waits for a primary) and ``member_timeout`` (how long a worker that says nothing counts as alive) are
-        seconds. Without ``clock`` it is that of the primary. Raises `CannotStart` for a bad URL."""
-        self._database = Database(url, busy_timeout, group_commit)
+        seconds. Without ``clock`` it is that of the primary. ``turns`` is a file by which the processes of this machine take
+        turns with what they commit together. Raises `CannotStart` for a bad URL."""
+        self._database = Database(url, busy_timeout, group_commit, turns)
         self._bodies = Bodies(keyring)
         self._retention = Retention(retention, body_retention, retention_delivered)
         self._means = Means(self._bodies, self._retention)

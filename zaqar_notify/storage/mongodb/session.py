@@ -33,6 +33,7 @@ from pymongo.uri_parser import parse_uri
 from pymongo.write_concern import WriteConcern
 
 from zaqar_notify.errors import CannotStart, StorageUnavailable
+from zaqar_notify.storage.file_lock import FileLock
 from zaqar_notify.storage.grouping import Grouping, Run, Work
 from zaqar_notify.storage.mongodb.abandoned import end_abandoned
 from zaqar_notify.storage.mongodb.collections import Document
@@ -76,6 +77,8 @@ _SAID = {
 _OF_THE_DRIVER = re.compile(r" \(configured timeouts|, Timeout:")
 """From here on its message is about itself."""
 _TURNS = 64
+_LONGEST_TURN = 0.25
+"""Seconds that a process waits for its turn, should another one have stopped in the middle of its own."""
 _ASKING = 1.0
 """Seconds that asking for the time may take."""
 _ABORTING = 0.5
@@ -85,9 +88,10 @@ _ABORTING = 0.5
 class Database:
     """One process's access to a database. Nothing is opened before it is used, and every process opens its own."""
 
-    def __init__(self, url: str, patience: float, group_commit: int) -> None:
+    def __init__(self, url: str, patience: float, group_commit: int, turns: str | None = None) -> None:
         """``patience``: so many seconds a method is tried again while the replica set has no primary, or others are in the
-        way. Raises `CannotStart` for a bad URL."""
+        way. ``turns``: a file by which the processes of this machine take turns in `write_together`. Raises `CannotStart` for
+        a bad URL."""
         try:
             self.name: str = parse_uri(url, warn=False)["database"] or DEFAULT_NAME
         except (InvalidURI, ConfigurationError, ValueError):
@@ -96,6 +100,7 @@ class Database:
         self._url = url
         self._patience = patience
         self._most = group_commit
+        self._turns_file = turns
         self._groups: dict[Run, _Together] = {}
         self._turns = [threading.Lock() for _ in range(_TURNS)]
         self._mutex = threading.Lock()
@@ -194,7 +199,7 @@ class Database:
         """Like `write`, for work that is cheaper for many at once: gets the items of all threads that wait with the same
         ``work``, and returns a result for each, in order."""
         with self._mutex:
-            group = self._groups.setdefault(work, _Together(self, self._most))
+            group = self._groups.setdefault(work, _Together(self, self._most, self._turns_file))
         result: T = group.run(work, item)
         return result
 
@@ -223,6 +228,9 @@ class Database:
     def close(self) -> None:
         with self._mutex:
             client, self._client, self._closed = self._client, None, True
+            groups = list(self._groups.values())
+        for group in groups:
+            group.close()
         if client is not None and self._process == os.getpid():
             client.close()
 
@@ -256,13 +264,37 @@ class Database:
 
 
 class _Together(Grouping):
-    """Of one kind of work. A transaction cannot take back a part of itself: where one of many fails, each has its own."""
+    """Of one kind of work. A transaction cannot take back a part of itself: where one of many fails, each has its own.
 
-    def __init__(self, database: Database, most: int) -> None:
+    Two processes that post to one queue are in each other's way: one of them would do its work again. So those of one machine
+    take turns, and who waits collects more meanwhile. It is no guarantee, and needs none: who has waited for long goes on.
+    """
+
+    patience = 0.003
+    """A commit takes as long: the journal, and the majority."""
+
+    def __init__(self, database: Database, most: int, turns: str | None) -> None:
         super().__init__(most)
         self._database = database
+        self._turn = None if turns is None else FileLock(turns)
+
+    def close(self) -> None:
+        if self._turn is not None:
+            self._turn.close()
+
+    def _prepare(self) -> None:
+        if self._turn is not None:
+            with contextlib.suppress(OSError):
+                self._turn.acquire(_LONGEST_TURN)
 
     def _perform(self, batch: list[Work]) -> None:
+        try:
+            self._store(batch)
+        finally:
+            if self._turn is not None:
+                self._turn.release()
+
+    def _store(self, batch: list[Work]) -> None:
         run = batch[0].run
         try:
             results = self._database.write(lambda scope: run(scope, [work.item for work in batch]))
@@ -271,7 +303,7 @@ class _Together(Grouping):
                 raise
             if len(batch) > 1:
                 for work in batch:
-                    self._perform([work])
+                    self._store([work])
             else:
                 batch[0].error = error
         else:

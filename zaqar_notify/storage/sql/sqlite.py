@@ -8,7 +8,6 @@ all), and the processes take turns by a lock file.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 import time
@@ -24,13 +23,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from zaqar_notify.errors import CannotStart, StorageUnavailable
+from zaqar_notify.storage.file_lock import FileLock
 from zaqar_notify.storage.grouping import Grouping, Work, units
 
 T = TypeVar("T")
 Item = TypeVar("Item")
 
-_LOCK_PAUSE = 0.0002
-"""Seconds between two tries to get the lock between processes."""
 _MOST_READERS = 64
 _URLS = "sqlite:////path/to/the/file, postgresql://user:password@host:5432/database or mongodb://a,b,c/database?replicaSet=name"
 _OUR_FAULTS = (DataError, IntegrityError, ProgrammingError)
@@ -179,41 +177,6 @@ def _engine(path: str, busy_timeout: float, *, writes: bool) -> Engine:
 
 
 # -- locks between processes ---------------------------------------------------------------------------------------------------
-
-
-class FileLock:
-    """A lock between processes, and between the `FileLock` objects of one. It ends with the process, however that ends."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._file: int | None = None
-
-    def acquire(self, timeout: float) -> bool:
-        """Wait at most ``timeout`` seconds; False when it is still held by another. Raises OSError."""
-        if self._file is None:
-            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        give_up_at = None
-        while True:
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                # A blocking call knows no timeout.
-                now = time.monotonic()
-                give_up_at = give_up_at or now + timeout
-                if now >= give_up_at:
-                    return False
-                time.sleep(_LOCK_PAUSE)
-            else:
-                return True
-
-    def release(self) -> None:
-        if self._file is not None:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
-
-    def close(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
 
 
 class WorkerLocks:
