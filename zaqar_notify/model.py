@@ -200,7 +200,7 @@ class Alert:
     """A message for the project's alert queue, at most one in ``every`` seconds for the same project and cause.
 
     With ``subscription_id`` it is for the ``callback`` URL of that subscription instead: a message of kind CALLBACK that
-    readers never see, in ``queue``, with a row for this subscription alone.
+    readers never see, in ``queue``, with a row for this subscription alone; nothing at all once that was deleted.
     """
 
     cause: str

@@ -81,7 +81,7 @@ class Row:
     lane: LaneKey | None = None
     """Set when it was parked there."""
     expires_at: float = math.inf
-    """The message's expiry, or that of a redelivery: nothing is sent after it."""
+    """The message's expiry, or that of a redelivery: nothing is sent after it. A report has none."""
     lines_before: int = 0
     """Lines of its log before it was redelivered."""
     window_id: str | None = None
@@ -90,7 +90,8 @@ class Row:
     target: int = 0
     """Which address of the subscription it goes to: see `zaqar_notify.model.Delivery`."""
     report: Receipt | None = None
-    """It was delivered, and this FAILED has come in since (`Storage.receive`): settle it, and send nothing."""
+    """It was delivered, and this FAILED has come in since (`Storage.receive`): settle it, and send nothing. It stays with the
+    row until it is settled with a line for the log; a row that such a settlement leaves has the message's expiry."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ class Depths:
     oldest_at: float | None
     """When the oldest of them was posted, or its delay ended."""
     pending: int
-    """Deliveries that wait for a retry."""
+    """Deliveries that wait for a retry, or for the end of a window."""
     parked: int
     in_flight: int
     """Rows under a lease."""
@@ -215,7 +216,7 @@ class Settlement:
     job_id: str | None = None
     """It came from a page of this range, and not from the message's outbox entry."""
     window: Window | None = None
-    """Leaves a row that is held until the end of this window."""
+    """Leaves a row that is held until the end of this window, or nothing, when a later message has its place."""
     window_id: str | None = None
     """Of the row that it came from, for the row that is left."""
     target: int = 0
@@ -518,7 +519,9 @@ class Storage(abc.ABC):
         (any more), or it has this kind already. Ids are unique over all projects: who calls has seen a signature.
 
         A FAILED of a delivery in state DELIVERED leaves a row, due at once, with the receipt as its ``report`` and the
-        ``target`` of its last attempt, so that a worker settles it with all that belongs to such an end.
+        ``target`` of its last attempt, so that a worker settles it with all that belongs to such an end. Its ``attempts`` are
+        those in the log that used one up, at least 1. There is no such row when the subscription or the queue was deleted, or
+        the delivery has a row already.
         """
         raise NotImplementedError
 

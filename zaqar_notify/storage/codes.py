@@ -32,6 +32,7 @@ KIND_CODES = {
     MessageKind.NOTIFICATION: 0,
     MessageKind.CONFIRMATION: 1,
     MessageKind.TEST: 2,
+    MessageKind.CALLBACK: 3,
 }
 STATES = {code: state for state, code in STATE_CODES.items()}
 OUTCOMES = {code: outcome for outcome, code in OUTCOME_CODES.items()}

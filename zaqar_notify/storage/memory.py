@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import json
 import math
+import random
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -29,7 +30,10 @@ from zaqar_notify.model import (
     Member,
     Message,
     MessageKind,
+    OutcomeKind,
     Queue,
+    Receipt,
+    ReceiptKind,
     State,
     Stats,
     Subscription,
@@ -51,12 +55,15 @@ from zaqar_notify.storage.base import (
     Storage,
     Subscribed,
     Taken,
+    Window,
 )
 from zaqar_notify.storage.retention import Retention
 
 _WORKER_SHIFT = 32
 _AT_ONCE = 0.0
 """The due time of what need not wait, whatever the clock says."""
+_USE_UP = frozenset({OutcomeKind.DELIVERED, OutcomeKind.RETRY, OutcomeKind.REJECTED, OutcomeKind.GONE})
+"""Outcomes that use up an attempt."""
 _STAYS = "What is in the memory of a process stays there: memory:// cannot be copied"
 _Key = TypeVar("_Key")
 
@@ -136,6 +143,14 @@ class _Row(_Leased):
     """Of a redelivery: lines of its log before."""
     ends_at: float | None = None
     """It has expired and was handed to the workers: housekeeping ends it then, unless one of them has done so."""
+    window_id: str | None = None
+    key: str | None = None
+    """It was held in this window, for this key, when it was last settled."""
+    target: int = 0
+    report: Receipt | None = None
+
+    def held(self, now: float) -> bool:
+        return self.key is not None and self.lease is None and self.due_at is not None and self.due_at > now
 
 
 @dataclasses.dataclass(eq=False)
@@ -144,6 +159,13 @@ class _Lane(_Leased):
     """Of its breaker; 0: that is closed."""
     until: float = _AT_ONCE
     """When an open breaker may be probed."""
+    pool: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Window:
+    id: str
+    ends_at: float
 
 
 @dataclasses.dataclass(eq=False)
@@ -218,6 +240,8 @@ class MemoryStorage(Storage):
         self._rows: dict[tuple[str, str], _Row] = {}
         self._lanes: dict[LaneKey, _Lane] = {}
         self._log: dict[tuple[str, str], list[LogEntry]] = {}
+        self._receipts: dict[tuple[str, str], list[Receipt]] = {}
+        self._windows: dict[tuple[str, str], _Window] = {}
         self._alerted: dict[tuple[str, str], float] = {}
         self._turns: dict[str, str] = {}
         self._jobs: dict[str, _Job] = {}
@@ -351,11 +375,22 @@ class MemoryStorage(Storage):
             parent_id=draft.parent_id,
             client_id=client_id,
             kind=kind,
+            collapse_key=draft.collapse_key,
+            priority=draft.priority,
+            language=draft.language,
         )
         free_at = now + draft.delay if draft.delay else _AT_ONCE
         stored = _Message(record, queue, encrypted=encrypted, free_at=free_at, hidden=hidden)
         self._messages[message_id] = stored
         return stored
+
+    def _store_for_one(
+        self, queue: _Queue, draft: Draft, subscription_id: str, kind: MessageKind, *, encrypts: bool = False
+    ) -> str:
+        """Readers never see it; it has a row for this subscription alone instead of an outbox entry."""
+        message = self._store(queue, draft, kind=kind, hidden=True, encrypts=encrypts)
+        self._rows[message.record.id, subscription_id] = _Row(_AT_ONCE)
+        return message.record.id
 
     def _show(self, message: _Message) -> Message:
         """As it is handed out."""
@@ -498,7 +533,15 @@ class MemoryStorage(Storage):
         if shown.sealed:
             return False  # what cannot be read cannot be moved without losing it
         ttl = _count_in(metadata, "_dead_letter_queue_messages_ttl") or shown.ttl
-        draft = Draft(shown.body_json, ttl, shown.attributes, parent_id=shown.id)
+        draft = Draft(
+            shown.body_json,
+            ttl,
+            shown.attributes,
+            parent_id=shown.id,
+            collapse_key=shown.collapse_key,
+            priority=shown.priority,
+            language=shown.language,
+        )
         self._post(self._ensure_queue(shown.project, target), draft, shown.client_id)
         message.deleted = True
         return True
@@ -582,7 +625,7 @@ class MemoryStorage(Storage):
                 untouched = entry is not None and entry.lease is None and not entry.takes
                 if untouched and self._held(project, queue, message_id) is not None:
                     for key in self._logs_of(message_id):
-                        del self._log[key]
+                        self._forget(key)
                     del self._outbox[message_id], self._messages[message_id]
 
     # -- subscriptions ------------------------------------------------------------------------------------------------------
@@ -612,8 +655,7 @@ class MemoryStorage(Storage):
         draft = None if confirmation is None else confirmation(subscription)
         queue = self._ensure_queue(subscription.project, subscription.queue)
         if draft is not None:
-            message = self._store(queue, draft, kind=MessageKind.CONFIRMATION, hidden=True)
-            self._rows[message.record.id, subscription.id] = _Row(_AT_ONCE)
+            self._store_for_one(queue, draft, subscription.id, MessageKind.CONFIRMATION)
 
     def confirm(
         self, project: str, queue: str, subscription_id: str, confirmed: bool, confirmation: Confirmation | None = None
@@ -758,17 +800,50 @@ class MemoryStorage(Storage):
             log if exchanges else [dataclasses.replace(line, exchange=None) for line in log],
             None
             if still_open is None
-            else standing.Open(still_open.due_at, leased=still_open.lease is not None, row=row is not None),
+            else standing.Open(
+                still_open.due_at,
+                leased=still_open.lease is not None,
+                row=row is not None,
+                held=row is not None and row.held(now),
+            ),
             cancelled=message.cancelled or deleted,
             expired=expires_at <= now or (subscription is not None and not subscription.record.live(now)),
             now=now,
+            receipts=sorted(self._receipts.get(key, ()), key=lambda receipt: receipt.at),
         )
 
     def _expires_at(self, message: _Message, row: _Row) -> float:
+        if row.report is not None:
+            return math.inf
         return message.record.expires_at if row.expires_at is None else row.expires_at
 
     def _logs_of(self, message_id: str) -> list[tuple[str, str]]:
         return [key for key in self._log if key[0] == message_id]
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        del self._log[key]
+        self._receipts.pop(key, None)
+
+    def receive(self, message_id: str, subscription_id: str, receipt: Receipt) -> bool:
+        with self._lock:
+            key = (message_id, subscription_id)
+            heard = self._receipts.get(key, [])
+            if key not in self._log or any(one.kind is receipt.kind for one in heard):
+                return False
+            self._receipts[key] = [*heard, receipt]
+            if receipt.kind is ReceiptKind.FAILED:
+                self._report(key, receipt)
+            return True
+
+    def _report(self, key: tuple[str, str], receipt: Receipt) -> None:
+        """A worker is to settle it, where it was taken for delivered and there is still somebody whom it concerns."""
+        log, message, subscription = self._log[key], self._messages[key[0]], self._subscriptions.get(key[1])
+        gone = message.cancelled or subscription is None or subscription.deleted_at is not None
+        if gone or key in self._rows or log[-1].state is not State.DELIVERED:
+            return
+        attempts = max(sum(line.outcome in _USE_UP for line in log), 1)
+        target = next((line.target for line in reversed(log) if line.outcome is not None), 0)
+        self._rows[key] = _Row(_AT_ONCE, attempts=attempts, lines=log[-1].number, target=target, report=receipt)
 
     # -- again, or not at all -----------------------------------------------------------------------------------------------
 
@@ -828,9 +903,7 @@ class MemoryStorage(Storage):
         with self._lock:
             if self._live_subscription(project, queue, subscription_id) is None:
                 return None
-            message = self._store(self._ensure_queue(project, queue), draft, kind=MessageKind.TEST, hidden=True)
-            self._rows[message.record.id, subscription_id] = _Row(_AT_ONCE)
-            return message.record.id
+            return self._store_for_one(self._ensure_queue(project, queue), draft, subscription_id, MessageKind.TEST)
 
     # -- keys of the API ----------------------------------------------------------------------------------------------------
 
@@ -922,7 +995,8 @@ class MemoryStorage(Storage):
             for message_id in taken_entries:
                 self._outbox[message_id].takes += 1
             taken_rows = sorted(self._take_due("rows", self._rows, token, until, rows))
-            taken_lanes = self._take_due("lanes", self._lanes, token, until, lanes)
+            in_pool = {key: lane for key, lane in self._lanes.items() if lane.pool == pool}
+            taken_lanes = list(map(self._named, self._take_due("lanes", in_pool, token, until, lanes)))
             pages, ended = self._take_pages(worker_id, token, until, ranges)
             return Taken(
                 token,
@@ -933,6 +1007,16 @@ class MemoryStorage(Storage):
                 {lane: self._lanes[lane].trips for lane in taken_lanes if self._lanes[lane].trips},
                 ended,
             )
+
+    def merge_pools(self, kept: Collection[str]) -> None:
+        with self._lock:
+            for lane in self._lanes.values():
+                if lane.pool not in kept:
+                    lane.pool = ""
+
+    def _named(self, lane: LaneKey) -> LaneKey:
+        """With the pool that it is in."""
+        return dataclasses.replace(lane, pool=self._lanes[lane].pool) if lane in self._lanes else lane
 
     def _take_pages(self, worker_id: int, token: int, until: float, ranges: Collection[str]) -> tuple[list[Entry], list[str]]:
         now = self._clock()
@@ -996,7 +1080,7 @@ class MemoryStorage(Storage):
                 if found or most <= 0:
                     self._lanes[lane].due_at = until
                 else:
-                    emptied.append(lane)
+                    emptied.append(self._named(lane))
                     self._let_go(lane)
         for key in taken:
             self._rows[key].take(token, until)
@@ -1017,7 +1101,17 @@ class MemoryStorage(Storage):
     def _row(self, key: tuple[str, str]) -> Row:
         row = self._rows[key]
         expires_at = self._expires_at(self._messages[key[0]], row)
-        return Row(*key, row.attempts, row.lines, row.lane, expires_at, row.lines_before)
+        return Row(
+            *key,
+            row.attempts,
+            row.lines,
+            None if row.lane is None else self._named(row.lane),
+            expires_at,
+            row.lines_before,
+            row.window_id,
+            row.target,
+            row.report,
+        )
 
     def _entry(self, message_id: str) -> Entry:
         entry = self._outbox[message_id]
@@ -1083,15 +1177,21 @@ class MemoryStorage(Storage):
 
     def _set_breaker(self, breaker: Breaker) -> None:
         if breaker.trips:
-            lane = self._lanes.setdefault(breaker.lane, _Lane(_AT_ONCE))
+            lane = self._enter(breaker.lane)
             lane.trips, lane.until = breaker.trips, breaker.until
             lane.lease, lane.due_at = None, breaker.until
         elif breaker.lane in self._lanes:
             self._lanes[breaker.lane].trips = 0
 
+    def _enter(self, key: LaneKey) -> _Lane:
+        """The lane, which is made if it is missing, and is in the pool of this key from now on."""
+        lane = self._lanes.setdefault(key, _Lane(_AT_ONCE))
+        lane.pool = key.pool
+        return lane
+
     def breakers(self) -> list[Breaker]:
         with self._lock:
-            return [Breaker(key, lane.trips, lane.until) for key, lane in self._lanes.items() if lane.trips]
+            return [Breaker(self._named(key), lane.trips, lane.until) for key, lane in self._lanes.items() if lane.trips]
 
     def depths(self) -> Depths:
         with self._lock:
@@ -1124,24 +1224,54 @@ class MemoryStorage(Storage):
         key = (settlement.message_id, settlement.subscription_id)
         if settlement.log is not None:
             self._log.setdefault(key, []).append(settlement.log)
-        replaced = self._rows.pop(key, None)
-        left = _Row(None, attempts=settlement.attempts, lines=settlement.lines)
-        if replaced is not None:
-            left.expires_at, left.ends_at = replaced.expires_at, replaced.ends_at
-            left.lines_before = replaced.lines_before
-        if settlement.park is not None:
-            self._lanes.setdefault(settlement.park, _Lane(_AT_ONCE))
-            left.lane = settlement.park
-            self._rows[key] = left
-        elif settlement.due_at is not None:
-            left.due_at, left.lease = settlement.due_at, settlement.token if settlement.hold else None
-            self._rows[key] = left
+        self._leave_row(key, settlement, self._rows.pop(key, None))
         message = self._messages[settlement.message_id]
         self._judge(message, settlement)
         for queue, draft in settlement.publish:
             self._post(self._ensure_queue(message.record.project, queue), draft)
         for alert in settlement.alerts:
             self._alert(message, alert)
+
+    def _leave_row(self, key: tuple[str, str], settlement: Settlement, replaced: _Row | None) -> None:
+        left = _Row(None, attempts=settlement.attempts, lines=settlement.lines, target=settlement.target)
+        left.window_id = settlement.window_id
+        if replaced is not None:
+            left.expires_at, left.ends_at = replaced.expires_at, replaced.ends_at
+            left.lines_before = replaced.lines_before
+            left.report = replaced.report if settlement.log is None else None
+        if settlement.park is not None:
+            self._enter(settlement.park)
+            left.lane = settlement.park
+        elif settlement.window is not None:
+            self._hold_back(key, left, settlement.window)
+            return
+        elif settlement.due_at is not None:
+            left.due_at, left.lease = settlement.due_at, settlement.token if settlement.hold else None
+        else:
+            return
+        self._rows[key] = left
+
+    def _hold_back(self, key: tuple[str, str], row: _Row, asked: Window) -> None:
+        """Of those that wait in the window for the same, the one of the latest message stays."""
+        now = self._clock()
+        window = self._open_window(self._project(key), asked, now)
+        row.window_id, row.key = window.id, asked.key
+        row.due_at = window.ends_at + random.uniform(0, asked.spread)  # noqa: S311 - no secret
+        self._rows[key] = row
+        same = [
+            one
+            for one, other in self._rows.items()
+            if (one[1], other.window_id, other.key) == (key[1], row.window_id, row.key) and (one == key or other.held(now))
+        ]
+        for superseded in sorted(same)[:-1]:
+            line = LogEntry(self._rows.pop(superseded).lines + 1, now, State.SUPERSEDED)
+            self._log.setdefault(superseded, []).append(line)
+
+    def _open_window(self, project: str, asked: Window, now: float) -> _Window:
+        found = self._windows.get((project, asked.scope))
+        if found is None or found.ends_at <= now:
+            found = self._windows[project, asked.scope] = _Window(self._new_id(now), now + asked.seconds)
+        return found
 
     def _judge(self, message: _Message, settlement: Settlement) -> None:
         """What it says about the subscription itself."""
@@ -1174,10 +1304,18 @@ class MemoryStorage(Storage):
 
     def _alert(self, message: _Message, alert: Alert) -> None:
         project = message.record.project
+        owner = None if alert.subscription_id is None else self._subscriptions.get(alert.subscription_id)
+        if alert.subscription_id is not None and (owner is None or owner.deleted_at is not None):
+            return
         now, key = self._clock(), (project, alert.cause)
-        if key not in self._alerted or not self._alerted[key] <= now < self._alerted[key] + alert.every:
-            self._alerted[key] = now
-            self._post(self._ensure_queue(project, alert.queue), alert.draft, encrypts=message.encrypted)
+        if key in self._alerted and self._alerted[key] <= now < self._alerted[key] + alert.every:
+            return
+        self._alerted[key] = now
+        queue = self._ensure_queue(project, alert.queue)
+        if owner is None:
+            self._post(queue, alert.draft, encrypts=message.encrypted)
+        else:
+            self._store_for_one(queue, alert.draft, owner.record.id, MessageKind.CALLBACK, encrypts=message.encrypted)
 
     def give_back(
         self,
@@ -1209,6 +1347,7 @@ class MemoryStorage(Storage):
                 self._prune_messages(now),
                 self._prune_subscriptions(now),
                 self._prune_jobs(now),
+                self._prune_windows(now),
             )
             return sum(itertools.islice(steps, limit))
 
@@ -1245,7 +1384,7 @@ class MemoryStorage(Storage):
             ended_at = max((self._log[key][-1].at for key in log), default=None)
             if ended_at is None or max(ended_at, message.ended_at) + self._retention <= now:
                 for key in log:
-                    del self._log[key]
+                    self._forget(key)
                     yield 1
                 del self._messages[message_id]
                 yield 1
@@ -1261,7 +1400,7 @@ class MemoryStorage(Storage):
             over = last.state is State.DELIVERED and last.at + self._retention_delivered <= now
             if over and key not in self._rows:
                 message.ended_at = max(message.ended_at, last.at)
-                del self._log[key]
+                self._forget(key)
                 yield 1
 
     def _may_drop_body(self, message: _Message, ended_at: float, now: float) -> bool:
@@ -1285,6 +1424,12 @@ class MemoryStorage(Storage):
         for job_id, job in list(self._jobs.items()):
             if job.failed_at is not None and job.failed_at + self._retention <= now:
                 del self._jobs[job_id]
+                yield 1
+
+    def _prune_windows(self, now: float) -> Iterable[int]:
+        for key, window in list(self._windows.items()):
+            if window.ends_at <= now:
+                del self._windows[key]
                 yield 1
 
     # -- long work ----------------------------------------------------------------------------------------------------------

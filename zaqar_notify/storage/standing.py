@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from zaqar_notify.model import DeliveryRecord, LogEntry, State
+from zaqar_notify.model import DeliveryRecord, LogEntry, Receipt, State
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -19,6 +19,8 @@ class Open:
     """A row, and so open whatever the log says: it is a redelivery when that has ended."""
     expires_at: float | None = None
     """Of a redelivery."""
+    held: bool = False
+    """Until the end of a window, at ``due_at``."""
 
 
 def record(
@@ -30,11 +32,13 @@ def record(
     cancelled: bool,
     expired: bool,
     now: float,
+    receipts: Sequence[Receipt] = (),
 ) -> DeliveryRecord:
     """``cancelled``: the subscription or the queue was deleted; ``expired``: the message or the subscription is over."""
     state = _state(log, open, cancelled=cancelled, expired=expired, now=now)
-    next_attempt_at = (open.due_at or now) if open and state is State.PENDING else None
-    return DeliveryRecord(message_id, subscription_id, state, next_attempt_at, tuple(log))
+    has_time = state is State.PENDING or (state is State.PARKED and open is not None and open.held)
+    next_attempt_at = (open.due_at or now) if open and has_time else None
+    return DeliveryRecord(message_id, subscription_id, state, next_attempt_at, tuple(log), tuple(receipts))
 
 
 def _state(log: Sequence[LogEntry], open: Open | None, *, cancelled: bool, expired: bool, now: float) -> State:
@@ -46,4 +50,4 @@ def _state(log: Sequence[LogEntry], open: Open | None, *, cancelled: bool, expir
         return State.IN_FLIGHT
     if expired:
         return State.EXPIRED
-    return State.PARKED if open.due_at is None else State.PENDING
+    return State.PARKED if open.due_at is None or open.held else State.PENDING
