@@ -390,6 +390,7 @@ def _behind_keystone(conf: cfg.ConfigOpts, api: WSGIApplication) -> WSGIApplicat
 def build_worker(conf: cfg.ConfigOpts) -> Worker:
     from zaqar_notify.alerts import Alerts
     from zaqar_notify.attempt_log import AttemptLog
+    from zaqar_notify.feedback import Links, Tokens
     from zaqar_notify.flow import Endurance, Telling
     from zaqar_notify.lanes import Limits
     from zaqar_notify.notifiers.sending import Senders
@@ -432,6 +433,7 @@ def build_worker(conf: cfg.ConfigOpts) -> Worker:
             record_successes=conf.delivery_log.record == "all",
         ),
         confirmed_only=notification.require_confirmation,
+        links=functools.partial(Links, Tokens(conf.signed_url.secret_key), (conf.api.public_url or "").rstrip("/")),
         jobs=build_cluster(conf, storage),
         identity=Identity(socket.gethostname(), os.getpid(), __version__),
         closing=_all_of(stop_metrics, senders.close, notifiers.close, storage.close),

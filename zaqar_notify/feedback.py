@@ -124,6 +124,10 @@ class Links(Mapping[str, str]):
         use, path = PATHS[name]
         return f"{self._public_url}{path}{self._tokens.make(use, self._delivery_id, self._target)}"
 
+    def __contains__(self, name: object) -> bool:
+        """Without signing anything."""
+        return name in IN_MAILS or (bool(self._public_url) and name in PATHS)
+
     def __iter__(self) -> Iterator[str]:
         yield from PATHS if self._public_url else ()
         yield from IN_MAILS

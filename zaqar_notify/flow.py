@@ -58,6 +58,15 @@ MOST_FAILING = 100_000
 
 Routes = Callable[[Subscription], Route]
 """Raises `NotifyError` when no loaded notifier serves the subscription."""
+LinksOf = Callable[[str, int], Mapping[str, str]]
+"""The links of a delivery, by its id and its target. Called for each that is sent: quick."""
+
+
+def no_links(delivery_id: str, target: int) -> Mapping[str, str]:
+    return _NO_LINKS
+
+
+_NO_LINKS: Mapping[str, str] = {}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -100,6 +109,7 @@ class Dispatch:
         cut_after: int,
         breathe: Callable[[], None],
         confirmed_only: bool,
+        links: LinksOf = no_links,
     ) -> None:
         """``page``: subscriptions that are matched with one message at a time; after ``cut_after`` of them, in whole pages,
         what is left of an entry becomes a job. ``breathe`` is called every few milliseconds: it starts sends in the places of
@@ -114,6 +124,7 @@ class Dispatch:
         """By message: with how many subscriptions its entry was matched here. One that moves between workers is cut later."""
         self.breathe = breathe
         self.confirmed_only = confirmed_only
+        self.links = links
         self._flow = _Flow(
             linear_flow.Flow("dispatch").add(
                 task.FunctorTask(self.load, name="load", revert=self.give_back, provides="loaded"),
@@ -283,12 +294,14 @@ class _Match:
         if row is not None and row.expires_at != message.expires_at:
             # A redelivery has an expiry of its own, and providers are told how long it is worth delivering.
             message = dataclasses.replace(message, expires_at=row.expires_at)
+        its_id = delivery_id(message.id, subscription.id)
         return Send(
-            id=delivery_id(message.id, subscription.id),
+            id=its_id,
             attempt=row.attempts + 1 if row else 1,
             deadline=0.0,
             message=message,
             subscription=subscription,
+            links=self._dispatch.links(its_id, 0),
             token=self._leased.taken.token,
             lease_until=self._leased.until,
             entry=entry,

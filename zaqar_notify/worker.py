@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import logging
 import math
 import os
@@ -17,7 +18,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Protocol
 
 from zaqar_notify import errors
-from zaqar_notify.flow import Dispatch, Leased, Routes, Settling, Telling
+from zaqar_notify.flow import Dispatch, Leased, LinksOf, Routes, Settling, Telling, no_links
 from zaqar_notify.lanes import Lanes, Limits, Send, Sender, Turn
 from zaqar_notify.model import Delivery, LaneKey, Outcome, OutcomeKind, Scope, State
 from zaqar_notify.notifiers.sending import sound
@@ -106,6 +107,7 @@ class Worker:
         policy: Policy,
         telling: Telling | None = None,
         confirmed_only: bool = False,
+        links: LinksOf = no_links,
         jobs: LongWork | None = None,
         identity: Identity | None = None,
         closing: Callable[[], None] = lambda: None,
@@ -133,26 +135,19 @@ class Worker:
             log=self._log,
             closed=self._closed,
         )
-        self._dispatch = Dispatch(
+        dispatch = functools.partial(
+            Dispatch,
             storage,
             routes,
             self._lanes,
             self._settling,
             page=settings.page,
             cut_after=settings.cut_after,
-            breathe=self._refill,
             confirmed_only=confirmed_only,
+            links=links,
         )
-        self._page_dispatch = Dispatch(
-            storage,
-            routes,
-            self._lanes,
-            self._settling,
-            page=settings.page,
-            cut_after=settings.cut_after,
-            breathe=self._attend,
-            confirmed_only=confirmed_only,
-        )
+        self._dispatch = dispatch(breathe=self._refill)
+        self._page_dispatch = dispatch(breathe=self._attend)
         self._reported: collections.deque[tuple[Delivery, Outcome, float]] = collections.deque()
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._asleep = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import threading
 import time
 import unittest
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from tests.flow.case import DELIVERED, WAIT, FlowCase, OneByOne, Scripted, wait_for
 from zaqar_notify.encryption import Keyring
 from zaqar_notify.errors import StorageUnavailable
+from zaqar_notify.feedback import ACKNOWLEDGE, Links, Tokens, Use
 from zaqar_notify.model import Delivery, Disabled, Draft, Outcome, OutcomeKind, Queue, Scope, State
 from zaqar_notify.storage.base import Breaker, Closing, Settlement
 from zaqar_notify.storage.memory import MemoryStorage
@@ -63,6 +65,18 @@ class Delivering(FlowCase):
         self.assertEqual(delivery.message.body, {"n": 1})
         self.assertEqual(delivery.subscription, subscription)
         self.assertEqual({}, delivery.templates)
+        self.assertEqual({}, dict(delivery.links))
+
+    def test_links_are_those_of_the_delivery(self) -> None:
+        tokens = Tokens("key")
+        notifier = self.notifier("x", Scripted())
+        subscription = self.subscribe("x://a")
+        (message,) = self.publish()
+        self.worker(links=functools.partial(Links, tokens, "https://notify.example.org"))
+        self.wait_state(message, subscription, State.DELIVERED)
+        link = notifier.sent[0].links[ACKNOWLEDGE]
+        token = link.removeprefix("https://notify.example.org/v2/acknowledgements/")
+        self.assertEqual((message, subscription.id, 0), tokens.read(Use.ACKNOWLEDGE, token))
 
     def test_templates_of_the_subscription_and_of_its_queue(self) -> None:
         notifier = self.notifier("x", Scripted())

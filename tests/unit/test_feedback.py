@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unittest
+import unittest.mock
 
 from zaqar_notify.errors import Forbidden
 from zaqar_notify.feedback import ACKNOWLEDGE, ENVELOPE, IN_MAILS, PATHS, SHORT, Links, Subject, Tokens, Use
@@ -128,6 +129,15 @@ class LinksTest(unittest.TestCase):
         links = Links(Tokens("key"), "https://notify.example.org", DELIVERY)
         self.assertIsNone(links.get("nothing"))
         self.assertIn(ACKNOWLEDGE, links)
+        self.assertNotIn("nothing", links)
+
+    def test_to_ask_whether_there_is_one_signs_nothing(self) -> None:
+        links = Links(Tokens("key"), "https://notify.example.org", DELIVERY)
+        with (
+            unittest.mock.patch.object(Tokens, "_mac", side_effect=AssertionError),
+            unittest.mock.patch.object(Tokens, "_short", side_effect=AssertionError),
+        ):
+            self.assertEqual(len(links), sum(name in links for name in links))
 
     def test_without_a_public_url_there_are_the_tokens_for_mails(self) -> None:
         tokens = Tokens("key")
@@ -136,4 +146,5 @@ class LinksTest(unittest.TestCase):
         for name, use in IN_MAILS.items():
             self.assertEqual(3, tokens.read_short(use, links[name]).target)
         self.assertIsNone(links.get(ACKNOWLEDGE))
+        self.assertNotIn(ACKNOWLEDGE, links)
         self.assertEqual(links[ENVELOPE], Links(tokens, "https://notify.example.org", DELIVERY, 3)[ENVELOPE])
