@@ -18,6 +18,7 @@ from zaqar_notify.api import mount
 from zaqar_notify.api.app import create_app
 from zaqar_notify.api.extension import IDS_HEADER, MOST_IDS_IN_HEADER, TEMPLATES, NotificationService
 from zaqar_notify.errors import StorageUnavailable
+from zaqar_notify.model import Priority
 from zaqar_notify.signing import UrlSigner
 from zaqar_notify.storage.base import Closing
 from zaqar_notify.validation import Limits
@@ -724,6 +725,20 @@ class RoutesTest(ExtensionCase):
         taken = self.storage.take(self.worker, 30.0, entries=10, rows=0)
         [message] = self.storage.load([entry.message_id for entry in taken.entries], ()).messages.values()
         self.assertEqual({"traceparent": trace}, message.attributes)
+
+    def test_how_a_message_is_to_be_delivered_is_kept(self):
+        self.wake = lambda: None
+        manner = {"collapse_key": "order-7", "priority": "high", "language": "pt-BR"}
+        posted = {"json": {"messages": [{"body": "x", **manner}]}}
+        self.assertEqual(201, self.post(client=self.mounted(), **posted).status_code)
+        self.assertEqual([{"body": "x", **manner}], self.foreign.given[-1]["messages"])
+        taken = self.storage.take(self.worker, 30.0, entries=10, rows=0)
+        [message] = self.storage.load([entry.message_id for entry in taken.entries], ()).messages.values()
+        self.assertEqual(("order-7", Priority.HIGH, "pt-BR"), (message.collapse_key, message.priority, message.language))
+        wrong = {"json": {"messages": [{"body": "x", "priority": 9}]}}
+        self.assertEqual(400, self.post(client=self.mounted(), **wrong).status_code)
+        self.assertEqual(201, self.post(client=self.mounted(strict=False), **wrong).status_code)
+        self.assertEqual([], self.due())
 
     def test_the_app_authenticates(self):
         self.loopback_only = True

@@ -41,6 +41,21 @@ class MessageTests:
             },
         )
 
+    def test_how_it_is_to_be_delivered(self):
+        manner = {"collapse_key": "order-7", "priority": "very-low", "language": "pt-BR"}
+        documents = [{"body": 1, **manner}, {"body": 2}, *({"body": 3, name: value} for name, value in manner.items())]
+        posted = self.ok("POST", PATH, {"messages": documents}, status=201).json["resources"]
+        expected = [manner, {}, *({name: value} for name, value in manner.items())]
+
+        def shown(messages):
+            return [{name: message[name] for name in message.keys() & manner.keys()} for message in messages]
+
+        self.assertEqual(expected, shown(self.ok("GET", href).json for href in posted))
+        self.assertEqual(expected, shown(self.ok("GET", f"{PATH}?echo=true").json["messages"]))
+        self.assertEqual(expected, shown(self.claim()[1]))
+        self.clock.now += 300
+        self.assertEqual(expected, shown(self.ok("DELETE", f"{PATH}?pop=20").json["messages"]))
+
     def test_bodies_come_back_as_they_were(self):
         ids = self.post(*BODIES)
         self.assertEqual([self.ok("GET", f"{PATH}/{message_id}").json["body"] for message_id in ids], BODIES)
@@ -78,6 +93,9 @@ class MessageTests:
             {"messages": [{"body": 1}, {"body": 1, "ttl": True}]},
             {"messages": [{"body": 1}, {"body": 1, "ttl": None}]},
             *({"messages": [{"body": 1}, {"body": 1, "delay": delay}]} for delay in (-1, 901, "5", 0.0, False, None, [])),
+            {"messages": [{"body": 1}, {"body": 1, "collapse_key": ""}]},
+            {"messages": [{"body": 1}, {"body": 1, "priority": "urgent"}]},
+            {"messages": [{"body": 1}, {"body": 1, "language": "en_GB"}]},
             {"messages": [{"body": 1}, {"body": 1, "attributes": []}]},
             {"messages": [{"body": 1}, {"body": 1, "attributes": {"a": None}}]},
             {"messages": [{"body": 1}, {"body": 1, "attributes": {str(n): n for n in range(21)}}]},

@@ -15,7 +15,7 @@ from zaqar_notify.api.identity import Anyone, ApiKeys, KeystoneTokens
 from zaqar_notify.api.middleware import Access
 from zaqar_notify.api.openapi.document import SIGNED, document
 from zaqar_notify.errors import CannotStart, StorageUnavailable
-from zaqar_notify.model import DeliveryRecord, Disabled, Exchange, LogEntry, Message, OutcomeKind, State, Subscription
+from zaqar_notify.model import DeliveryRecord, Disabled, Exchange, LogEntry, Message, OutcomeKind, Priority, State, Subscription
 from zaqar_notify.storage.memory import MemoryStorage
 from zaqar_notify.validation import Limits
 
@@ -290,6 +290,7 @@ class RareAnswersTest(ApiCase):
     def test_messages(self):
         message = Message("0" * 16, "p", "q", b'{"a":1}', 60, self.clock.now, self.clock.now + 60)
         rare = {"foreign_id": "theirs", "claim_id": "0" * 16, "attributes": {"a": ["b"], "c": 1.5, "d": True}}
+        rare |= {"collapse_key": "k", "priority": Priority.LOW, "language": "zh-Hant"}
         for shown in (message, dataclasses.replace(message, **rare), dataclasses.replace(message, body_json=b"", sealed=True)):
             self.check_shown("Message", messages.show(shown, self.clock.now))
 

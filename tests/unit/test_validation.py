@@ -4,6 +4,7 @@ import unittest
 
 from zaqar_notify import conf, signing, validation
 from zaqar_notify.errors import Conflict, InvalidQueue, InvalidRequest, UnknownScheme
+from zaqar_notify.model import Priority
 from zaqar_notify.validation import Limits
 
 LIMITS = Limits()
@@ -202,6 +203,36 @@ class MessagesTest(unittest.TestCase):
         for value in (None, [], "x", 1):
             with self.subTest(attributes=value):
                 self.refused("messages[0].attributes has to be", {"body": 1, "attributes": value})
+
+    def test_how_it_is_to_be_delivered(self):
+        [plain] = drafts({"body": 1})
+        self.assertEqual((plain.collapse_key, plain.priority, plain.language), (None, None, None))
+        [draft] = drafts({"body": 1, "collapse_key": "order 7/\u00e4", "priority": "very-low", "language": "de-CH"})
+        self.assertEqual((draft.collapse_key, draft.priority, draft.language), ("order 7/\u00e4", Priority.VERY_LOW, "de-CH"))
+        self.assertEqual(
+            [drafts({"body": 1, "priority": text})[0].priority for text in ("very-low", "low", "normal", "high")],
+            list(Priority),
+        )
+        self.assertEqual(len(drafts({"body": 1, "collapse_key": "k" * 256})[0].collapse_key), 256)
+        wrong = {
+            "collapse_key": ["", "k" * 257, "a\nb", "a\0", "\x7f", 5, None, True, [], {}],
+            "priority": ["", "HIGH", "urgent", "very_low", 4, None, True, [], {}, ["high"]],
+            "language": ["", "e", "german1", "de_CH", "de-", "-de", "de--CH", "de-CHE-", "de CH", "de\n", "x", "a-de", "1de"]
+            + ["de-" + "x" * 9, "de-a", "d\u00e4", "de-x", "en-" + "-".join(["abcde"] * 6), 5, None, True, [], {}],
+        }
+        for name, values in wrong.items():
+            for value in values:
+                with self.subTest(name=name, value=value):
+                    self.refused(f"messages[0].{name} has to be", {"body": 1, name: value})
+
+    def test_language_tags(self):
+        # Most of them are examples of RFC 5646, appendix A.
+        tags = "de fr ja i-enochian zh-Hant zh-Hans sr-Cyrl zh-cmn-Hans-CN cmn-Hans-CN zh-yue-HK yue-HK zh-Hans-CN sr-Latn-RS"
+        tags += " sl-rozaj sl-rozaj-biske sl-nedis de-CH-1901 sl-IT-nedis hy-Latn-IT-arevela de-DE en-US es-419 de-CH-x-phonebk"
+        tags += " az-Arab-x-AZE-derbend x-whatever qaa-Qaaa-QM-x-southern de-Qaaa sr-Latn-QM en-US-u-islamcal zh-CN-a-myext-x-private"
+        for tag in [*tags.split(), "DE-ch", "en-a-myext-b-another", "zh-min-nan", "sl-Latn-IT-rozaj-biske-1994-x-abcdefg"[:35]]:
+            with self.subTest(tag=tag):
+                self.assertEqual(drafts({"body": 1, "language": tag})[0].language, tag)
 
     def test_delay(self):
         posted = {"messages": [{"body": 1}, {"body": 1, "delay": 0}, {"body": 1, "delay": 900}]}

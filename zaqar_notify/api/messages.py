@@ -151,12 +151,19 @@ def show(message: MessageRecord, now: float) -> dict[str, Any]:
         "age": age(message, now),
     }
     if message.sealed:
-        return shown | {"body": None, "sealed": True}
+        return shown | {"body": None, "sealed": True} | _manner(message)
     body = message.body
     shown |= {"body": body, "checksum": _checksum(body)}
     if message.attributes:
         shown["attributes"] = dict(message.attributes)
-    return shown
+    return shown | _manner(message)
+
+
+def _manner(message: MessageRecord) -> dict[str, str]:
+    """What says how it is to be delivered, where that was posted: what clients of Zaqar see otherwise is what they know."""
+    priority = None if message.priority is None else message.priority.text
+    named = {"collapse_key": message.collapse_key, "priority": priority, "language": message.language}
+    return {name: value for name, value in named.items() if value is not None}
 
 
 def href(message: MessageRecord) -> str:

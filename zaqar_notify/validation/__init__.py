@@ -6,13 +6,15 @@ Every function raises `InvalidRequest` (or a kind of it) whose text is shown to 
 from zaqar_notify.validation.claims import claim_terms
 from zaqar_notify.validation.deliveries import DeliveryFilter, delivery_filter, redelivery_ttl
 from zaqar_notify.validation.documents import check_size, compact_json, json_object, parse_json
-from zaqar_notify.validation.drafts import messages
+from zaqar_notify.validation.drafts import LANGUAGE_TAG, PRIORITIES, messages
 from zaqar_notify.validation.limits import (
     DEFAULT_PAGE,
     END_OF_TIME,
     MAX_ATTRIBUTES,
     MAX_CLIENT_ID,
+    MAX_COLLAPSE_KEY,
     MAX_IN_FLIGHT,
+    MAX_LANGUAGE,
     MAX_NESTING,
     MAX_PROJECT,
     MAX_QUEUE_NAME,
@@ -39,10 +41,13 @@ from zaqar_notify.validation.subscriptions import MASK, confirmed, shown_options
 __all__ = [
     "DEFAULT_PAGE",
     "END_OF_TIME",
+    "LANGUAGE_TAG",
     "MASK",
     "MAX_ATTRIBUTES",
     "MAX_CLIENT_ID",
+    "MAX_COLLAPSE_KEY",
     "MAX_IN_FLIGHT",
+    "MAX_LANGUAGE",
     "MAX_NESTING",
     "MAX_PROJECT",
     "MAX_QUEUE_NAME",
@@ -50,6 +55,7 @@ __all__ = [
     "MAX_SUBSCRIBER",
     "MAX_WAIT",
     "MIN_RATE",
+    "PRIORITIES",
     "DeliveryFilter",
     "Limits",
     "MetadataChange",

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from zaqar_notify import trace
 from zaqar_notify.errors import InvalidRequest
-from zaqar_notify.model import Draft
-from zaqar_notify.validation.documents import compact_json, integer, json_object, kind
-from zaqar_notify.validation.limits import MAX_ATTRIBUTES, Limits
+from zaqar_notify.model import Draft, Priority
+from zaqar_notify.validation.documents import CONTROL, compact_json, integer, json_object, kind
+from zaqar_notify.validation.limits import MAX_ATTRIBUTES, MAX_COLLAPSE_KEY, MAX_LANGUAGE, Limits
+
+PRIORITIES: Mapping[str, Priority] = {priority.text: priority for priority in Priority}
+LANGUAGE_TAG = (
+    r"([A-Za-z]{2,3}(-[A-Za-z]{3}){0,3}|[A-Za-z]{4,8})"  # language, with up to three extensions
+    r"(-[A-Za-z]{4})?"  # script
+    r"(-([A-Za-z]{2}|[0-9]{3}))?"  # region
+    r"(-([A-Za-z0-9]{5,8}|[0-9][A-Za-z0-9]{3}))*"  # variants
+    r"(-[A-WY-Za-wy-z0-9](-[A-Za-z0-9]{2,8})+)*"  # extensions
+    r"(-[Xx](-[A-Za-z0-9]{1,8})+)?"  # private use
+    r"|[Xx](-[A-Za-z0-9]{1,8})+"
+    r"|[Ii]-[A-Za-z]{2,8}"  # registered before there was a grammar
+)
+"""RFC 5646, 2.1."""
+_LANGUAGE = re.compile(LANGUAGE_TAG)
 
 
 def messages(
@@ -45,10 +60,8 @@ def _draft(message: Any, where: str, times: tuple[int, int], limits: Limits) -> 
         ttl = message_ttl(message["ttl"], limits, f"{where}.ttl")
     if "delay" in message:
         delay = message_delay(message["delay"], limits, f"{where}.delay")
-    body_json = compact_json(message["body"])
-    if "attributes" not in message:
-        return Draft(body_json, ttl, delay=delay)
-    return Draft(body_json, ttl, _attributes(message["attributes"], f"{where}.attributes"), delay=delay)
+    others = {name: read(message[name], f"{where}.{name}") for name, read in _OPTIONAL.items() if name in message}
+    return Draft(compact_json(message["body"]), ttl, delay=delay, **others)
 
 
 def _attributes(value: Any, where: str) -> dict[str, Any]:
@@ -65,6 +78,34 @@ def _is_attribute(value: Any) -> bool:
     if isinstance(value, list):
         return all(isinstance(item, str) for item in value)
     return isinstance(value, str | int | float | bool)
+
+
+def _collapse_key(value: Any, where: str) -> str:
+    if isinstance(value, str) and 1 <= len(value) <= MAX_COLLAPSE_KEY and not CONTROL.search(value):
+        return value
+    raise InvalidRequest(f"{where} has to be a string of 1 to {MAX_COLLAPSE_KEY} characters, none of them a control character.")
+
+
+def _priority(value: Any, where: str) -> Priority:
+    if isinstance(value, str) and value in PRIORITIES:
+        return PRIORITIES[value]
+    raise InvalidRequest(f"{where} has to be one of {', '.join(PRIORITIES)}.")
+
+
+def _language(value: Any, where: str) -> str:
+    if isinstance(value, str) and len(value) <= MAX_LANGUAGE and _LANGUAGE.fullmatch(value):
+        return value
+    raise InvalidRequest(
+        f"{where} has to be a language tag (RFC 5646) of at most {MAX_LANGUAGE} characters, as in en, pt-BR or zh-Hant."
+    )
+
+
+_OPTIONAL: Mapping[str, Callable[[Any, str], Any]] = {
+    "attributes": _attributes,
+    "collapse_key": _collapse_key,
+    "priority": _priority,
+    "language": _language,
+}
 
 
 def message_ttl(value: Any, limits: Limits, what: str) -> int:

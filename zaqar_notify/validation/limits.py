@@ -8,6 +8,9 @@ from collections.abc import Sequence
 DEFAULT_PAGE = 10
 MAX_ATTRIBUTES = 20
 MAX_CLIENT_ID = 256
+MAX_COLLAPSE_KEY = 256
+MAX_LANGUAGE = 35
+"""Characters that any tag fits into which is in use (RFC 5646, 4.4.1)."""
 MAX_NESTING = 200
 """Deepest nesting of a document, far below where Python's own parser gives up: what is stored can be parsed anywhere."""
 MAX_PROJECT = 256

@@ -398,6 +398,7 @@ def _share(operation: _Operations) -> Json:
 
 # -- messages ---------------------------------------------------------------------------------------------------------------
 
+_MANNER = {"attributes": {"kind": "order"}, "collapse_key": "order-7", "priority": "high", "language": "en"}
 _MESSAGE = {
     "id": MESSAGE_ID,
     "href": f"{_DEMO}/messages/{MESSAGE_ID}",
@@ -405,7 +406,7 @@ _MESSAGE = {
     "age": 7,
     "body": {"order": 7},
     "checksum": "MD5:7fa20081ee1217af020c02f44b6a3f91",
-    "attributes": {"kind": "order"},
+    **_MANNER,
 }
 _CLAIMED = _MESSAGE | {"href": f"{_DEMO}/messages/{MESSAGE_ID}?claim_id={CLAIM_ID}"}
 
@@ -438,7 +439,7 @@ def _messages(operation: _Operations, limits: Limits) -> Json:
             ],
             body=_body(
                 "NewMessages",
-                {"messages": [{"body": {"order": 7}, "ttl": 3600, "attributes": {"kind": "order"}}, {"body": "any JSON"}]},
+                {"messages": [{"body": {"order": 7}, "ttl": 3600, **_MANNER}, {"body": "any JSON"}]},
                 description=f"At most {limits.max_messages_post_size} bytes, or what the queue's metadata says.",
             ),
             signed=True,

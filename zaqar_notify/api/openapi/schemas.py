@@ -298,6 +298,7 @@ def _messages(limits: Limits) -> Json:
         },
         # One more: the header traceparent of the request which posted it.
         "attributes": _attributes(validation.MAX_ATTRIBUTES + 1) | {"description": "Only where it has any."},
+        **_manner(),
         "sealed": {
             "type": "boolean",
             "description": "true: the service lacks the key to decrypt the body, which is null. Else not there.",
@@ -314,9 +315,10 @@ def _messages(limits: Limits) -> Json:
             description="Seconds until it can be read, claimed and delivered; its ttl begins then. Default: the queue's.",
         ),
         "attributes": _attributes(validation.MAX_ATTRIBUTES),
+        **_manner(),
     }
     return {
-        "Message": record(message, optional=("checksum", "attributes", "sealed")),
+        "Message": record(message, optional=("checksum", "attributes", *_manner(), "sealed")),
         "Messages": record({"messages": listed(schema("Message"))}),
         "MessagePage": record(
             {"messages": listed(schema("Message"), limits.max_messages_per_page), "links": schema("Links")}, optional=("links",)
@@ -335,6 +337,26 @@ def _messages(limits: Limits) -> Json:
         "Posted": record(
             {"resources": listed(TEXT) | {"description": "The path of each message, in the order of the request."}}
         ),
+    }
+
+
+def _manner() -> Json:
+    """How it is to be delivered."""
+    return {
+        "collapse_key": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": validation.MAX_COLLAPSE_KEY,
+            "pattern": r"^[^\x00-\x1f\x7f-\x9f]+$",
+            "description": "Of two notifications with the same one only the later matters.",
+        },
+        "priority": {"enum": list(validation.PRIORITIES), "description": "How urgent it is."},
+        "language": {
+            "type": "string",
+            "maxLength": validation.MAX_LANGUAGE,
+            "pattern": f"^({validation.LANGUAGE_TAG})$",
+            "description": "That of its text: a tag of RFC 5646.",
+        },
     }
 
 
