@@ -140,6 +140,7 @@ TRANSPORT: list[cfg.Opt] = [
     ),
     cfg.IntOpt("max_queue_metadata", default=65536, min=1, help="Largest metadata document of a queue, in bytes."),
     cfg.IntOpt("max_subscription_size", default=65536, min=1, help="Largest subscription document, in bytes."),
+    cfg.IntOpt("max_window", default=86400, min=1, help="Longest window of a subscription, in seconds."),
     cfg.IntOpt("max_queues_per_page", default=20, min=1, help="Largest page of queues."),
     cfg.IntOpt("max_messages_per_page", default=20, min=1, help="Largest page of messages."),
     cfg.IntOpt("max_subscriptions_per_page", default=20, min=1, help="Largest page of subscriptions."),

@@ -108,6 +108,40 @@ class SubscriptionTests:
         self.assertEqual(self.ok("GET", PATH).json["subscriptions"], [])
         self.assertEqual(self.ok("GET", "/v2/queues").json["queues"], [])
 
+    def test_further_addresses_are_checked(self):
+        good = {"fallback": ["http://endpoint.example/2", "http://endpoint.example/3"], "callback": "http://endpoint.example/4"}
+        made = self.create({**HOOK, "options": good})
+        one = f"{PATH}/{made['subscription_id']}"
+        shown = self.ok("GET", one).json["options"]
+        self.assertEqual(shown, {**good, "secret": MASK})
+        wrong = [
+            ({"fallback": ["http://endpoint.example/2", "nobody:x"]}, "options.fallback[1]: No notifier serves nobody"),
+            ({"fallback": ["http://forbidden/"]}, "options.fallback[0]: This host is not allowed."),
+            ({"fallback": ["http://endpoint.example/2", HOOK["subscriber"]]}, "options.fallback[1]"),
+            ({"fallback": ["http://endpoint.example/2"] * 2}, "options.fallback[1]"),
+            ({"fallback": []}, "options.fallback"),
+            ({"callback": "http://forbidden/"}, "options.callback: This host is not allowed."),
+            ({"callback": "nobody:x"}, "options.callback"),
+            ({"window": {"seconds": 86401}}, "options.window"),
+        ]
+        for options, text in wrong:
+            with self.subTest(options=options):
+                self.refused(400, "POST", PATH, {**HOOK, "options": options}, text=text)
+                self.refused(400, "PATCH", one, {"options": options}, text=text)
+        # Also when it is the subscriber alone that changes.
+        self.refused(400, "PATCH", one, {"subscriber": "http://endpoint.example/3"}, text="options.fallback[1]")
+        self.assertEqual(self.ok("GET", one).json["options"], shown)
+        self.ok("PATCH", one, {"subscriber": "http://endpoint.example/5"}, status=204)
+        self.ok("PATCH", one, {"options": {}}, status=204)
+
+    def test_what_an_older_version_took_for_an_unknown_option_stops_no_other_change(self):
+        asked = validation.subscription(HOOK, project="p", queue="q", limits=self.limits, now=self.clock.now)
+        old = self.storage.subscribe(
+            dataclasses.replace(asked, options={"fallback": 5, "callback": [], "window": 5})
+        ).subscription
+        self.ok("PATCH", f"{PATH}/{old.id}", {"ttl": 600}, status=204)
+        self.refused(400, "PATCH", f"{PATH}/{old.id}", {"subscriber": "http://endpoint.example/5"}, text="options.fallback")
+
     def test_a_refused_secret_is_not_repeated(self):
         for secret in ("whsec_" + "A" * 200, "topsecret-topsecret"):
             answer = self.refused(400, "POST", PATH, {**HOOK, "options": {"secret": secret}})
@@ -357,6 +391,13 @@ class ConfirmationTests:
 
     require_confirmation = True
     public_url = "https://notify.example.org/api/"
+
+    def test_nobody_is_sent_to_who_was_not_asked(self):
+        options = {"fallback": ["http://endpoint.example/2"]}
+        self.refused(400, "POST", PATH, {**HOOK, "options": options}, text="require_confirmation")
+        one = f"{PATH}/{self.subscribe()}"
+        self.refused(400, "PATCH", one, {"options": options}, text="require_confirmation")
+        self.ok("PATCH", one, {"options": {"callback": "http://endpoint.example/2"}}, status=204)
     SIGNED = ("URL-Signature", "URL-Methods", "URL-Paths", "URL-Expires", "X-Project-ID")
 
     def requested(self):

@@ -177,6 +177,12 @@ def _correct_subscription(case: Any) -> None:
     if "dead_letter_queue" in options:
         options["dead_letter_queue"] = f"{options['dead_letter_queue'][:60]}.dlq"
     _correct_delays(options.get("_retry_policy"))
+    if "min" in options.get("window", {}):
+        options["window"]["min"] = min(options["window"].values())
+    if "fallback" in options:
+        options["fallback"] = [SUBSCRIBER.format(f"fallback/{number}") for number in range(len(options["fallback"]))]
+    if "callback" in options:
+        options["callback"] = SUBSCRIBER.format("callback")
 
 
 def _correct_replay(case: Any) -> None:

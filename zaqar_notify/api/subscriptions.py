@@ -16,7 +16,7 @@ from zaqar_notify.api.middleware import Access
 from zaqar_notify.api.paging import read_page
 from zaqar_notify.api.queues import QueueSettings, default_ttl
 from zaqar_notify.api.service import Service
-from zaqar_notify.errors import Conflict, Forbidden, NotFound
+from zaqar_notify.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from zaqar_notify.model import Draft
 from zaqar_notify.model import Subscription as SubscriptionRecord
 from zaqar_notify.storage.base import Storage, Subscribed
@@ -29,6 +29,7 @@ class Subscriptions:
     rules: ClassVar[Mapping[str, str]] = {"GET": "subscription:get_all", "POST": "subscription:create"}
 
     def __init__(self, service: Service) -> None:
+        self._service = service
         self._storage = service.storage
         self._limits = service.limits
         self._check = service.check
@@ -42,6 +43,7 @@ class Subscriptions:
             document, project=req.context.project, queue=queue, limits=self._limits, now=self._clock()
         )
         self._check(asked)
+        _check_further(self._service, asked)
         subscribed = self._subscribe(asked)
         subscription = subscribed.subscription
         resp.status = falcon.HTTP_201
@@ -79,6 +81,7 @@ class Subscription:
     }
 
     def __init__(self, service: Service) -> None:
+        self._service = service
         self._storage = service.storage
         self._limits = service.limits
         self._check = service.check
@@ -94,7 +97,10 @@ class Subscription:
         document = read_json(req, self._limits.max_subscription_size, "The request")
         changes = validation.subscription_changes(document, queue=queue, limits=self._limits, now=self._clock())
         current = find(self._storage, project, queue, subscription_id)
-        self._check(dataclasses.replace(current, **changes))
+        wanted = dataclasses.replace(current, **changes)
+        self._check(wanted)
+        if changes.keys() & {"subscriber", "options"}:
+            _check_further(self._service, wanted)
         ask = self._confirmations.of if self._confirmations.required else None
         changed = self._storage.update_subscription(project, queue, subscription_id, changes, ask)
         if changed is None:
@@ -188,6 +194,20 @@ def find(storage: Storage, project: str, queue: str, subscription_id: str) -> Su
     if subscription is None:
         raise NotFound(UNKNOWN)
     return subscription
+
+
+def _check_further(service: Service, subscription: SubscriptionRecord) -> None:
+    """The other addresses that it names, each as if it were the subscriber."""
+    if service.confirmations.required and "fallback" in subscription.options:
+        raise InvalidRequest(
+            "options.fallback: only a subscriber is asked to confirm, and this service sends to nobody else "
+            "([notification] require_confirmation)."
+        )
+    for what, uri in validation.further_addresses(subscription, service.limits):
+        try:
+            service.check(dataclasses.replace(subscription, subscriber=uri))
+        except InvalidRequest as error:
+            raise type(error)(f"{what}: {error}") from None
 
 
 def href(subscription: SubscriptionRecord) -> str:

@@ -13,6 +13,7 @@ from zaqar_notify.validation.limits import (
     MAX_ATTRIBUTES,
     MAX_CLIENT_ID,
     MAX_COLLAPSE_KEY,
+    MAX_FALLBACKS,
     MAX_IN_FLIGHT,
     MAX_LANGUAGE,
     MAX_NESTING,
@@ -36,7 +37,14 @@ from zaqar_notify.validation.queues import (
     resources_to_purge,
     share,
 )
-from zaqar_notify.validation.subscriptions import MASK, confirmed, shown_options, subscription, subscription_changes
+from zaqar_notify.validation.subscriptions import (
+    MASK,
+    confirmed,
+    further_addresses,
+    shown_options,
+    subscription,
+    subscription_changes,
+)
 
 __all__ = [
     "DEFAULT_PAGE",
@@ -46,6 +54,7 @@ __all__ = [
     "MAX_ATTRIBUTES",
     "MAX_CLIENT_ID",
     "MAX_COLLAPSE_KEY",
+    "MAX_FALLBACKS",
     "MAX_IN_FLIGHT",
     "MAX_LANGUAGE",
     "MAX_NESTING",
@@ -68,6 +77,7 @@ __all__ = [
     "compact_json",
     "confirmed",
     "delivery_filter",
+    "further_addresses",
     "how_many",
     "ids",
     "json_object",

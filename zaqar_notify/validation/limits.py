@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 DEFAULT_PAGE = 10
 MAX_ATTRIBUTES = 20
+MAX_FALLBACKS = 5
 MAX_CLIENT_ID = 256
 MAX_COLLAPSE_KEY = 256
 MAX_LANGUAGE = 35
@@ -48,6 +49,7 @@ class Limits:
     max_messages_post_size: int = 262144
     max_queue_metadata: int = 65536
     max_subscription_size: int = 65536
+    max_window: int = 86400
     max_queues_per_page: int = 20
     max_messages_per_page: int = 20
     max_subscriptions_per_page: int = 20

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from zaqar_notify import signing
 from zaqar_notify.errors import InvalidRequest, UnknownScheme
 from zaqar_notify.model import Subscription
 from zaqar_notify.validation.documents import CONTROL, integer, is_number, json_object, kind
-from zaqar_notify.validation.limits import END_OF_TIME, MAX_IN_FLIGHT, MAX_RATE, MAX_SUBSCRIBER, MIN_RATE, Limits
+from zaqar_notify.validation.limits import (
+    END_OF_TIME,
+    MAX_FALLBACKS,
+    MAX_IN_FLIGHT,
+    MAX_RATE,
+    MAX_SUBSCRIBER,
+    MIN_RATE,
+    Limits,
+)
 from zaqar_notify.validation.names import dead_letter_queue
 from zaqar_notify.validation.schedules import SCHEDULING, check_retry_policy
 
@@ -31,7 +39,7 @@ def subscription(document: Any, *, project: str, queue: str, limits: Limits, now
         id="",
         project=project,
         queue=queue,
-        subscriber=_subscriber(asked["subscriber"]),
+        subscriber=_uri(asked["subscriber"], "subscriber"),
         ttl=ttl,
         options=options,
         created_at=now,
@@ -46,7 +54,7 @@ def subscription_changes(document: Any, *, queue: str, limits: Limits, now: floa
     asked = json_object(document, "The request")
     changes: dict[str, Any] = {}
     if "subscriber" in asked:
-        changes["subscriber"] = _subscriber(asked["subscriber"])
+        changes["subscriber"] = _uri(asked["subscriber"], "subscriber")
     if "ttl" in asked:
         changes["ttl"] = _subscription_ttl(asked["ttl"], limits, now)
     if "options" in asked:
@@ -66,18 +74,36 @@ def shown_options(subscription: Subscription) -> Mapping[str, Any]:
     return {**subscription.options, "secret": MASK} if has_secret else subscription.options
 
 
-def _subscriber(value: Any) -> str:
+def further_addresses(subscription: Subscription, limits: Limits) -> Iterator[tuple[str, str]]:
+    """Each address beside the subscriber, behind its name. A notifier has to accept each of them."""
+    options = subscription.options
+    for name in ("fallback", "callback"):
+        if name in options:  # an older version stored them without a look
+            _CHECKED_OPTIONS[name](options[name], limits, f"options.{name}")
+    seen = {subscription.subscriber}
+    for index, uri in enumerate(options.get("fallback", ())):
+        if uri in seen:
+            raise InvalidRequest(f"options.fallback[{index}] is there twice: as the subscriber, or in the list.")
+        seen.add(uri)
+        yield f"options.fallback[{index}]", uri
+    if "callback" in options:
+        yield "options.callback", options["callback"]
+
+
+def _uri(value: Any, what: str) -> str:
     if not isinstance(value, str):
-        raise InvalidRequest(f"subscriber has to be a URI in a string, and is {kind(value)}.")
+        raise InvalidRequest(f"{what} has to be a URI in a string, and is {kind(value)}.")
     if len(value) > MAX_SUBSCRIBER:
-        raise InvalidRequest(f"subscriber may have at most {MAX_SUBSCRIBER} characters.")
+        raise InvalidRequest(f"{what} may have at most {MAX_SUBSCRIBER} characters.")
     if CONTROL.search(value):
-        raise InvalidRequest("subscriber may not hold control characters.")
+        raise InvalidRequest(f"{what} may not hold control characters.")
     match = _SCHEME.match(value)
     if match is None:
-        raise InvalidRequest("subscriber has to be a URI with a scheme, as in https://example.org/notify.")
+        raise InvalidRequest(f"{what} has to be a URI with a scheme, as in https://example.org/notify.")
     if match[1].lower().startswith("trust+"):
-        raise UnknownScheme("trust+ subscribers need a Keystone trust, which is not supported: use the URI behind the +.")
+        raise UnknownScheme(
+            f"{what}: trust+ subscribers need a Keystone trust, which is not supported: use the URI behind the +."
+        )
     return value
 
 
@@ -125,12 +151,40 @@ def _check_letters(value: Any, limits: Limits, what: str) -> None:
     dead_letter_queue(value, limits, what)
 
 
+def _check_window(value: Any, limits: Limits, what: str) -> None:
+    window = json_object(value, what)
+    most = limits.max_window
+    if window.keys() == {"seconds"}:
+        least, longest = 0, window["seconds"]
+    elif window.keys() == {"min", "max"}:
+        least, longest = window["min"], window["max"]
+    else:
+        raise InvalidRequest(f'{what} has to hold either "seconds", or "min" and "max".')
+    if not (is_number(longest, 0, most) and longest > 0 and is_number(least, 0, longest)):
+        raise InvalidRequest(f"{what} has to be above 0 and at most {most} seconds; min may be 0, and at most max.")
+
+
+def _check_fallback(value: Any, limits: Limits, what: str) -> None:
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_FALLBACKS:
+        raise InvalidRequest(f"{what} has to be a list of 1 to {MAX_FALLBACKS} URIs.")
+    for index, uri in enumerate(value):
+        _uri(uri, f"{what}[{index}]")
+
+
+def _check_callback(value: Any, limits: Limits, what: str) -> None:
+    if _uri(value, what).partition(":")[0].lower() not in ("http", "https"):
+        raise InvalidRequest(f"{what} has to be an http or https URL.")
+
+
 _CHECKED_OPTIONS: Mapping[str, Callable[[Any, Limits, str], object]] = {
     "_retry_policy": check_retry_policy,
     **SCHEDULING,
     "max_in_flight": _check_in_flight,
     "rate": _check_rate,
     "dead_letter_queue": _check_letters,
+    "window": _check_window,
+    "fallback": _check_fallback,
+    "callback": _check_callback,
 }
 
 

@@ -463,12 +463,18 @@ _SECRET = (
 """The base64 of `signing.MIN_BYTES` to `signing.MAX_BYTES` bytes."""
 
 
+_URI_OF = r"^{}:[^\x00-\x1f\x7f-\x9f]+$"
+_URI: Json = {
+    "type": "string",
+    "maxLength": validation.MAX_SUBSCRIBER,
+    "pattern": _URI_OF.format(r"[a-zA-Z][a-zA-Z0-9+.\-]*"),
+}
+
+
 def _given(limits: Limits, options: str) -> Json:
     return {
         "subscriber": {
-            "type": "string",
-            "maxLength": validation.MAX_SUBSCRIBER,
-            "pattern": r"^[a-zA-Z][a-zA-Z0-9+.\-]*:[^\x00-\x1f\x7f-\x9f]+$",
+            **_URI,
             "description": "The URI that is notified. One of the notifiers of this installation has to serve its scheme.",
         },
         "ttl": _subscription_ttl(limits),
@@ -511,7 +517,36 @@ def _options(limits: Limits, secret: str, otherwise: str) -> Json:
                 **QUEUE_NAME,
                 "description": "Another queue of the project, which gets the messages that could not be delivered.",
             },
+            "window": _window(limits),
+            "fallback": listed(_URI, validation.MAX_FALLBACKS)
+            | {
+                "minItems": 1,
+                "uniqueItems": True,
+                "description": "Where a message is sent to, one after the other, that the subscriber did not get.",
+            },
+            "callback": {
+                **_URI,
+                "pattern": _URI_OF.format("[hH][tT][tT][pP][sS]?"),
+                "description": "A URL that is told when the subscription gets nothing any more.",
+            },
         },
+    }
+
+
+def _window(limits: Limits) -> Json:
+    longest: Json = {"type": "number", "exclusiveMinimum": 0, "maximum": limits.max_window}
+    least: Json = {"type": "number", "minimum": 0, "maximum": limits.max_window}
+    one = {"type": "object", "properties": {"seconds": longest}, "required": ["seconds"], "additionalProperties": False}
+    between = {
+        "type": "object",
+        "properties": {"min": least, "max": longest},
+        "required": ["min", "max"],
+        "additionalProperties": False,
+    }
+    return {
+        "oneOf": [one, between],
+        "description": "Messages wait for its end, and of those with the same collapse key the last is sent. Seconds, or a "
+        "time between two bounds that is drawn anew for each.",
     }
 
 
