@@ -398,6 +398,7 @@ class ConfirmationTests:
         one = f"{PATH}/{self.subscribe()}"
         self.refused(400, "PATCH", one, {"options": options}, text="require_confirmation")
         self.ok("PATCH", one, {"options": {"callback": "http://endpoint.example/2"}}, status=204)
+
     SIGNED = ("URL-Signature", "URL-Methods", "URL-Paths", "URL-Expires", "X-Project-ID")
 
     def requested(self):
