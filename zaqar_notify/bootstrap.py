@@ -57,17 +57,22 @@ _Settings = TypeVar("_Settings")
 
 
 def configure(
-    *, config_files: Sequence[str] = (), overrides: Mapping[tuple[str | None, str], Any] | None = None
+    *,
+    config_files: Sequence[str] = (),
+    overrides: Mapping[tuple[str | None, str], Any] | None = None,
+    ignore_broken: bool = False,
 ) -> cfg.ConfigOpts:
     """Read environment and files; ``overrides`` ((group, option) -> value) come from the command line and win.
 
-    Every value is looked at here, so that a bad one stops the start with one line: raises `CannotStart`.
+    Every value is looked at here, so that a bad one stops the start with one line: raises `CannotStart`, also for a notifier
+    that cannot be loaded, unless these are to be ignored here or by the configuration.
     """
     conf = cfg.ConfigOpts()
     options.register(conf)
-    notifiers = Notifiers.load()
-    for section, opts in (*policy_opts.list_opts(), *notifiers.options()):
+    for section, opts in policy_opts.list_opts():
         conf.register_opts(opts, section)
+    notifiers = Notifiers.load()
+    notifiers.register(conf)
     try:
         conf([], project="zaqar-notify", default_config_files=list(config_files), default_config_dirs=[])
         for section, opts in notifiers.named_options(conf):
@@ -81,6 +86,8 @@ def configure(
         raise errors.CannotStart(f"No permission to read the configuration file {', '.join(error.config_files)}") from error
     except (cfg.Error, ValueError) as error:
         raise errors.CannotStart(f"Bad configuration: {' '.join(str(error).split())}") from error
+    if not ignore_broken:
+        notifiers.require_whole(ignore_plugins=conf.notification.ignore_broken_plugins)
     return conf
 
 
@@ -103,7 +110,9 @@ def list_opts(*, own: bool = True) -> Sequence[tuple[str, list[cfg.Opt]]]:
 
 def effective_opts(conf: cfg.ConfigOpts) -> Sequence[tuple[str, list[cfg.Opt]]]:
     """All options that ``conf`` has, with those of the named credentials that it lists."""
-    return [*list_opts(own=False), *Notifiers.load().named_options(conf)]
+    notifiers = Notifiers.load()
+    notifiers.register(conf)
+    return [*list_opts(own=False), *notifiers.named_options(conf)]
 
 
 def set_up_logging(conf: cfg.ConfigOpts) -> None:
@@ -170,6 +179,16 @@ def storage_url(conf: cfg.ConfigOpts) -> str:
 
 
 def build_notifiers(conf: cfg.ConfigOpts) -> Notifiers:
+    """Raises `CannotStart` for one that is broken, unless the configuration says to leave it out: that is logged."""
+    notifiers = load_notifiers(conf)
+    notifiers.require_whole(ignore_plugins=conf.notification.ignore_broken_plugins)
+    for broken in notifiers.broken:
+        LOG.error("left out, for [notification] ignore_broken_plugins is set: %s", broken.error)
+    return notifiers
+
+
+def load_notifiers(conf: cfg.ConfigOpts) -> Notifiers:
+    """With those that are broken among `Notifiers.broken`."""
     guard = Guard(
         allowed_networks=conf.guard.allowed_networks,
         https_only=conf.guard.https_only,
@@ -182,6 +201,7 @@ def build_notifiers(conf: cfg.ConfigOpts) -> Notifiers:
         record_successes=conf.delivery_log.record == "all",
     )
     notifiers = Notifiers.load(subscriber_types=conf.transport.subscriber_types)
+    notifiers.register(conf)
     notifiers.instantiate(conf, http)
     return notifiers
 

@@ -308,6 +308,13 @@ CLUSTER: list[cfg.Opt] = [
 
 NOTIFICATION: list[cfg.Opt] = [
     cfg.BoolOpt(
+        "ignore_broken_plugins",
+        default=False,
+        help="Start without the notifiers of other packages that cannot be used: what does not load, does not start, or wants "
+        "to serve a scheme that another one serves. Nobody can subscribe to their schemes, and what is to be delivered there "
+        "waits. Otherwise such a one keeps the service from starting.",
+    ),
+    cfg.BoolOpt(
         "require_confirmation",
         default=False,
         help="A subscriber is sent a request to confirm its subscription first, and gets nothing else before it has.",

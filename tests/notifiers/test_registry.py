@@ -1,18 +1,24 @@
 import importlib.metadata
 import logging
+import pathlib
+import sys
+import tempfile
+import threading
 import unittest
 from collections.abc import Mapping
 from typing import Any, ClassVar
+from unittest import mock
 
 import stevedore.extension
 from oslo_config import cfg
 
 from tests.notifiers.case import LOOPBACK
 from zaqar_notify import notifiers
-from zaqar_notify.errors import CannotStart, InvalidRequest, UnknownScheme
+from zaqar_notify.errors import CannotStart, InvalidRequest, NotifierFailed, UnknownScheme
 from zaqar_notify.guard import Guard
 from zaqar_notify.model import Delivery, Message, Outcome, OutcomeKind, Receipt, ReceiptKind, Subscription
 from zaqar_notify.notifiers import Notifiers, Plugin
+from zaqar_notify.notifiers import plugins as installed
 from zaqar_notify.notifiers.base import Notifier, SingleNotifier
 from zaqar_notify.notifiers.http import HttpClients
 from zaqar_notify.notifiers.log import LogNotifier
@@ -56,6 +62,58 @@ class Broken(Plain):
 class Hearing(Plain):
     def receipt(self, subscription: Subscription, fields: Mapping[str, str]) -> Receipt | None:
         return Receipt(ReceiptKind.DEVICE, 1.0, f"{subscription.subscriber} {fields['state']}")
+
+
+class Other(Plain):
+    pass
+
+
+class Exiting(Plain):
+    def __init__(self, *arguments: Any) -> None:
+        sys.exit(3)
+
+
+class Misconfigured(Plain):
+    def __init__(self, *arguments: Any) -> None:
+        raise CannotStart("[misconfigured] device is not set")
+
+
+class Buggy(Plain):
+    def check(self, subscription: Subscription) -> None:
+        sys.exit(3)
+
+    def receipt(self, subscription: Subscription, fields: Mapping[str, str]) -> Any:
+        return "delivered" if fields["state"] == "nonsense" else 1 / 0
+
+
+class Clinging(Plain):
+    def close(self) -> None:
+        sys.exit(3)
+
+
+class Hanging(Plain):
+    go = threading.Event()
+
+    def close(self) -> None:
+        self.go.wait()
+
+
+class Greedy(Plain):
+    section = "shared"
+    options = [cfg.IntOpt("size")]
+
+
+class Greedier(Plain):
+    section = "shared"
+    options = [cfg.StrOpt("size")]
+
+
+class NoOptions(Plain):
+    options = ["size"]
+
+
+class NoNames(Plain):
+    named_by = "apps"
 
 
 class Unfinished(SingleNotifier):
@@ -130,8 +188,20 @@ class RegistryTest(unittest.TestCase):
             Notifiers(plugins, ["https", "mailto"])
 
     def test_two_for_one_scheme(self) -> None:
-        with self.assertRaisesRegex(CannotStart, "first 1.0 and .* of second 1.0"):
-            Notifiers([plugin("x", package="first"), plugin("y"), plugin("x", LogNotifier, package="second")])
+        loaded = self.started(Notifiers([plugin("x", package="first"), plugin("y"), plugin("x", Other, package="second")]))
+        with self.assertRaisesRegex(CannotStart, "scheme x: .*Plain of first 1.0 and .*Other of second 1.0"):
+            loaded.require_whole()
+        loaded.require_whole(ignore_plugins=True)
+        self.assertEqual(["y"], loaded.schemes())
+        with self.assertRaisesRegex(UnknownScheme, "x: cannot be used here: several notifiers want to serve it"):
+            loaded.pick("x:")
+
+    def test_nobody_takes_a_scheme_from_this_package(self) -> None:
+        loaded = self.started(Notifiers([plugin("log"), plugin("log", LogNotifier, package="zaqar-notify")]))
+        self.assertIsInstance(loaded.pick("log:"), LogNotifier)
+        with self.assertRaisesRegex(CannotStart, "Two notifiers serve the scheme log"):
+            loaded.require_whole()
+        self.assertEqual(["third-party"], [one.package for one in loaded.broken])
 
     def test_check_is_the_notifiers(self) -> None:
         loaded = self.started(Notifiers([plugin("http", WebhookNotifier)]))
@@ -145,35 +215,107 @@ class RegistryTest(unittest.TestCase):
         self.assertTrue(all(one.closed for one in Plain.made if isinstance(one, Plain)))
 
     def test_one_that_does_not_start(self) -> None:
-        with self.assertRaisesRegex(CannotStart, "Broken of third-party 1.0 does not start: RuntimeError: no such device"):
-            self.started(Notifiers([plugin("broken", Broken)]))
+        for cls, words in (
+            (Broken, "Broken of third-party 1.0 does not start: RuntimeError: no such device"),
+            (Exiting, "Exiting of third-party 1.0 does not start: SystemExit: 3"),
+            (Misconfigured, "^.misconfigured. device is not set$"),
+        ):
+            with self.subTest(cls):
+                scheme = cls.__name__.lower()
+                loaded = self.started(Notifiers([plugin(scheme, cls), plugin("good")]))
+                with self.assertRaisesRegex(CannotStart, words):
+                    loaded.require_whole()
+                loaded.require_whole(ignore_plugins=True)
+                self.assertEqual((["good"], [scheme]), (loaded.schemes(), [one.scheme for one in loaded.broken]))
+                with self.assertRaises(UnknownScheme) as refused:
+                    loaded.check(subscription(f"{scheme}:x"))
+                self.assertIn("cannot be used here: it does not start", str(refused.exception))
+                self.assertNotIn("device", str(refused.exception))
+
+    def test_one_of_this_package_has_to_start(self) -> None:
+        broken = plugin("log", LogNotifier).broken("the disk is full", "it does not start")
+        loaded = Notifiers([plugin("good")], broken=[broken])
+        with self.assertRaisesRegex(CannotStart, "the disk is full"):
+            loaded.require_whole(ignore_plugins=True)
+
+    def test_options_that_another_one_has(self) -> None:
+        loaded = Notifiers([plugin("a", Greedy), plugin("b", Greedier)])
+        loaded.register(cfg.ConfigOpts())
+        self.assertEqual(["b"], [one.scheme for one in loaded.broken])
+        with self.assertRaisesRegex(CannotStart, "Greedier of third-party 1.0: its options cannot be used: DuplicateOptError"):
+            loaded.require_whole()
+
+    def test_schemes_that_are_broken_may_be_asked_for(self) -> None:
+        loaded = self.started(Notifiers([plugin("broken", Broken), plugin("good")], ["broken", "good"]))
+        self.assertEqual(["good"], loaded.schemes())
+
+    def test_a_bug_costs_the_request(self) -> None:
+        loaded = self.started(Notifiers([plugin("bug", Buggy)]))
+        with self.assertLogs(f"{notifiers.NAMESPACE}.bug", logging.ERROR), self.assertRaises(NotifierFailed) as failed:
+            loaded.check(subscription("bug:x"))
+        self.assertEqual("The notifier failed: SystemExit", str(failed.exception))
+        with self.assertLogs(f"{notifiers.NAMESPACE}.bug", logging.ERROR), self.assertRaises(NotifierFailed):
+            loaded.receipt(subscription("bug:x"), {"state": "raise"})
+        with self.assertRaisesRegex(NotifierFailed, "returned no receipt"):
+            loaded.receipt(subscription("bug:x"), {"state": "nonsense"})
+
+    def test_those_that_do_not_close(self) -> None:
+        loaded = Notifiers([plugin("hangs", Hanging), plugin("clings", Clinging), plugin("good")])
+        loaded.instantiate(configured(loaded), HttpClients(Guard(LOOPBACK), max_timeout=20.0))
+        self.addCleanup(Hanging.go.set)
+        with mock.patch.object(notifiers, "CLOSE_TIME", 0.5), self.assertLogs() as logged:
+            loaded.close()
+        self.assertEqual([True], [one.closed for one in Plain.made if type(one) is Plain])
+        self.assertIn("Hanging does not close", "".join(logged.output))
+        self.assertIn("a bug in the notifier", "".join(logged.output))
 
 
 class EntryPointTest(unittest.TestCase):
-    def load(self, value: str, name: str = "x") -> Plugin:
+    def load(self, value: str, name: str = "x") -> Plugin | installed.Broken:
         entry_point = importlib.metadata.EntryPoint(name, value, notifiers.NAMESPACE)
         try:
             found = entry_point.load()
         except (ImportError, AttributeError) as error:
-            notifiers._refuse(None, entry_point, error)
-        return notifiers._plugin(stevedore.extension.Extension(name, entry_point, found, None))
+            return installed.unloadable(entry_point, error)
+        return installed.inspected(stevedore.extension.Extension(name, entry_point, found, None))
 
     def test_section_and_package(self) -> None:
         loaded = self.load("tests.notifiers.test_registry:Plain", "X")
         self.assertEqual(("x", "X", "tests"), (loaded.scheme, loaded.section, loaded.package))
 
     def test_what_is_no_notifier(self) -> None:
+        here = "tests.notifiers.test_registry"
         cases = {
-            "tests.notifiers.test_registry:plugin": "neither",
-            "tests.notifiers.test_registry:EntryPointTest": "neither",
+            f"{here}:plugin": "neither",
+            f"{here}:EntryPointTest": "neither",
             "zaqar_notify.notifiers.base:Notifier": "neither",
-            "tests.notifiers.test_registry:Unfinished": "lacks send",
-            "tests.notifiers.test_registry:Absent": "of tests unknown does not load: AttributeError",
+            f"{here}:Unfinished": "lacks send",
+            f"{here}:NoOptions": "no list of oslo.config's options",
+            f"{here}:NoNames": "an option for its names that is none of its options",
+            f"{here}:Absent": "of tests unknown does not load: AttributeError",
             "no_such_module:X": "x .no_such_module:X. of no_such_module unknown does not load: ModuleNotFoundError",
         }
         for value, words in cases.items():
-            with self.subTest(value), self.assertRaisesRegex(CannotStart, words):
-                self.load(value)
+            with self.subTest(value):
+                self.assertRegex(self.load(value).error, words)
+
+    def test_modules_that_do_more_than_fail(self) -> None:
+        for name, statement, words in (
+            ("exits", "raise SystemExit('secret')", "ImportError: SystemExit: secret$"),
+            ("asserts", "assert False, 'secret'", "ImportError: AssertionError: secret$"),
+            ("raises", "raise RuntimeError('a\\nsecret')", "RuntimeError: a secret$"),
+        ):
+            with self.subTest(statement), tempfile.TemporaryDirectory() as directory:
+                pathlib.Path(directory, f"stray_{name}.py").write_text(statement)
+                point = importlib.metadata.EntryPoint("stray", f"stray_{name}:X", notifiers.NAMESPACE)
+                with (
+                    mock.patch.object(sys, "path", [directory, *sys.path]),
+                    mock.patch.object(installed._Manager, "list_entry_points", lambda _, point=point: [point]),
+                ):
+                    found, broken = installed.find()
+                self.assertEqual(([], ["stray"]), (found, [one.scheme for one in broken]))
+                self.assertRegex(broken[0].error, words)
+                self.assertNotIn("secret", broken[0].reason)
 
 
 class LogTest(unittest.TestCase):

@@ -1,10 +1,9 @@
 """A plugin whose send never returns, installed as a directory on the path."""
 
-import pathlib
 import signal
-import tempfile
 import unittest
 
+from tests.system.plugins import Plugins
 from tests.system.service import WAIT, Service, wait_for
 
 MODULE = """\
@@ -22,9 +21,6 @@ class HangingNotifier(SingleNotifier):
         thread.start()
         thread.join()
 """
-ENTRY_POINTS = "[zaqar_notify.notifiers]\nhang = hanging_notifier:HangingNotifier\n"
-METADATA = "Metadata-Version: 2.1\nName: hanging-notifier\nVersion: 1.0\n"
-
 OPTIONS = """
 [worker]
 stop_timeout = 1
@@ -35,20 +31,14 @@ hang_grace = 3600
 
 class HangingPluginTest(unittest.TestCase):
     def setUp(self):
-        directory = tempfile.TemporaryDirectory(prefix="zaqar-notify-")
-        self.addCleanup(directory.cleanup)
-        self.directory = pathlib.Path(directory.name)
-        (self.directory / "hanging_notifier.py").write_text(MODULE)
-        information = self.directory / "hanging_notifier-1.0.dist-info"
-        information.mkdir()
-        (information / "entry_points.txt").write_text(ENTRY_POINTS)
-        (information / "METADATA").write_text(METADATA)
+        self.plugins = Plugins(self)
+        self.plugins.install("hanging-notifier", MODULE, {"hang": "HangingNotifier"})
 
     def test_it_does_not_keep_a_worker_from_stopping(self):
-        service = Service(self, OPTIONS, {"PYTHONPATH": str(self.directory)})
+        service = Service(self, OPTIONS, self.plugins.environment)
         service.start_api()
         worker = service.start("worker")
-        started = self.directory / "started"
+        started = self.plugins.directory / "started"
         service.subscribe(f"hang:{started}")
         (message,) = service.post("never sent")
         wait_for(started.exists, f"the send\n{service.log('worker')}")

@@ -20,11 +20,12 @@ FLAGS: dict[str, tuple[str | None, str]] = {
 """Which option (group, name) each flag sets."""
 
 
-def configure(arguments: argparse.Namespace) -> cfg.ConfigOpts:
-    """The keys that `serve` made are read before the files of the command line, which therefore win. Raises `CannotStart`."""
-    conf = _read(arguments, arguments.config_files)
+def configure(arguments: argparse.Namespace, *, ignore_broken: bool = False) -> cfg.ConfigOpts:
+    """The keys that `serve` made are read before the files of the command line, which therefore win. Raises `CannotStart`;
+    with ``ignore_broken`` not for a notifier that cannot be used."""
+    conf = _read(arguments, arguments.config_files, ignore_broken)
     made = secrets_path(conf.data_dir)
-    return _read(arguments, [made, *arguments.config_files]) if os.path.exists(made) else conf
+    return _read(arguments, [made, *arguments.config_files], ignore_broken) if os.path.exists(made) else conf
 
 
 def secrets_path(directory: str) -> str:
@@ -32,7 +33,7 @@ def secrets_path(directory: str) -> str:
     return os.path.join(directory, "secrets.conf")
 
 
-def _read(arguments: argparse.Namespace, files: Sequence[str]) -> cfg.ConfigOpts:
+def _read(arguments: argparse.Namespace, files: Sequence[str], ignore_broken: bool) -> cfg.ConfigOpts:
     given = {option: getattr(arguments, flag, None) for flag, option in FLAGS.items()}
     overrides: dict[tuple[str | None, str], Any] = {option: value for option, value in given.items() if value is not None}
-    return bootstrap.configure(config_files=files, overrides=overrides)
+    return bootstrap.configure(config_files=files, overrides=overrides, ignore_broken=ignore_broken)

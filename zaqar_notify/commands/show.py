@@ -16,19 +16,24 @@ from zaqar_notify.commands.configuration import configure
 MASK = "********"
 URLS = ("connection", "proxy", "public_url")
 """Options whose value is a URL: worth seeing without what is secret in it."""
+_NOTIFIER = ("scheme", "class", "package", "version", "error")
 _CREDENTIALS = re.compile(r"(?<=://).*@|(?<=\?).*", re.DOTALL)
 """What may hold a password in a URL: all up to the last @ (a password may hold any character), and the query."""
 
 
 def notifiers(arguments: argparse.Namespace) -> int:
-    conf = configure(arguments)
-    loaded = bootstrap.build_notifiers(conf)
+    conf = configure(arguments, ignore_broken=True)
+    loaded = bootstrap.load_notifiers(conf)
     try:
-        rows = [dict(zip(("scheme", "class", "package", "version"), row, strict=True)) for row in loaded.describe()]
+        rows = [dict(zip(_NOTIFIER, (*row, None), strict=True)) for row in loaded.describe()]
+        rows += [
+            dict(zip(_NOTIFIER, (one.scheme, one.path, one.package, one.version, one.error), strict=True))
+            for one in loaded.broken
+        ]
     finally:
         loaded.close()
-    print_rows(rows, ("scheme", "class", "package", "version"), arguments.json)
-    return 0
+    print_rows(rows, _NOTIFIER if loaded.broken else _NOTIFIER[:-1], arguments.json)
+    return 1 if loaded.broken else 0
 
 
 def config(arguments: argparse.Namespace) -> int:

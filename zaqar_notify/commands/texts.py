@@ -67,11 +67,13 @@ example:
 
 NOTIFIERS = """\
 Lists the URI schemes that subscribers can have, with the class that serves
-each and the package that it comes from."""
+each and the package that it comes from. Those that cannot be used come last,
+with what is wrong with them: the status is then 1."""
 
 NOTIFIERS_EXAMPLES = """\
-example:
-  zaqar-notify notifiers --json
+examples:
+  zaqar-notify notifiers
+  zaqar-notify notifiers --config-file my.conf --json
 """
 
 CONFIG = """\

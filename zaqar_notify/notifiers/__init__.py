@@ -2,56 +2,54 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib.metadata
-import inspect
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import stevedore
 from oslo_config import cfg
 
-from zaqar_notify.errors import CannotStart, UnknownScheme
+from zaqar_notify.errors import CannotStart, NotifierFailed, NotifyError, UnknownScheme
 from zaqar_notify.model import Receipt, Subscription
-from zaqar_notify.notifiers.base import BatchNotifier, Notifier, SingleNotifier
+from zaqar_notify.notifiers import plugins as installed
+from zaqar_notify.notifiers.base import Notifier
+from zaqar_notify.notifiers.plugins import NAMESPACE, Broken, Plugin
 from zaqar_notify.notifiers.sections import Section
 
 if TYPE_CHECKING:
     from zaqar_notify.notifiers.http import HttpClients
 
-NAMESPACE = "zaqar_notify.notifiers"
-_OWN_PACKAGE = "zaqar_notify"
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Plugin:
-    """One scheme and what serves it."""
-
-    scheme: str
-    cls: type[Notifier]
-    section: str
-    package: str
-    version: str
+CLOSE_TIME = 5.0
+"""Seconds that all notifiers together may take to close."""
 
 
 class Notifiers:
-    """``load`` finds the classes, so that their options can be registered; ``instantiate`` makes them."""
+    """``load`` finds the classes, so that their options can be registered; ``instantiate`` makes them. One that cannot be used
+    is left out and stands in ``broken``: whether that is bad enough not to start is said by `require_whole`."""
 
-    def __init__(self, plugins: Iterable[Plugin], subscriber_types: Sequence[str] = ()) -> None:
-        self._plugins = _by_scheme(plugins)
-        self._allowed = _allowed(self._plugins, subscriber_types)
+    def __init__(self, plugins: Iterable[Plugin], subscriber_types: Sequence[str] = (), broken: Iterable[Broken] = ()) -> None:
+        self.broken = list(broken)
+        self._plugins = self._by_scheme(plugins)
+        known = self._plugins.keys() | {one.scheme for one in self.broken}
+        self._allowed = _allowed(known, subscriber_types)
         self._instances: dict[tuple[type[Notifier], str], Notifier] = {}
+        self._http: HttpClients | None = None
 
     @classmethod
     def load(cls, *, own: bool = False, subscriber_types: Sequence[str] = ()) -> Notifiers:
-        """Raises `CannotStart` for a plugin that does not load or two that serve one scheme.
+        """``own``: only those that this package ships. ``subscriber_types``: the schemes that may be used; empty: all. Raises
+        `CannotStart` where nothing wants to serve one of these."""
+        plugins, broken = installed.find()
+        if own:
+            plugins, broken = [one for one in plugins if one.is_own], [one for one in broken if one.is_own]
+        return cls(plugins, subscriber_types, broken)
 
-        ``own``: only those that this package ships. ``subscriber_types``: the schemes that may be used; empty: all.
-        """
-        manager: stevedore.ExtensionManager[Any] = stevedore.ExtensionManager(NAMESPACE, on_load_failure_callback=_refuse)
-        plugins = (_plugin(extension) for extension in manager)
-        return cls((plugin for plugin in plugins if not own or _is_own(plugin.cls)), subscriber_types)
+    def require_whole(self, *, ignore_plugins: bool = False) -> None:
+        """Raise `CannotStart` for the first that is broken. ``ignore_plugins``: those of other packages may be."""
+        for one in self.broken:
+            if one.is_own or not ignore_plugins:
+                raise CannotStart(one.error)
 
     def options(self) -> list[tuple[str, list[cfg.Opt]]]:
         """(section, options) pairs, each section once."""
@@ -68,13 +66,44 @@ class Notifiers:
                 found.update({f"{plugin.section}_{name}": cls.named_options for name in names})
         return sorted(found.items(), key=lambda pair: pair[0])
 
+    def register(self, conf: cfg.ConfigOpts) -> None:
+        """Their options, without those of named credentials: which there are is known when the configuration was read."""
+        for plugin in list(self._plugins.values()):
+            try:
+                conf.register_opts(plugin.cls.options, plugin.section)
+            except cfg.Error as error:
+                text = f"{plugin}: its options cannot be used: {installed.described(error)}"
+                self._leave_out(plugin, text, "its options cannot be used")
+
     def instantiate(self, conf: cfg.ConfigOpts, http: HttpClients) -> None:
         """Make one instance for each class and section. ``conf`` has the options of `options` registered."""
         self._http = http
-        for plugin in self._plugins.values():
+        for plugin in list(self._plugins.values()):
             key = (plugin.cls, plugin.section)
-            if key not in self._instances:
-                self._instances[key] = _instance(plugin, conf, http)
+            try:
+                if key not in self._instances:
+                    self._instances[key] = _instance(plugin, conf, http)
+            except CannotStart as error:
+                self._leave_out(plugin, " ".join(str(error).split()), "it does not start")
+
+    def _leave_out(self, plugin: Plugin, error: str, reason: str) -> None:
+        self.broken.append(plugin.broken(error, reason))
+        self._plugins.pop(plugin.scheme, None)
+
+    def _by_scheme(self, plugins: Iterable[Plugin]) -> dict[str, Plugin]:
+        """Where two serve one scheme nobody can say which is meant: neither is used, unless one is this package's own."""
+        claims: dict[str, list[Plugin]] = {}
+        for plugin in plugins:
+            claims.setdefault(plugin.scheme, []).append(plugin)
+        found = {}
+        for scheme, claimants in claims.items():
+            usable = claimants if len(claimants) == 1 else [one for one in claimants if one.is_own]
+            if len(usable) == 1:
+                found[scheme] = usable[0]
+            for one in claimants:
+                if one is not found.get(scheme):
+                    self.broken.append(one.broken(_conflict(scheme, claimants), "several notifiers want to serve it"))
+        return found
 
     def pick(self, subscriber: str) -> Notifier:
         """The notifier for a subscriber's URI: of its whole scheme, else of what stands before the first ``+``.
@@ -85,95 +114,68 @@ class Notifiers:
         scheme = scheme.lower()
         for name in (scheme, scheme.partition("+")[0]) if colon else ():
             if name in self._allowed:
-                plugin = self._plugins[name]
-                return self._instances[plugin.cls, plugin.section]
+                return self._served(name)
         if scheme.startswith("trust+"):
             raise UnknownScheme("Keystone trusts (trust+http, trust+https) are not supported: use a secret and its signature.")
         shown = f"{scheme[:50]!r} is not a known scheme" if colon else "The subscriber is not a URI"
         raise UnknownScheme(f"{shown}; subscribers may begin with: {', '.join(f'{name}:' for name in self.schemes())}.")
 
+    def _served(self, scheme: str) -> Notifier:
+        plugin = self._plugins.get(scheme)
+        if plugin is not None:
+            return self._instances[plugin.cls, plugin.section]
+        (reason, *_) = (one.reason for one in self.broken if one.scheme == scheme)
+        raise UnknownScheme(f"The notifier for {scheme}: cannot be used here: {reason}. The operator has to mend it.")
+
     def schemes(self) -> list[str]:
         """The schemes that subscribers may have."""
-        return sorted(self._allowed)
+        return sorted(self._allowed & self._plugins.keys())
 
     def describe(self) -> list[tuple[str, str, str, str]]:
-        """All that is loaded: (scheme, class, package, version of the package), by scheme."""
+        """All that can be used: (scheme, class, package, version of the package), by scheme."""
         plugins = (self._plugins[scheme] for scheme in sorted(self._plugins))
-        return [(plugin.scheme, _path(plugin.cls), plugin.package, plugin.version) for plugin in plugins]
+        return [(plugin.scheme, plugin.path, plugin.package, plugin.version) for plugin in plugins]
 
     def check(self, subscription: Subscription) -> None:
         """Raise `InvalidRequest` for a subscriber or an option that no notifier accepts."""
-        self.pick(subscription.subscriber).check(subscription)
+        notifier = self.pick(subscription.subscriber)
+        _guarded(notifier, lambda: notifier.check(subscription))
 
     def receipt(self, subscription: Subscription, fields: Mapping[str, str]) -> Receipt | None:
         """What these fields, which a provider has reported, say of a delivery to this subscriber: `Notifier.receipt`."""
-        return self.pick(subscription.subscriber).receipt(subscription, fields)
+        notifier = self.pick(subscription.subscriber)
+        receipt = _guarded(notifier, lambda: notifier.receipt(subscription, fields))
+        if receipt is not None and not isinstance(receipt, Receipt):
+            raise NotifierFailed("The notifier returned no receipt")
+        return receipt
 
     def close(self) -> None:
-        """Close the notifiers, then the HTTP clients that they share."""
-        for notifier in self._instances.values():
-            notifier.close()
-        if self._instances:
+        """Close the notifiers, each on a thread of its own so that one that hangs keeps none of the others, then the HTTP
+        clients that they share."""
+        threads = [
+            threading.Thread(target=_close, args=(notifier,), name=f"close-{type(notifier).__name__}", daemon=True)
+            for notifier in self._instances.values()
+        ]
+        for thread in threads:
+            thread.start()
+        give_up_at = time.monotonic() + CLOSE_TIME
+        for thread, notifier in zip(threads, self._instances.values(), strict=True):
+            thread.join(max(0.0, give_up_at - time.monotonic()))
+            if thread.is_alive():
+                notifier.log.error("%s does not close", type(notifier).__name__)
+        if self._http is not None and self._instances:
             self._http.close()
 
 
-def _plugin(extension: stevedore.extension.Extension[Any]) -> Plugin:
-    cls, scheme = extension.plugin, extension.name.lower()
-    if not (inspect.isclass(cls) and issubclass(cls, SingleNotifier | BatchNotifier)):
-        raise CannotStart(
-            f"The notifier {scheme} ({extension.entry_point.value}) is neither a SingleNotifier nor a BatchNotifier"
-        )
-    if inspect.isabstract(cls):
-        raise CannotStart(f"The notifier {scheme} ({extension.entry_point.value}) lacks {', '.join(cls.__abstractmethods__)}")
-    package, version = _package(extension.entry_point)
-    return Plugin(scheme, cls, cls.section or extension.name, package, version)
+def _conflict(scheme: str, claimants: Sequence[Plugin]) -> str:
+    return f"Two notifiers serve the scheme {scheme}: {' and '.join(map(str, claimants))}; uninstall one of them"
 
 
-def _package(wanted: importlib.metadata.EntryPoint) -> tuple[str, str]:
-    # stevedore's cache forgets which package an entry point came from.
-    for found in importlib.metadata.entry_points(group=NAMESPACE, name=wanted.name):
-        if found.value == wanted.value and found.dist is not None:
-            return found.dist.name, found.dist.version
-    return wanted.module.partition(".")[0], "unknown"
-
-
-def _refuse(_manager: object, entry_point: importlib.metadata.EntryPoint, error: BaseException) -> NoReturn:
-    package, version = _package(entry_point)
-    raise CannotStart(
-        f"The notifier {entry_point.name} ({entry_point.value}) of {package} {version} does not load: "
-        f"{type(error).__name__}: {error}"
-    ) from error
-
-
-def _is_own(cls: type[Notifier]) -> bool:
-    return cls.__module__.partition(".")[0] == _OWN_PACKAGE
-
-
-def _by_scheme(plugins: Iterable[Plugin]) -> dict[str, Plugin]:
-    found: dict[str, Plugin] = {}
-    for plugin in plugins:
-        other = found.setdefault(plugin.scheme, plugin)
-        if other is not plugin:
-            raise CannotStart(
-                f"Two notifiers serve the scheme {plugin.scheme}: {_named(other)} and {_named(plugin)}; uninstall one of them"
-            )
-    return found
-
-
-def _named(plugin: Plugin) -> str:
-    return f"{_path(plugin.cls)} of {plugin.package} {plugin.version}"
-
-
-def _path(cls: type[Notifier]) -> str:
-    return f"{cls.__module__}:{cls.__qualname__}"
-
-
-def _allowed(plugins: Iterable[str], subscriber_types: Sequence[str]) -> frozenset[str]:
-    loaded = frozenset(plugins)
+def _allowed(loaded: Collection[str], subscriber_types: Sequence[str]) -> frozenset[str]:
     if not subscriber_types:
-        return loaded
+        return frozenset(loaded)
     asked = frozenset(scheme.lower() for scheme in subscriber_types)
-    if unknown := asked - loaded:
+    if unknown := asked - frozenset(loaded):
         raise CannotStart(
             f"[transport] subscriber_types: no notifier serves {', '.join(sorted(unknown))}; "
             f"loaded are {', '.join(sorted(loaded))}"
@@ -185,7 +187,25 @@ def _instance(plugin: Plugin, conf: cfg.ConfigOpts, http: HttpClients) -> Notifi
     make: Callable[..., Notifier] = plugin.cls
     try:
         return make(Section(conf, plugin.section, plugin.cls), http, logging.getLogger(f"{NAMESPACE}.{plugin.section}"))
-    except CannotStart:
+    except (CannotStart, KeyboardInterrupt):
         raise
-    except Exception as error:
-        raise CannotStart(f"{_named(plugin)} does not start: {type(error).__name__}: {error}") from error
+    except BaseException as error:  # sys.exit() too
+        raise CannotStart(f"{plugin} does not start: {installed.described(error)}") from error
+
+
+def _guarded(notifier: Notifier, call: Callable[[], Any]) -> Any:
+    """A bug in a notifier costs this request only."""
+    try:
+        return call()
+    except NotifyError:
+        raise
+    except BaseException as error:
+        notifier.log.exception("a bug in the notifier")
+        raise NotifierFailed(f"The notifier failed: {type(error).__name__}") from error
+
+
+def _close(notifier: Notifier) -> None:
+    try:
+        notifier.close()
+    except BaseException:
+        notifier.log.exception("a bug in the notifier: it does not close")
