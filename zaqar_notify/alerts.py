@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import urllib.parse
 from typing import Any
 
+from zaqar_notify.masking import masked
 from zaqar_notify.model import Alert, Draft, Message, MessageKind, State, Subscription
 
 SAMPLE = 1024
@@ -76,17 +76,6 @@ def dead_letter(
         HOPS: hops + 1,
     }
     return [(queue, Draft(message.body_json, message.ttl, attributes, parent_id=message.id))]
-
-
-def masked(subscriber: str) -> str:
-    """The URI without what may be a secret: user, password and query."""
-    try:
-        parts = urllib.parse.urlsplit(subscriber)
-        host = parts.netloc.rpartition("@")[2]
-    except ValueError:
-        return subscriber.partition(":")[0] + ":"
-    query = "..." if parts.query else ""
-    return urllib.parse.urlunsplit((parts.scheme, host, parts.path, query, ""))
 
 
 def _sample(message: Message) -> str:

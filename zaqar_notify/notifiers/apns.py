@@ -18,6 +18,7 @@ from oslo_config import cfg
 
 from zaqar_notify import __version__
 from zaqar_notify.errors import CannotStart, InvalidRequest
+from zaqar_notify.masking import hashed
 from zaqar_notify.model import Delivery, Outcome, OutcomeKind, Scope, Subscription
 from zaqar_notify.notifiers import answers, push, tokens
 from zaqar_notify.notifiers.base import Report
@@ -180,7 +181,7 @@ class ApnsNotifier(push.PushNotifier):
             raise push.Unsendable(Outcome(OutcomeKind.REJECTED, text))
         if name in self._dry:
             raise push.Unsendable(Outcome(OutcomeKind.DELIVERED, "dry run: not sent"))
-        sent = push.Sent(delivery, report, f"{app.url}/3/device/{push.hashed(device)}", device, token)
+        sent = push.Sent(delivery, report, f"{app.url}/3/device/{hashed(device)}", device, token)
         headers = [f"authorization: bearer {token}", *_headers(delivery, app.topic, kind)]
         return self._post(sent, f"{app.url}/3/device/{device}", headers, body, f"apns:{name}")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import hashlib
 import logging
 import time
 from collections.abc import Sequence
@@ -29,13 +28,6 @@ COMMON: list[cfg.Opt] = [
         default=15.0,
         help="How long an attempt may take, from the look-up of the name to the end of the answer. In seconds, at most "
         "[worker] lease - 10.",
-    ),
-    cfg.IntOpt(
-        "in_flight",
-        default=256,
-        min=1,
-        help="Most pushes of a project that an application (of web push: a push service) may have under way at once in a "
-        "worker. They share connections.",
     ),
 ]
 
@@ -94,11 +86,6 @@ def priority(message: Message) -> str | None:
     return wanted if isinstance(wanted, str) and wanted in _PRIORITIES else None
 
 
-def hashed(token: str) -> str:
-    """How a device's token, or the secret part of an address, is shown."""
-    return f"sha256:{hashlib.sha256(token.encode()).hexdigest()[:12]}"
-
-
 @dataclasses.dataclass(slots=True, eq=False)
 class Sent:
     """What belongs to a request: its ``tag``."""
@@ -131,10 +118,6 @@ class PushNotifier(BatchNotifier):
     def __init__(self, conf: Any, http: HttpClients, log: logging.Logger) -> None:
         super().__init__(conf, http, log)
         self._timeout = min(float(conf.timeout), http.max_timeout)
-        self._in_flight = int(conf.in_flight)
-
-    def in_flight(self, subscription: Subscription) -> int | None:
-        return self._in_flight
 
     def timeout(self, subscription: Subscription) -> float | None:
         return self._timeout

@@ -20,6 +20,7 @@ from oslo_config import cfg
 
 from zaqar_notify import __version__
 from zaqar_notify.errors import CannotStart, InvalidRequest
+from zaqar_notify.masking import hashed
 from zaqar_notify.model import Delivery, Outcome, OutcomeKind, Scope, Subscription
 from zaqar_notify.notifiers import answers, push, tokens
 from zaqar_notify.notifiers.base import Report
@@ -238,7 +239,7 @@ class WebPushNotifier(push.PushNotifier):
         if name in self._dry:
             raise push.Unsendable(Outcome(OutcomeKind.DELIVERED, "dry run: not sent"))
         path = url[len(place) :] or "/"
-        sent = push.Sent(delivery, report, f"{place}/{push.hashed(path)}", path, signed)
+        sent = push.Sent(delivery, report, f"{place}/{hashed(path)}", path, signed)
         return self._post(sent, url, [signed.line, *_headers(delivery, time.time())], body, _POOL)
 
     def _judge(self, sent: push.Sent, response: Response, now: float) -> Outcome:
