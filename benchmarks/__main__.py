@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import databases, machine, report, scenarios, taking
+from benchmarks import channels, databases, machine, report, scenarios, taking
 from benchmarks.report import Figure
 from benchmarks.scenarios import Bench
 from benchmarks.service import ServiceFailed
@@ -37,6 +37,9 @@ SCENARIOS: Mapping[str, Callable[[Bench], list[Figure]]] = {
     "matching": taking.matching,
     "nodes": scenarios.nodes,
     "huge": scenarios.huge,
+    "pushes": channels.pushes,
+    "gateway": channels.gateway,
+    "mails": channels.mails,
 }
 COMPARED = ("posting", "fanout", "drain", "latency", "taking", "matching", "nodes")
 """What is measured on each storage that is named."""

@@ -336,7 +336,7 @@ class _Match:
         own = shared.own(subscription.id)
         # What has limits of its own has a lane of its own, and what has asked to be left in peace until it is over.
         key = shared if chosen is None and not lanes.is_shut(own) else own
-        return route, lanes.lane(key, self._now, chosen)
+        return route, lanes.lane(key, self._now, chosen, route.most)
 
 
 def _chosen(subscription: Subscription) -> Chosen | None:
@@ -389,7 +389,7 @@ class Settling:
         log: logging.Logger,
         closed: Callable[[Closing], None] = lambda _: None,
     ) -> None:
-        """``closed`` is called for each page of a range that is settled, and for each entry that has become a job."""
+        """``closed`` is called for each page that is settled, unless it was the last one of an entry."""
         self._storage = storage
         self._telling = telling
         self._alerts = telling.alerts
@@ -616,7 +616,7 @@ class Settling:
         self._batch = None
         self.since = time.monotonic() if self._queue else None
         for closing in closings:
-            if closing.job_id is not None or closing.cut:
+            if closing.job_id is not None or closing.after is not None:
                 self._closed(closing)
         if lost:
             self._log.warning(

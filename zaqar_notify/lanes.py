@@ -160,6 +160,7 @@ class Lane:
         "in_flight",
         "key",
         "limit",
+        "most",
         "next_at",
         "opened_at",
         "parked_until",
@@ -176,6 +177,7 @@ class Lane:
     def __init__(self, key: LaneKey, limit: int, now: float) -> None:
         self.key = key
         self.limit = limit
+        self.most: int | None = None  # what its notifier lets the limit come to
         self.in_flight = 0
         self.waiting: collections.deque[Send] = _NOBODY  # there may be very many lanes, and few in use
         self.queued = False  # stands in a ring
@@ -216,7 +218,7 @@ class Lane:
         return min(chosen, limits.release_rate * 2.0 ** (since / _RELEASE_DOUBLING)) if since < _RELEASE_TIME else chosen
 
     def ceiling(self, limits: Limits) -> int:
-        return self.chosen.in_flight if self.chosen and self.chosen.in_flight else limits.lane_max
+        return (self.chosen.in_flight if self.chosen else None) or self.most or limits.lane_max
 
 
 class _Ring:
@@ -264,7 +266,7 @@ class Lanes:
         self._started: collections.deque[Send] = collections.deque()
         self._overdue: set[Send] = set()
 
-    def lane(self, key: LaneKey, now: float, chosen: Chosen | None = None) -> Lane:
+    def lane(self, key: LaneKey, now: float, chosen: Chosen | None = None, most: int | None = None) -> Lane:
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = Lane(key, self.limits.lane_min, now)
@@ -272,6 +274,8 @@ class Lanes:
                 lane.trips = trips
                 self._shut[key] = lane
         lane.used_at = now
+        if most is not None:
+            lane.most = most
         if chosen is not None:
             lane.chosen = chosen
             lane.limit = min(lane.limit, lane.ceiling(self.limits))

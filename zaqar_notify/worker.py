@@ -520,6 +520,8 @@ class Worker:
     def _closed(self, closing: Closing) -> None:
         if closing.job_id is not None:
             self._ranges.over(closing.job_id)
+        elif not closing.cut:
+            self._more = True  # the entry's next page is due at once
         elif self._jobs is not None:
             self._jobs.wake()
 

@@ -34,7 +34,8 @@ class Delivering(FlowCase):
         self.assertNotIn(".", "".join(counts))
 
     def test_more_subscribers_than_a_page(self) -> None:
-        self.settings = dataclasses.replace(self.settings, page=2)
+        # One page follows the other: it does not wait for the next look at what is due.
+        self.settings = dataclasses.replace(self.settings, page=2, poll_interval=1000.0)
         notifier = self.notifier("x", Scripted())
         subscriptions = [self.subscribe(f"x://{n}") for n in range(5)]
         (message,) = self.publish()

@@ -167,6 +167,16 @@ class Routing(unittest.TestCase):
             with self.assertRaises(NotifierFailed):
                 self.senders(notifier).route(subscription())
 
+    def test_how_many_may_be_in_flight_is_the_notifiers_to_say_and_nonsense_is_refused(self) -> None:
+        notifier = Blocking()
+        for number in (None, 1, 500):
+            notifier.in_flight = lambda _, number=number: number
+            self.assertEqual(number, self.senders(notifier).route(subscription()).most)
+        for number in (0, -1, 1.5, True, "many"):
+            notifier.in_flight = lambda _, number=number: number
+            with self.assertRaises(NotifierFailed):
+                self.senders(notifier).route(subscription())
+
     def test_a_lane_is_cut_to_what_a_database_takes(self) -> None:
         notifier = Blocking()
         notifier.lane = lambda _: "\udc80" * 9999

@@ -139,6 +139,15 @@ class Adapting(LanesCase):
             self.finish(started)
         self.assertEqual(seen, [2, 4, 8, 8, 8])
 
+    def test_a_notifier_may_raise_the_ceiling_and_a_subscription_has_the_last_word(self) -> None:
+        self.lanes.lane(LaneKey("p", "a"), 1.0, None, 20)
+        self.submit(100)
+        while started := self.start():
+            self.finish(started)
+        self.assertEqual(20, self.limit())
+        self.lanes.lane(LaneKey("p", "a"), 1.0, Chosen(3), 20)
+        self.assertEqual(3, self.limit())
+
     def test_a_failure_halves_and_never_goes_below_the_floor(self) -> None:
         self.submit(100)
         for _ in range(3):

@@ -54,6 +54,11 @@ class Notifier(abc.ABC):
         parts = urllib.parse.urlsplit(subscription.subscriber)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
+    def in_flight(self, subscription: Subscription) -> int | None:
+        """How many attempts may come to be under way at once in its lane, as long as they succeed; None: ``[worker]
+        lane_max``."""
+        return None
+
     def timeout(self, subscription: Subscription) -> float | None:
         """Seconds that one attempt may take, from which ``delivery.deadline`` is made; None: ``[worker] timeout``."""
         return None

@@ -29,6 +29,13 @@ COMMON: list[cfg.Opt] = [
         help="How long an attempt may take, from the look-up of the name to the end of the answer. In seconds, at most "
         "[worker] lease - 10.",
     ),
+    cfg.IntOpt(
+        "in_flight",
+        default=256,
+        min=1,
+        help="Most pushes of a project that an application (of web push: a push service) may have under way at once in a "
+        "worker. They share connections.",
+    ),
 ]
 
 
@@ -118,6 +125,10 @@ class PushNotifier(BatchNotifier):
     def __init__(self, conf: Any, http: HttpClients, log: logging.Logger) -> None:
         super().__init__(conf, http, log)
         self._timeout = min(float(conf.timeout), http.max_timeout)
+        self._in_flight = int(conf.in_flight)
+
+    def in_flight(self, subscription: Subscription) -> int | None:
+        return self._in_flight
 
     def timeout(self, subscription: Subscription) -> float | None:
         return self._timeout

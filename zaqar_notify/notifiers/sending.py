@@ -122,6 +122,8 @@ class Route:
     timeout: float
     templated: bool = False
     """It wants to know the templates of the subscription and its queue."""
+    most: int | None = None
+    """Attempts that may come to be under way at once in that lane; None: as many as in any other."""
 
 
 class Senders:
@@ -141,8 +143,8 @@ class Senders:
         notifier = self._pick(subscription.subscriber)
         sender = self._senders.get(notifier) or self._start(notifier)
         try:
-            timeout = notifier.timeout(subscription)
-            return Route(sender, _storable(notifier.lane(subscription)), self._bounded(timeout), notifier.templated)
+            lane, timeout = _storable(notifier.lane(subscription)), self._bounded(notifier.timeout(subscription))
+            return Route(sender, lane, timeout, notifier.templated, _positive(notifier.in_flight(subscription)))
         except NotifyError:
             raise
         except Exception as error:
@@ -169,6 +171,12 @@ class Senders:
     def close(self) -> None:
         for sender in self._senders.values():
             sender.close()
+
+
+def _positive(number: int | None) -> int | None:
+    if number is not None and not (type(number) is int and number > 0):
+        raise NotifierFailed(f"The notifier lets {number!r} attempts be in flight")
+    return number
 
 
 def _storable(lane: str) -> str:
