@@ -82,6 +82,9 @@ class Turn:
     wait: float = 0.0
 
 
+_TAKEN = frozenset({OutcomeKind.DELIVERED, OutcomeKind.REJECTED, OutcomeKind.GONE})
+"""Who answers so is well, and may have more: what is wrong is one target, or one payload. A list of nothing but bad tokens goes
+no slower than one of good ones."""
 _ANSWERS = frozenset({OutcomeKind.DELIVERED, OutcomeKind.RETRY, OutcomeKind.REJECTED, OutcomeKind.GONE, OutcomeKind.THROTTLED})
 
 
@@ -410,7 +413,7 @@ class Lanes:
         lane = send.lane
         lane.used_at = now
         failed = outcome.kind is OutcomeKind.RETRY and outcome.scope is Scope.LANE
-        if outcome.kind is OutcomeKind.DELIVERED:
+        if outcome.kind in _TAKEN:
             lane.slow = duration >= self.limits.slow_after
             # A slow success undoes the halving that its slowness brought.
             lane.limit = min(lane.limit * 2 + 1 if send.overdue else lane.limit + 1, lane.ceiling(self.limits))

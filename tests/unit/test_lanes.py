@@ -169,10 +169,16 @@ class Adapting(LanesCase):
             Outcome(OutcomeKind.THROTTLED),
             Outcome(OutcomeKind.REFUSED),
             Outcome(OutcomeKind.OURS),
-            Outcome(OutcomeKind.GONE),
         ):
             self.finish(self.start()[:1], outcome)
             self.assertEqual(self.limit(), 2, outcome)
+
+    def test_bad_targets_are_no_reason_to_go_slower(self) -> None:
+        self.submit(10)
+        for outcome in (Outcome(OutcomeKind.GONE), Outcome(OutcomeKind.REJECTED, target=True)):
+            before = self.limit()
+            self.finish(self.start()[:1], outcome)
+            self.assertEqual(before + 1, self.limit(), outcome)
 
     def test_a_slow_success_undoes_the_halving_and_adds_one(self) -> None:
         self.submit(50)
