@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from zaqar_notify.api.policy import Rules
     from zaqar_notify.boards import Board
     from zaqar_notify.cluster import Cluster
-    from zaqar_notify.metrics import ApiMetrics, WorkerMetrics
+    from zaqar_notify.metrics import ApiMetrics, ReceiveMetrics, WorkerMetrics
     from zaqar_notify.prometheus import Exposition
+    from zaqar_notify.receiving.lmtp import Server as Receiver
     from zaqar_notify.storage.base import Storage
     from zaqar_notify.worker import Worker
 
@@ -42,7 +43,7 @@ LOG = logging.getLogger(__name__)
 
 MEMORY = "memory://"
 MONGODB = ("mongodb://", "mongodb+srv://")
-METRICS_PORTS = {"api": 0, "worker": 1}
+METRICS_PORTS = {"api": 0, "worker": 1, "receive": 2}
 """By the kind of the process, what is added to the port of [metrics] listen."""
 SETTLING_TIME = 10.0
 """Seconds of a lease that are kept for waiting and settling: an attempt may take what is left."""
@@ -312,6 +313,17 @@ def _build_worker_metrics(conf: cfg.ConfigOpts, storage: Storage) -> tuple[Worke
     return PrometheusWorkerMetrics(), exposition.close
 
 
+def _build_receive_metrics(conf: cfg.ConfigOpts, storage: Storage) -> tuple[ReceiveMetrics, Callable[[], None]]:
+    from zaqar_notify.metrics import ReceiveMetrics
+
+    exposition = start_metrics(conf, "receive", storage)
+    if exposition is None:
+        return ReceiveMetrics(), lambda: None
+    from zaqar_notify.prometheus import PrometheusReceiveMetrics
+
+    return PrometheusReceiveMetrics(), exposition.close
+
+
 def _count_in(directory: str) -> None:
     """prometheus_client decides when it is imported whether, and where, it counts for several processes."""
     if "prometheus_client" in sys.modules and os.environ.get("PROMETHEUS_MULTIPROC_DIR") != directory:
@@ -457,6 +469,25 @@ def build_worker(conf: cfg.ConfigOpts) -> Worker:
         jobs=build_cluster(conf, storage),
         identity=Identity(socket.gethostname(), os.getpid(), __version__),
         closing=_all_of(stop_metrics, senders.close, notifiers.close, storage.close),
+    )
+
+
+def build_receiver(conf: cfg.ConfigOpts) -> Receiver:
+    """What takes the mails that mail servers hand over."""
+    from zaqar_notify.feedback import Tokens
+    from zaqar_notify.receiving import lmtp
+    from zaqar_notify.receiving.inbox import Inbox
+
+    require_keys(conf)
+    storage = build_storage(conf)
+    storage.check()
+    metrics, stop_metrics = _build_receive_metrics(conf, storage)
+    inbox = Inbox(storage, Tokens(conf.signed_url.secret_key), _waking(conf, storage), metrics)
+    return lmtp.Server(
+        lmtp.bind(conf.receive.listen or lmtp.USUAL),
+        inbox.take,
+        _settings(lmtp.Limits, conf.receive),
+        closing=_all_of(stop_metrics, storage.close),
     )
 
 

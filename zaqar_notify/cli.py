@@ -48,6 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
     worker = _add(commands, "worker", "run a worker alone", (texts.WORKER, texts.WORKER_EXAMPLES), [configured])
     worker.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)  # where to say 'ready' to 'serve'
     worker.set_defaults(run=run_worker)
+    receive = _add(commands, "receive", "take bounces of mails, by LMTP", (texts.RECEIVE, texts.RECEIVE_EXAMPLES), [configured])
+    receive.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)  # where to say 'ready' to 'serve'
+    receive.set_defaults(run=run_receive)
 
     notifiers = _add(
         commands,
@@ -212,6 +215,12 @@ def run_worker(arguments: argparse.Namespace) -> int:
     from zaqar_notify.commands import worker
 
     return worker.run(arguments)
+
+
+def run_receive(arguments: argparse.Namespace) -> int:
+    from zaqar_notify.commands import receive
+
+    return receive.run(arguments)
 
 
 def run_notifiers(arguments: argparse.Namespace) -> int:

@@ -411,12 +411,37 @@ DELIVERY_LOG: list[cfg.Opt] = [
     ),
 ]
 
+RECEIVE: list[cfg.Opt] = [
+    cfg.StrOpt(
+        "listen",
+        regex=r"^(unix:/.+|(\[[0-9A-Fa-f:.]+\]|[^:/\s\[\]]+):[0-9]{1,5})$",
+        help="Where a mail server hands over bounces, by LMTP: address and port, such as 127.0.0.1:8824, or unix:/path/socket."
+        " Set: 'zaqar-notify serve' starts a receiver, too. Unset: it does not, and 'zaqar-notify receive' listens on "
+        "127.0.0.1:8824.",
+    ),
+    cfg.IntOpt(
+        "max_size",
+        default=1048576,
+        min=65536,
+        help="Bytes that are kept of a mail. More are taken, and forgotten: a report stands before what it is about.",
+    ),
+    cfg.IntOpt("max_connections", default=50, min=1, help="Most connections of mail servers."),
+    cfg.Opt(
+        "timeout",
+        type=types.Float(min=1),
+        default=60.0,
+        help="How long a command, or a mail, may take to arrive. In seconds.",
+    ),
+    seconds("stop_timeout", 30.0, "How long a receiver that is told to stop waits for mails that are on their way in."),
+]
+
 METRICS: list[cfg.Opt] = [
     cfg.StrOpt(
         "listen",
         regex=r"^(\[[0-9A-Fa-f:.]+\]|[^:\s\[\]]+):[0-9]{1,5}$",
         help="Address and port, such as 127.0.0.1:9101, where the API's processes show /metrics to Prometheus; workers do so "
-        "at the next port. All processes of a kind on one machine, with one data_dir, share one listener. Unset: no metrics.",
+        "at the next port, and receivers at the one after that. All processes of a kind on one machine, with one data_dir, "
+        "share one listener. Unset: no metrics.",
     ),
 ]
 
@@ -433,6 +458,7 @@ GROUPS: dict[str | None, list[cfg.Opt]] = {
     "encryption": ENCRYPTION,
     "signed_url": SIGNED_URL,
     "delivery_log": DELIVERY_LOG,
+    "receive": RECEIVE,
     "metrics": METRICS,
 }
 

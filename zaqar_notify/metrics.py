@@ -18,6 +18,13 @@ class ApiMetrics:
         """A request was answered. ``route`` is the URI template, None where no route fits."""
 
 
+class ReceiveMetrics:
+    """Safe to call from several threads."""
+
+    def received(self, result: str) -> None:
+        """A mail has come in, and this has come of it."""
+
+
 class WorkerMetrics:
     """For the worker's main thread alone: what is counted is kept there until `flush`."""
 

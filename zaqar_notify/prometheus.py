@@ -29,7 +29,7 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from zaqar_notify import errors
-from zaqar_notify.metrics import ApiMetrics, WorkerMetrics
+from zaqar_notify.metrics import ApiMetrics, ReceiveMetrics, WorkerMetrics
 from zaqar_notify.model import OutcomeKind
 from zaqar_notify.storage.base import Depths
 
@@ -76,6 +76,19 @@ class PrometheusApiMetrics(ApiMetrics):
         if series is None:
             series = self._series[key] = self._seconds.labels(key[0], route or "none", f"{key[2]}xx")
         series.observe(seconds)
+
+
+class PrometheusReceiveMetrics(ReceiveMetrics):
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self._received = Counter(
+            "mails_received_total",
+            "Mails that mail servers have handed over, by what came of them.",
+            ["result"],
+            registry=registry,
+        )
+
+    def received(self, result: str) -> None:
+        self._received.labels(result).inc()
 
 
 class _BatchHistogram(Histogram):

@@ -8,6 +8,7 @@ import pathlib
 import re
 import shutil
 import signal
+import smtplib
 import socket
 import subprocess
 import tempfile
@@ -45,12 +46,13 @@ retry_schedule = 0, 0.1
 
 
 def free_ports() -> int:
-    """The first of two."""
+    """The first of three."""
     for _ in range(100):
         port = free_port()
-        with socket.socket() as next_one:
+        with socket.socket() as next_one, socket.socket() as third:
             try:
                 next_one.bind(("127.0.0.1", port + 1))
+                third.bind(("127.0.0.1", port + 2))
             except OSError:
                 continue
             return port
@@ -84,7 +86,7 @@ def queries() -> dict[str, str]:
 
 
 class ScrapedTest(unittest.TestCase):
-    """A service that has published, delivered and failed."""
+    """A service that has published, delivered and failed, and got a mail."""
 
     service: Service
     ports: dict[str, int]
@@ -92,17 +94,22 @@ class ScrapedTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
         port = free_ports()
-        cls.ports = {"api": port, "worker": port + 1}
-        cls.service = Service(options=OPTIONS.format(port=port))
+        cls.ports = {"api": port, "worker": port + 1, "receive": port + 2}
+        lmtp = free_port()
+        cls.service = Service(options=OPTIONS.format(port=port) + f"[receive]\nlisten = 127.0.0.1:{lmtp}\n")
         cls.addClassCleanup(cls.service.close)
         cls.service.start_api()
         cls.service.start("worker")
+        cls.service.start("receive")
         cls.good, cls.bad = Endpoint(), Endpoint(status=lambda _: 500)
         cls.enterClassContext(Endpoints(cls.good, cls.bad))
         cls.service.subscribe(cls.good.url)
         cls.service.subscribe(cls.bad.url)
         cls.messages = cls.service.post(*range(5))
         wait_for(lambda: total(cls.shown("worker"), "dead_letters_total") == 5, "five dead letters")
+        wait_for(lambda: " ready for mails" in cls.service.log("receive"), "the receiver")
+        with smtplib.LMTP("127.0.0.1", lmtp, local_hostname="mail.test", timeout=WAIT) as client:
+            client.sendmail("ann@example.org", ["bounces@notify.example.org"], "Subject: hello\r\n\r\n")
 
     @classmethod
     def shown(cls, kind: str) -> str:
@@ -118,6 +125,7 @@ class ScrapedTest(unittest.TestCase):
         self.assertEqual(15, total(text, "attempt_duration_seconds_count"))
         self.assertEqual(5, total(text, "delivery_lag_seconds_count"))
         wait_for(lambda: not total(self.shown("worker"), "outbox_depth"), "the depths to be read again")
+        self.assertEqual(1, total(self.shown("receive"), "mails_received_total", result="dropped"))
         api = self.shown("api")
         self.assertEqual(5, total(api, "messages_published_total"))
         # By whichever of the processes they were answered.
@@ -157,7 +165,7 @@ class ScrapedTest(unittest.TestCase):
 
     def test_the_documented_names_are_the_real_ones(self) -> None:
         documented = set(re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE))
-        families = text_string_to_metric_families(self.shown("api") + self.shown("worker"))
+        families = text_string_to_metric_families("".join(self.shown(kind) for kind in self.ports))
         real = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
         self.assertEqual(
             documented - {"delivery", "scheme", "outcome", "status", "attempt", "duration", "next", "detail"}, real
@@ -218,6 +226,7 @@ class ScrapedTest(unittest.TestCase):
             ("zaqar-notify.rules.yml", str(RULES)),
             ("127.0.0.1:9101", f"127.0.0.1:{self.ports['api']}"),
             ("127.0.0.1:9102", f"127.0.0.1:{self.ports['worker']}"),
+            ("127.0.0.1:9103", f"127.0.0.1:{self.ports['receive']}"),
         ):
             self.assertIn(old, text)
             text = text.replace(old, new)

@@ -42,7 +42,7 @@ CLUSTER_COMMANDS = (
 
 class ParserTest(unittest.TestCase):
     COMMANDS = (
-        *(["serve"], ["api"], ["worker"], ["notifiers"], ["config"], ["db"], ["db", "upgrade"], ["listen"]),
+        *(["serve"], ["api"], ["worker"], ["receive"], ["notifiers"], ["config"], ["db"], ["db", "upgrade"], ["listen"]),
         *KEY_COMMANDS,
         *CLUSTER_COMMANDS,
     )
@@ -98,8 +98,8 @@ class ErrorTest(unittest.TestCase):
                     self.assertEqual((2, 1), (status, len(err.splitlines())))
                     self.assertIn("loopback", err)
 
-    def test_api_and_worker_refuse_to_start_without_keys(self):
-        for command in ("api", "worker"):
+    def test_what_needs_keys_refuses_to_start_without(self):
+        for command in ("api", "worker", "receive"):
             with self.subTest(command=command), tempfile.TemporaryDirectory() as directory:
                 status, _, err = run(command, "--data", directory)
                 self.assertEqual((2, 1), (status, len(err.splitlines())))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import functools
 import os
 import select
 import signal
@@ -44,37 +45,52 @@ class Child:
 
 
 class Children:
-    """API and worker. Each is in a session of its own, so that Ctrl-C reaches only the parent, and ends with the parent."""
+    """API and worker, and a receiver where one is wanted. Each is in a session of its own, so that Ctrl-C reaches only the
+    parent, and ends with the parent."""
 
     def __init__(
-        self, configuration: Sequence[str], *, listening: Sequence[str], port: int, environment: Mapping[str, str]
+        self,
+        configuration: Sequence[str],
+        *,
+        listening: Sequence[str],
+        port: int,
+        environment: Mapping[str, str],
+        receiver: bool = False,
     ) -> None:
         """``port`` is the file descriptor of the bound port, which the API inherits."""
         self._configuration = configuration
         self._listening = listening
         self._port = port
         self._environment = environment
+        self._say_so = {"worker": "worker", **({"receiver": "receive"} if receiver else {})}
+        """The commands of those that say when they are ready."""
         self._children: list[Child] = []
         self._ready = -1
+        self._heard = b""
 
     @contextlib.contextmanager
     def running(self, grace: float) -> Iterator[None]:
         """Started in the beginning; in the end told to stop, and killed after ``grace`` seconds."""
         self._ready, writing = os.pipe()
         try:
-            self._add("worker", lambda: self._start("worker", "--ready-fd", str(writing), pass_fds=(writing,)))
+            for name, command in self._say_so.items():
+                self._add(name, functools.partial(self._start, command, "--ready-fd", str(writing), pass_fds=(writing,)))
             os.close(writing)
+            # Whoever starts one of these again does not wait for it.
+            for child in self._children:
+                child.start = functools.partial(self._start, self._say_so[child.name])
             self._add("api", lambda: self._start("api", *self._listening, pass_fds=(self._port,)))
-            # Whoever starts the worker again does not wait for it.
-            self._children[0].start = lambda: self._start("worker")
             yield
         finally:
             self._stop(grace)
             os.close(self._ready)
 
-    def worker_is_ready(self) -> bool:
+    def are_ready(self) -> bool:
+        """All but the API."""
         readable, _, _ = select.select([self._ready], [], [], 0)
-        return bool(readable) and os.read(self._ready, 16) != b""
+        if readable:
+            self._heard += os.read(self._ready, 64)
+        return self._heard.count(b"\n") >= len(self._say_so)
 
     def require_alive(self) -> None:
         """Raise `CannotStart` when one has ended."""

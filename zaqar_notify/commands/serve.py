@@ -1,4 +1,4 @@
-"""`zaqar-notify serve`: API and worker on one machine, as two child processes that are looked after."""
+"""`zaqar-notify serve`: API and worker on one machine, and a receiver, as child processes that are looked after."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ALLOWED_NETWORKS = "OS_GUARD__ALLOWED_NETWORKS"
 AFTER_KILL = 10.0
 """Seconds that the processes of a killed predecessor may take to give the port free."""
 START_TIMEOUT = 60.0
-"""Seconds in which API and worker have to be ready."""
+"""Seconds in which all of them have to be ready."""
 ACCESS = {
     "none": [],
     "apikey": ["Callers need an API key, in the header Authorization: Bearer; 'zaqar-notify key create' makes one."],
@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def look_after(conf: cfg.ConfigOpts, port: socket.socket, directory: str, files: Sequence[str], signals: StopSignals) -> int:
-    """Run API and worker until a signal comes; returns the exit status."""
+    """Run API, worker and receiver until a signal comes; returns the exit status."""
     url = address.url(conf.api.host, port.getsockname()[1])
     development = not files and conf.auth.strategy == "none" and ALLOWED_NETWORKS not in os.environ
     flags = [word for file in files for word in ("--config-file", file)]
@@ -68,11 +68,13 @@ def look_after(conf: cfg.ConfigOpts, port: socket.socket, directory: str, files:
         listening=["--host", conf.api.host, "--port", str(port.getsockname()[1]), "--port-fd", str(port.fileno())],
         port=port.fileno(),
         environment={**({ALLOWED_NETWORKS: LOOPBACK} if development else {}), **os.environ},
+        receiver=conf.receive.listen is not None,
     )
-    with children.running(max(conf.api.graceful_timeout, conf.worker.stop_timeout) + 5.0):
+    with children.running(max(conf.api.graceful_timeout, conf.worker.stop_timeout, conf.receive.stop_timeout) + 5.0):
         wait_until_ready(port, children, signals)
         if not signals.stopping:
-            print(introduction(url, directory, development, ACCESS[conf.auth.strategy]), flush=True)
+            receiving = [f"Bounces are taken by LMTP at {conf.receive.listen}."] if conf.receive.listen else []
+            print(introduction(url, directory, development, [*ACCESS[conf.auth.strategy], *receiving]), flush=True)
         while not signals.wait(TICK):
             children.revive()
         print("Stopping ...", flush=True)
@@ -195,15 +197,15 @@ class StopSignals:
 def wait_until_ready(port: socket.socket, children: Children, signals: StopSignals) -> None:
     """Returns early when this process is to stop. Raises `CannotStart`."""
     give_up_at = time.monotonic() + START_TIMEOUT
-    worker = api = False
-    while not (worker and api):
+    others = api = False
+    while not (others and api):
         if signals.wait(0.05):
             return
         children.require_alive()
-        worker = worker or children.worker_is_ready()
+        others = others or children.are_ready()
         api = api or answers(*port.getsockname()[:2])
         if time.monotonic() > give_up_at:
-            raise errors.CannotStart(f"API and worker were not ready within {START_TIMEOUT:g} s")
+            raise errors.CannotStart(f"Not all processes were ready within {START_TIMEOUT:g} s")
 
 
 def answers(host: str, port: int) -> bool:

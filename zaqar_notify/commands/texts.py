@@ -23,10 +23,11 @@ directory has a secrets.conf, which 'serve' makes, they are read from there;
 what a --config-file or the environment says wins."""
 
 SERVE = """\
-Runs the API and a worker, each as a process of its own, on an SQLite database
-in the data directory. The first start makes the directory, the database and
-the keys (secrets.conf, mode 0600). A process that dies is started again.
-Ctrl-C stops both gracefully; the next start finds everything again.
+Runs the API and a worker, and a receiver of bounces where [receive] listen is
+set, each as a process of its own, on an SQLite database in the data directory.
+The first start makes the directory, the database and the keys (secrets.conf,
+mode 0600). A process that dies is started again. Ctrl-C stops them gracefully;
+the next start finds everything again.
 
 Without a configuration file this is the development form: webhooks to
 127.0.0.0/8 and ::1 are allowed. With one, only what [guard] allowed_networks
@@ -63,6 +64,21 @@ WORKER_EXAMPLES = """\
 example:
   zaqar-notify worker --config-file /etc/zaqar-notify/zaqar-notify.conf \\
                       --config-file /etc/zaqar-notify/secrets.conf
+"""
+
+RECEIVE = f"""\
+Runs a receiver: a mail server hands it, by LMTP, what comes for the mailbox
+that [email] bounce_to names. Reports of what became of a mail go into the
+record of its delivery, mails to unsubscribe end a subscription, all else is
+dropped. Needs keys; listens where [receive] listen says (127.0.0.1:8824).
+SIGTERM stops it after the mails that are on their way in.
+
+{KEYS}"""
+
+RECEIVE_EXAMPLES = """\
+example:
+  zaqar-notify receive --config-file /etc/zaqar-notify/zaqar-notify.conf \\
+                       --config-file /etc/zaqar-notify/secrets.conf
 """
 
 NOTIFIERS = """\

@@ -28,9 +28,6 @@ DEFAULT = "default"
 
 _DETAIL = 200
 _QUEUED = re.compile(rb"queued as <?([A-Za-z0-9._-]{1,64})|\bid=([A-Za-z0-9._-]{1,64})", re.IGNORECASE)
-_NO_SUCH = ("5.1.", "5.2.1", "5.6.7")
-"""Enhanced codes (RFC 3463) that are about the address: it does not exist, or takes nothing any more."""
-_NOT_THE_SENDER = ("5.1.7", "5.1.8")
 
 
 def _seconds(name: str, default: float, help: str) -> cfg.Opt:
@@ -384,9 +381,9 @@ def _refused(failed: Failed, detail: str, account: str) -> Outcome:
     code, enhanced = failed.code, failed.enhanced
     too_large = code == 552 or enhanced == "5.3.4"
     about_us = failed.stage.name in ("CONNECT", "TLS", "LOGIN") or (failed.stage.name == "SENDER" and not too_large)
-    if about_us or code in (530, 534, 535, 538) or enhanced in _NOT_THE_SENDER:
+    if about_us or code in (530, 534, 535, 538) or enhanced in mail.NOT_THE_SENDER:
         return Outcome(OutcomeKind.AUTH, detail, code, scope=Scope.CREDENTIAL, credential=f"email account {account}")
-    unknown = enhanced.startswith(_NO_SUCH) if enhanced else failed.stage.name == "RECIPIENT" and code in (550, 551, 553)
+    unknown = mail.is_no_such(enhanced) if enhanced else failed.stage.name == "RECIPIENT" and code in (550, 551, 553)
     return Outcome(OutcomeKind.REJECTED, detail, code, target=unknown)
 
 

@@ -36,6 +36,10 @@ _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _MAILBOX = re.compile(r"(?P<name>[^<>]*)<(?P<address>[^<>]+)>|(?P<bare>[^<>]+)")
 _FOLD = re.compile(r"\r\n[ \t](?=[!-~])")
 _NAME = re.compile(r"[A-Za-z-]+")
+NO_SUCH = ("5.1.", "5.2.1", "5.6.7")
+"""Enhanced codes (RFC 3463) that are about the address: it does not exist, or takes nothing any more."""
+NOT_THE_SENDER = ("5.1.7", "5.1.8")
+"""They say that it is the sender's that is wrong."""
 _LIST = ("unsubscribe", "help", "archive", "owner", "subscribe")
 """Links that have a header in RFC 2369."""
 
@@ -154,6 +158,11 @@ def _decoded(text: str, what: str) -> str:
 def check_subject(value: Any, what: str) -> None:
     if not isinstance(value, str) or not value.strip() or not value.isprintable() or len(value) > _SUBJECT:
         raise InvalidRequest(f"{what} has to be a line of text of at most {_SUBJECT} characters.")
+
+
+def is_no_such(enhanced: str) -> bool:
+    """Whether this code is about the recipient's address."""
+    return enhanced.startswith(NO_SUCH) and enhanced not in NOT_THE_SENDER
 
 
 # -- the content --------------------------------------------------------------------------------------------------------------

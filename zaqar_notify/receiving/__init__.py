@@ -1,0 +1,1 @@
+"""What mail servers hand over: bounces, other reports of what became of a mail, and mails that unsubscribe."""
