@@ -13,6 +13,9 @@ from pymongo.database import Database
 from zaqar_notify.storage import ids
 from zaqar_notify.storage.mongodb.collections import COUNTERS, Document
 
+_AT_ONCE = 10_000
+"""In one answer of the server where they fit, and not a hundred first."""
+
 
 class Bound:
     """A collection as one method sees it: within its transaction, or its snapshot, or neither."""
@@ -33,9 +36,8 @@ class Bound:
         hint: str | None = None,
     ) -> list[Document]:
         """All of them; ``limit`` 0 is no limit."""
-        # In one answer of the server where they fit, and not a hundred first.
         found = self._collection.find(
-            filter, projection, sort=sort, limit=limit, hint=hint, batch_size=limit or 10_000, session=self._session
+            filter, projection, sort=sort, limit=limit, hint=hint, batch_size=limit or _AT_ONCE, session=self._session
         )
         return found.to_list()
 
@@ -56,7 +58,7 @@ class Bound:
 
     def aggregate(self, pipeline: Sequence[Mapping[str, Any]], *, hint: str | None = None) -> list[Document]:
         options: dict[str, Any] = {} if hint is None else {"hint": hint}
-        return self._collection.aggregate(pipeline, session=self._session, **options).to_list()
+        return self._collection.aggregate(pipeline, session=self._session, batchSize=_AT_ONCE, **options).to_list()
 
     def count(self, filter: Mapping[str, Any], *, hint: str | None = None, limit: int | None = None) -> int:
         options: dict[str, Any] = {"hint": hint, "limit": limit}
