@@ -518,6 +518,40 @@ class AwayTest(testtools.TestCase):
             self.storage.announce()
 
 
+class Hindered(mongodb.Mongod):
+    """It can be kept from applying what the primary has written."""
+
+    def command(self) -> Sequence[str]:
+        return [*super().command(), "--setParameter", "enableTestCommands=1"]
+
+    def apply(self, on: bool) -> None:
+        self.ask({"configureFailPoint": "rsSyncApplyStop", "mode": "off" if on else "alwaysOn"})
+
+
+class ElectionTest(testtools.TestCase):
+    def test_a_new_primary_answers_when_it_knows_what_was_acknowledged(self) -> None:
+        with mock.patch.object(mongodb, "Mongod", Hindered):
+            server = mongodb.ReplicaSet(self, members=3)
+        storage = MongoCase.storage_at(server.new_database(), busy_timeout=WAIT)
+        self.addCleanup(storage.close)
+        storage.upgrade()
+        last = server.members[2]
+        last.apply(False)
+        given = [one for _ in range(20) for one in storage.publish("p", "q", [Draft(b"1", 300)])]
+        self.assertEqual(20, len(storage.list_messages("p", "q", None, 100)))
+        given += storage.publish("p", "q", [Draft(b"1", 300)])
+        server.kill_primary()
+        found: list[Message] = []
+        reading = threading.Thread(target=lambda: found.extend(storage.list_messages("p", "q", None, 100)))
+        reading.start()
+        self.assertIsNot(last, server.primary(), "it cannot know of the last ones")
+        reading.join(0.5)
+        self.assertEqual((True, []), (reading.is_alive(), found))
+        last.apply(True)
+        reading.join(WAIT)
+        self.assertEqual(given, [message.id for message in found])
+
+
 ABANDONED = "zaqar_notify.storage.mongodb.abandoned"
 
 

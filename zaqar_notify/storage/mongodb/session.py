@@ -76,6 +76,7 @@ _SAID = {
 """What whoever configures it has to know."""
 _OF_THE_DRIVER = re.compile(r" \(configured timeouts|, Timeout:")
 """From here on its message is about itself."""
+_NO_ELECTION = object()
 _TURNS = 64
 _LONGEST_TURN = 0.25
 """Seconds that a process waits for its turn, should another one have stopped in the middle of its own."""
@@ -108,6 +109,8 @@ class Database:
         self._inherited: pymongo.MongoClient[Document] | None = None
         self._process = 0
         self._closed = False
+        self._election: object = _NO_ELECTION
+        """That of the primary of which is known that it knows what a majority has. None: there are none (a sharded cluster)."""
 
     @property
     def client(self) -> pymongo.MongoClient[Document]:
@@ -153,11 +156,35 @@ class Database:
     def read(self, work: Callable[[Scope], T]) -> T:
         """Run ``work`` on a snapshot of what a majority has: everything read in it is of one moment. It may run again."""
 
-        def once(_: float) -> T:
-            with self.client.start_session(snapshot=True) as session:
-                return work(Scope(self.client.get_database(self.name, read_preference=ReadPreference.PRIMARY), session))
+        def once(end: float) -> T:
+            while True:
+                self._wait_for_majority(end)
+                with self.client.start_session(snapshot=True) as session:
+                    result = work(Scope(self.client.get_database(self.name, read_preference=ReadPreference.PRIMARY), session))
+                # Only now it is known who has answered.
+                if self._is_elected():
+                    return result
 
         return self._until_done(once)
+
+    def _is_elected(self) -> bool:
+        """The primary is the one that was waited for."""
+        return bool(self.client.topology_description.max_election_id == self._election)
+
+    def _wait_for_majority(self, end: float) -> None:
+        """A primary that was just elected has all that was acknowledged before, but does not know yet that a majority has it,
+        too: a snapshot would be without it. It knows as soon as a majority has something of its own term."""
+        if self._is_elected():
+            return
+        while not _knows_majority(told := self._say_hello()):
+            if time.monotonic() >= end:
+                raise StorageUnavailable("The database cannot be used now: its new primary does not reach a majority")
+            time.sleep(_LONGEST_OF_CONFLICT)
+        self._election = told.get("electionId")
+
+    def _say_hello(self) -> Mapping[str, Any]:
+        told: Mapping[str, Any] = self.client.admin.command("hello")
+        return told
 
     @contextlib.contextmanager
     def turn(self, *of: Hashable) -> Iterator[None]:
@@ -205,7 +232,7 @@ class Database:
 
     def hello(self) -> Mapping[str, Any]:
         """What the primary says of itself."""
-        return self._until_done(lambda _: self.client.admin.command("hello"))
+        return self._until_done(lambda _: self._say_hello())
 
     def time(self) -> float:
         """What the clock of the primary says. Not waited for: who asks counts on by itself."""
@@ -312,6 +339,15 @@ class _Together(Grouping):
         for work in batch:
             # Whatever becomes of the next one.
             work.done = True
+
+
+def _knows_majority(told: Mapping[str, Any]) -> bool:
+    """``told``: what the primary says of itself."""
+    if "electionId" not in told:
+        return True
+    # The id of an election is twelve bytes that end in its term.
+    term = int.from_bytes(told["electionId"].binary[4:], "big")
+    return bool(told["lastWrite"]["majorityOpTime"]["t"] >= term)
 
 
 def _commit(session: ClientSession, end: float) -> None:
