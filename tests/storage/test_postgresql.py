@@ -15,7 +15,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from tests.servers import postgresql
-from tests.storage import conformance, conformance_cluster, conformance_repeated
+from tests.storage import conformance, conformance_channels, conformance_cluster, conformance_repeated, conformance_windows
 from tests.storage.contract import NOW
 from tests.storage.postgresql_case import PostgresCase, RealTimeCase, migrated, storage_at
 from zaqar_notify.errors import CannotStart, StorageUnavailable
@@ -45,6 +45,12 @@ class PostgresConformanceTest(
         storage = storage_at(url, clock=self.clock)
         self.addCleanup(storage.close)
         return storage
+
+
+class PostgresChannelsTest(
+    PostgresCase, conformance_channels.ChannelsConformance, conformance_windows.RepeatedWindowConformance
+):
+    pass
 
 
 class WordsTest(PostgresCase):

@@ -18,7 +18,14 @@ from typing import Any
 import sqlalchemy
 from sqlalchemy import event
 
-from tests.storage import case, conformance, conformance_cluster, conformance_repeated
+from tests.storage import (
+    case,
+    conformance,
+    conformance_channels,
+    conformance_cluster,
+    conformance_repeated,
+    conformance_windows,
+)
 from zaqar_notify.encryption import Keyring
 from zaqar_notify.errors import CannotStart, Conflict, InvalidRequest, NotFound, StorageUnavailable
 from zaqar_notify.model import Alert, ApiKey, Disabled, Draft, Exchange, LaneKey, OutcomeKind, State, Subscription
@@ -51,6 +58,10 @@ class SqlConformanceTest(
         storage = self.storage_at(path, clock=self.clock)
         self.addCleanup(storage.close)
         return storage
+
+
+class SqlChannelsTest(case.SqlCase, conformance_channels.ChannelsConformance, conformance_windows.RepeatedWindowConformance):
+    pass
 
 
 class DurabilityTest(case.SqlCase):
@@ -710,7 +721,7 @@ class PlanTest(case.SqlCase):
             self.assert_searches(statement, dict.fromkeys(names) if names else [None] * statement.count("?"))
 
     def test_taking_sorts_nothing(self) -> None:
-        named = dict.fromkeys(("projects", "until", "token", "now", "most"))
+        named = dict.fromkeys(("projects", "until", "token", "now", "most", "pool"))
         for statement in (statements.TAKE_ENTRIES, statements.TAKE_ROWS, statements.TAKE_LANES):
             self.assert_sorts_nothing(statement, named)
         self.assert_sorts_nothing(statements.TAKE_PARKED, dict.fromkeys(("asked", "until", "token")))

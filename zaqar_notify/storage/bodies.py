@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from zaqar_notify.encryption import CannotDecrypt, Keyring
-from zaqar_notify.model import Exchange, Message
+from zaqar_notify.model import Exchange, Message, Priority
 from zaqar_notify.storage import ids
 from zaqar_notify.storage.codes import KINDS
 
@@ -43,7 +43,7 @@ class Bodies:
     def message(self, project: str, queue: str, row: Sequence[Any], now: float) -> Message:
         (
             number, body, ttl, created_at, expires_at, attributes, parent_id, client_id, version,
-            kind, foreign_id, encrypted, free_at, claim_id,
+            kind, foreign_id, encrypted, free_at, claim_id, collapse_key, priority, language,
         ) = row  # fmt: skip
         shown = ids.show(number)
         # An encrypted one that retention has emptied is empty, not sealed.
@@ -64,6 +64,9 @@ class Bodies:
             foreign_id=foreign_id,
             claim_id=None if claim_id is None or free_at <= now else ids.show(claim_id),
             sealed=plain is None,
+            collapse_key=collapse_key,
+            priority=None if priority is None else Priority(priority),
+            language=language,
         )
 
     def _open(self, project: str, queue: str, message_id: str, token: bytes) -> bytes | None:

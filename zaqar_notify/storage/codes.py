@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zaqar_notify.model import MessageKind, OutcomeKind, State
+from zaqar_notify.model import MessageKind, OutcomeKind, ReceiptKind, State
 
 STATE_CODES = {
     State.PENDING: 1,
@@ -34,6 +34,12 @@ KIND_CODES = {
     MessageKind.TEST: 2,
     MessageKind.CALLBACK: 3,
 }
+RECEIPT_CODES = {
+    ReceiptKind.DEVICE: 1,
+    ReceiptKind.ACKNOWLEDGED: 2,
+    ReceiptKind.FAILED: 3,
+}
 STATES = {code: state for state, code in STATE_CODES.items()}
 OUTCOMES = {code: outcome for outcome, code in OUTCOME_CODES.items()}
 KINDS = {code: kind for kind, code in KIND_CODES.items()}
+RECEIPT_KINDS = {code: kind for kind, code in RECEIPT_CODES.items()}

@@ -112,7 +112,7 @@ def values(document: Mapping[str, Any], fields: Iterable[str]) -> tuple[Any, ...
 
 MESSAGE_FIELDS = (
     "_id", "body", "ttl", "created_at", "expires_at", "attributes", "parent_id", "client_id", "version", "kind", "foreign_id",
-    "encrypted", "free_at", "claim_id",
+    "encrypted", "free_at", "claim_id", "collapse_key", "priority", "language",
 )  # fmt: skip
 """What `bodies.Bodies.message` makes a message of."""
 

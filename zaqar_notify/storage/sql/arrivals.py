@@ -20,7 +20,7 @@ from zaqar_notify.storage import ids, standing
 from zaqar_notify.storage.base import MOST_LINES
 from zaqar_notify.storage.bodies import Bodies
 from zaqar_notify.storage.codes import OUTCOMES, STATES
-from zaqar_notify.storage.sql import pruning, statements
+from zaqar_notify.storage.sql import pruning, receiving, statements
 from zaqar_notify.storage.sql.statements import json_list
 from zaqar_notify.storage.sql.tables import deliveries, delivery_log, jobs, messages, outbox, queues, subscriptions
 from zaqar_notify.storage.standing import Open
@@ -172,7 +172,8 @@ def _records(connection: Connection, pairs: Sequence[tuple[int, int]], wanted: W
     message_ids, subscription_ids = {pair[0] for pair in pairs}, {pair[1] for pair in pairs}
     now = wanted.now
     log = _log(connection, pairs, wanted.exchanges)
-    rows = _rows(connection, message_ids, subscription_ids)
+    receipts = receiving.of(connection, pairs)
+    rows = _rows(connection, message_ids, subscription_ids, now)
     entries = _entries(connection, message_ids)
     ranges = _ranges(connection, message_ids, subscription_ids)
     of_messages = _of_messages(connection, message_ids, now)
@@ -191,6 +192,7 @@ def _records(connection: Connection, pairs: Sequence[tuple[int, int]], wanted: W
                 cancelled=cancelled or its_cancelled,
                 expired=its_expired or (expired if row is None or row.expires_at is None else row.expires_at <= now),
                 now=now,
+                receipts=receipts.get((message, subscription), ()),
             )
         )
     return records
@@ -242,18 +244,27 @@ def _entry(line: Row[Any], exchanges: Bodies | None) -> LogEntry:
         exchange=exchanges.exchange(line.message_id, line.subscription_id, line.number, stored)
         if exchanges is not None and stored is not None
         else None,
+        target=line.target or 0,
     )
 
 
-def _rows(connection: Connection, message_ids: set[int], subscription_ids: set[int]) -> dict[tuple[int, int], Open]:
+def _rows(connection: Connection, message_ids: set[int], subscription_ids: set[int], now: float) -> dict[tuple[int, int], Open]:
     column = deliveries.c
     query = select(
-        column.message_id, column.subscription_id, column.due_at, column.lease, column.again, column.expires_at
+        column.message_id,
+        column.subscription_id,
+        column.due_at,
+        column.lease,
+        column.expires_at,
+        or_(column.again > 0, column.report.is_not(None)).label("own_expiry"),
+        (column.window_key.is_not(None) & column.lease.is_(None) & (column.due_at > now)).label("held"),
     ).where(column.message_id.in_(message_ids), column.subscription_id.in_(subscription_ids))
-    return {
-        (message, subscription): Open(due_at, leased=lease is not None, row=True, expires_at=expires_at if again > 0 else None)
-        for message, subscription, due_at, lease, again, expires_at in connection.execute(query)
-    }
+    return {(row.message_id, row.subscription_id): _open(row) for row in connection.execute(query)}
+
+
+def _open(row: Any) -> Open:
+    expires_at = row.expires_at if row.own_expiry else None
+    return Open(row.due_at, leased=row.lease is not None, row=True, expires_at=expires_at, held=bool(row.held))
 
 
 def _entries(connection: Connection, message_ids: set[int]) -> dict[int, Open]:

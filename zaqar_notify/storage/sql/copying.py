@@ -26,6 +26,8 @@ KINDS: Mapping[str, Table] = {
         tables.jobs,
         tables.deliveries,
         tables.delivery_log,
+        tables.receipts,
+        tables.windows,
     )
 }
 _DUE = {"lease": None, "due_at": 0.0}

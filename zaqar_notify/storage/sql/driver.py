@@ -1,7 +1,8 @@
 """The storage on SQL databases, by SQLAlchemy Core.
 
-What a method does stands in `catalogue`, `publishing`, `reading`, `consuming`, `holding`, `taking`, `ledger`, `arrivals`,
-`resuming`, `depth`, `pruning`, `jobs`, `copying` and `keys`; here are its transactions, and subscriptions.
+What a method does stands in `catalogue`, `publishing`, `reading`, `consuming`, `holding`, `taking`, `ledger`, `windows`,
+`arrivals`, `receiving`, `resuming`, `depth`, `pruning`, `jobs`, `copying` and `keys`; here are its transactions, and
+subscriptions.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from zaqar_notify.model import (
     Message,
     MessageKind,
     Queue,
+    Receipt,
     Stats,
     Subscription,
 )
@@ -60,6 +62,7 @@ from zaqar_notify.storage.sql import (
     pruning,
     publishing,
     reading,
+    receiving,
     resuming,
     sqlite,
     statements,
@@ -540,6 +543,17 @@ class SqlStorage(Storage):
     def _wanted(self, limit: int, exchanges: bool) -> arrivals.Wanted:
         return arrivals.Wanted(limit, self._clock(), self._bodies if exchanges else None)
 
+    def receive(self, message_id: str, subscription_id: str, receipt: Receipt) -> bool:
+        message, subscription = ids.parse(message_id), ids.parse(subscription_id)
+        if message is None or subscription is None:
+            return False
+
+        def work(connection: Connection) -> bool:
+            means: dict[str, Any] = {"now": self._clock(), "retention": self._retention}
+            return receiving.receive(connection, message, subscription, receipt, **means)
+
+        return self._database.write(work)
+
     # -- again, or not at all -----------------------------------------------------------------------------------------------
 
     def redeliver(self, project: str, queue: str, message_id: str, subscription_id: str, ttl: float) -> None:
@@ -660,18 +674,26 @@ class SqlStorage(Storage):
     ) -> Taken:
         token = taking.token_of(worker_id, next(self._takes))
         with self._database.read(snapshot=False) as connection:
-            bounds = taking.due(connection, self._clock(), entries=entries, rows=rows, lanes=lanes, without=without)
+            limits: dict[str, int] = {"entries": entries, "rows": rows, "lanes": lanes}
+            bounds = taking.due(connection, self._clock(), **limits, without=without, pool=pool)
         if not parked and not ranges and not any(bounds.values()):
             return Taken(token, (), ())
 
         def work(connection: Connection) -> Taken:
             now = self._clock()
             leased = taking.Lease(token, now, now + lease)
-            asked: dict[str, Any] = {"parked": parked or {}, "without": without, "ranges": ranges}
+            asked: dict[str, Any] = {"parked": parked or {}, "without": without, "ranges": ranges, "pool": pool}
             return taking.take(connection, leased, self._turns, **bounds, **asked)
 
         # A lease that a stopped machine forgets is a lease that has ended.
         return self._database.write(work, durable=False)
+
+    def merge_pools(self, kept: Collection[str]) -> None:
+        with self._database.read(snapshot=False) as connection:
+            pools = taking.pools(connection)
+        for pool in pools:
+            while pool not in kept and self._database.write(functools.partial(taking.merge_pool, pool=pool)):
+                pass
 
     def load(self, message_ids: Collection[str], subscription_ids: Collection[str]) -> Loaded:
         asked_messages, asked_subscriptions = _parsed(message_ids), _parsed(subscription_ids)
@@ -714,7 +736,7 @@ class SqlStorage(Storage):
     def breakers(self) -> list[Breaker]:
         with self._database.read(snapshot=False) as connection:
             found = connection.exec_driver_sql(statements.BREAKERS).all()
-        return [Breaker(LaneKey(project, name), trips, probe_at) for project, name, trips, probe_at in found]
+        return [Breaker(LaneKey(project, name, pool), trips, probe_at) for project, name, pool, trips, probe_at in found]
 
     def depths(self) -> Depths:
         with self._database.read() as connection:
@@ -745,6 +767,7 @@ class SqlStorage(Storage):
             changed += pruning.end_claims(connection, now, max(1, limit - changed))
             changed += pruning.forget_alerts(connection, now, max(1, limit - changed))
             changed += pruning.remove_idle_lanes(connection, now, max(1, limit - changed))
+            changed += pruning.remove_windows(connection, now, max(1, limit - changed))
             changed += pruning.remove_failed_jobs(connection, now, self._retention, max(1, limit - changed))
             return changed + pruning.remove_messages(connection, max(1, limit - changed))
 

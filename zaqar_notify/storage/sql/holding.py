@@ -30,5 +30,5 @@ def drop(connection: Connection, project: str, queue: str, message_ids: Sequence
         asked = {"message": number, "project": project, "name": queue}
         if connection.exec_driver_sql(statements.DROP_ENTRY, asked).rowcount:
             pruning.keep_floor(connection, messages, [number])
-            for statement in (statements.DROP_LINES, statements.DROP_MESSAGE):
+            for statement in (statements.DROP_LINES, statements.DROP_RECEIPTS, statements.DROP_MESSAGE):
                 connection.exec_driver_sql(statement, asked)

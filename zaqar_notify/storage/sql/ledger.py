@@ -4,18 +4,18 @@ written after needs no condition.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
 
-from zaqar_notify.model import Alert, Draft, LaneKey, LogEntry, State
+from zaqar_notify.model import Alert, Draft, LaneKey, LogEntry, MessageKind, State
 from zaqar_notify.storage import ids
 from zaqar_notify.storage.base import Breaker, Closing, Settlement
 from zaqar_notify.storage.bodies import Bodies, exchange_text
 from zaqar_notify.storage.codes import OUTCOME_CODES, STATE_CODES
 from zaqar_notify.storage.retention import Retention
-from zaqar_notify.storage.sql import alerting, jobs, projects, publishing, statements
+from zaqar_notify.storage.sql import alerting, jobs, projects, publishing, statements, windows
 from zaqar_notify.storage.sql.failing import Verdicts
 from zaqar_notify.storage.sql.statements import json_list
 from zaqar_notify.storage.sql.taking import token_of
@@ -33,13 +33,21 @@ class Repeated(Exception):
 class _Settling:
     """One settlement after the other goes into lists, which are stored in bulk."""
 
-    def __init__(self, connection: Connection, now: float, bodies: Bodies, retention: Retention) -> None:
+    def __init__(
+        self, connection: Connection, now: float, bodies: Bodies, retention: Retention, reports: Mapping[windows.Pair, str]
+    ) -> None:
+        """``reports``: of the rows that are settled, as they are stored."""
         self._connection = connection
         self._bodies = bodies
         self._retention = retention
         self._run = connection.exec_driver_sql
         self._now = now
+        self._reports = reports
+        self._held: Mapping[windows.Pair, windows.Held] = {}
+        """Those that wait for a window, and stay."""
         self._lanes: dict[LaneKey, int] = {}
+        self._pools: Mapping[LaneKey, str] = {}
+        """Those that the lanes are to be in."""
         self._lines: list[tuple[Any, ...]] = []
         self._rows: list[tuple[Any, ...]] = []
         self._fresh: dict[tuple[int, int], tuple[Any, ...]] = {}
@@ -54,6 +62,8 @@ class _Settling:
             self._lines.append(line(message, subscription, settlement.log))
         if settlement.park is not None:
             self._leave_row(settlement, message, subscription, self._lane(settlement.park), None)
+        elif settlement.window is not None:
+            self._hold_back(settlement, message, subscription)
         elif settlement.due_at is not None:
             self._leave_row(settlement, message, subscription, None, settlement.due_at)
         elif settlement.from_row:
@@ -63,27 +73,61 @@ class _Settling:
         for queue, draft in settlement.publish:
             self._publish.append((message, queue, draft))
 
-    def _leave_row(
-        self, settlement: Settlement, message: int, subscription: int, lane: int | None, due_at: float | None
+    def _hold_back(self, settlement: Settlement, message: int, subscription: int) -> None:
+        held = self._held.get((message, subscription))
+        if held is not None:
+            self._leave_row(settlement, message, subscription, None, held.due_at, held)
+
+    def _leave_row(  # noqa: PLR0917 - the parts of a row
+        self,
+        settlement: Settlement,
+        message: int,
+        subscription: int,
+        lane: int | None,
+        due_at: float | None,
+        held: windows.Held | None = None,
     ) -> None:
-        lease = settlement.token if settlement.hold and due_at is not None else None
-        row = message, subscription, lane, due_at, lease, settlement.attempts, settlement.lines
+        lease = settlement.token if settlement.hold and due_at is not None and held is None else None
+        window = None if settlement.window_id is None else ids.parse(settlement.window_id)
+        released = (window, None) if held is None else (held.window, held.key)
+        report = self._reports.get((message, subscription)) if settlement.log is None else None
+        used = settlement.attempts, settlement.lines, *released, settlement.target or None, report
+        row = message, subscription, lane, due_at, lease, *used
         if settlement.from_row:
             self._rows.append(row)
         else:
             self._fresh[message, subscription] = row
 
-    def find_lanes(self, settlements: Sequence[Settlement]) -> None:
-        """All together, before any of them is parked in."""
-        asked = {(one.park.project, one.park.name) for one in settlements if one.park is not None}
-        if asked:
-            found = self._run(statements.FIND_LANES_TO_PARK, json_list(asked))
-            self._lanes = {LaneKey(project, name): number for project, name, number in found}
+    def find_windows(self, asked: Sequence[windows.Asked]) -> None:
+        """All together, and before the lanes: whoever locks both does it in this order. What is superseded ends."""
+        waiting = [one for one in asked if windows.wanted(one[0]) is not None]
+        if not waiting:
+            return
+        self._held, superseded = windows.find_places(self._connection, waiting, self._now)
+        self._ended += superseded
+        for (message, subscription), lines in superseded.items():
+            self._lines.append(line(message, subscription, LogEntry(lines + 1, self._now, State.SUPERSEDED)))
+
+    def find_lanes(self, settlements: Iterable[Settlement]) -> None:
+        """All together, before any of them is parked in. Each is in the pool of the last one that names it."""
+        self._pools = asked = {one.park: one.park.pool for one in settlements if one.park is not None}
+        if not asked:
+            return
+        moved: dict[str, list[int]] = {}
+        listed = json_list((key.project, key.name) for key in asked)
+        for project, name, pool, number in self._run(statements.FIND_LANES_TO_PARK, listed).all():
+            key = LaneKey(project, name)
+            self._lanes[key] = number
+            if asked[key] != pool:
+                moved.setdefault(asked[key], []).append(number)
+        for pool, numbers in moved.items():
+            self._run(statements.MOVE_LANES, (pool, *json_list(numbers)))
 
     def _lane(self, key: LaneKey) -> int:
         if key not in self._lanes:
             project_id = projects.number_of(self._connection, key.project)
-            self._lanes[key] = self._run(statements.INSERT_LANE, (key.project, key.name, project_id)).scalar_one()
+            made = self._run(statements.INSERT_LANE, (key.project, key.name, project_id, self._pools[key]))
+            self._lanes[key] = made.scalar_one()
         return self._lanes[key]
 
     def store(self) -> bool:
@@ -104,6 +148,12 @@ class _Settling:
             self._publish_drafts()
         return all_new
 
+    def _with_owners(self) -> list[tuple[int, Alert]]:
+        """Without those for subscriptions that were deleted."""
+        asked = {_owner(alert) for _, alert in self._alerts} - {None}
+        there = {None, *self._run(statements.OWNERS, json_list(asked)).scalars()} if asked else {None}
+        return [(message, alert) for message, alert in self._alerts if _owner(alert) in there]
+
     def _is_due(self, project: str, alert: Alert) -> bool:
         return alerting.is_due(self._run, project, alert, self._now)
 
@@ -123,11 +173,21 @@ class _Settling:
         asked = json_list({message for message, *_ in (*self._publish, *self._alerts)})
         names: dict[int, str] = dict(self._run(statements.PROJECTS, asked).all())
         posts = [publishing.Post(names[message], queue, (draft,)) for message, queue, draft in self._publish]
-        due = [(message, alert) for message, alert in self._alerts if self._is_due(names[message], alert)]
+        due = [(message, alert) for message, alert in self._with_owners() if self._is_due(names[message], alert)]
         encrypted = self._encrypted({message for message, _ in due})
-        for message, alert in due:
-            posts.append(publishing.Post(names[message], alert.queue, (alert.draft,), encrypts=message in encrypted))
+        posts += (_alert(names[message], alert, message in encrypted) for message, alert in due)
         publishing.insert(self._connection, posts, self._now, self._bodies, self._retention)
+
+
+def _owner(alert: Alert) -> int | None:
+    """None: it is for everyone who subscribes to its queue."""
+    return None if alert.subscription_id is None else ids.parse(alert.subscription_id)
+
+
+def _alert(project: str, alert: Alert, encrypts: bool) -> publishing.Post:
+    owner = _owner(alert)
+    kind = MessageKind.NOTIFICATION if owner is None else MessageKind.CALLBACK
+    return publishing.Post(project, alert.queue, (alert.draft,), encrypts=encrypts, subscription=owner, kind=kind)
 
 
 def settle(
@@ -142,23 +202,22 @@ def settle(
     repeats: bool = False,
 ) -> int:
     """Returns how many settlements had lost their lease. Raises `Repeated`, unless it is told that it ``repeats``."""
-    kept = _Settling(connection, now, bodies, retention)
+    run = connection.exec_driver_sql
     parsed = [(one, ids.parse(one.message_id), ids.parse(one.subscription_id)) for one in settlements]
-    fences = _Fences(connection.exec_driver_sql, parsed)
-    kept.find_lanes(settlements)
-    stored = _stored(connection.exec_driver_sql, parsed) if repeats else frozenset()
-    lost = 0
-    for one, message, subscription in parsed:
-        if message is None or subscription is None or not fences.hold(one, message, subscription):
-            lost += 1
-        elif one.from_row or one.log is None or (message, subscription, one.log.number) not in stored:
-            kept.add(one, message, subscription)
-    if not kept.store() and not repeats:
+    fences = _Fences(run, parsed)
+    kept = fences.kept()
+    settling = _Settling(connection, now, bodies, retention, fences.reports)
+    fresh = _fresh(run, kept, repeats)
+    settling.find_windows(fresh)
+    settling.find_lanes(one for one, *_ in fresh)
+    for one, message, subscription in fresh:
+        settling.add(one, message, subscription)
+    if not settling.store() and not repeats:
         raise Repeated
     _close(connection, closings, now)
     for breaker in sorted(breakers, key=lambda one: (one.lane.project, one.lane.name)):
         _set_breaker(connection, breaker)
-    return lost
+    return len(settlements) - len(kept)
 
 
 _Parsed = tuple[Settlement, int | None, int | None]
@@ -167,9 +226,23 @@ _Pair = tuple[int | None, int | None]
 _NOT_LEASED = (None, 0)
 
 
-def _stored(run: _Run, parsed: Sequence[_Parsed]) -> Collection[tuple[int, int, int]]:
+def _fresh(run: _Run, kept: Sequence[windows.Asked], repeats: bool) -> Sequence[windows.Asked]:
+    """Without those that were stored before."""
+    waited = windows.stored_before(run, kept)
+    stored = _stored(run, kept) if repeats else frozenset()
+    if not waited and not stored:
+        return kept
+    return [
+        (one, message, other)
+        for one, message, other in kept
+        if (message, other) not in waited
+        and (one.from_row or one.log is None or (message, other, one.log.number) not in stored)
+    ]
+
+
+def _stored(run: _Run, kept: Sequence[windows.Asked]) -> Collection[tuple[int, int, int]]:
     """The lines that are in the log already."""
-    asked = [(message, other, one.log.number) for one, message, other in parsed if one.log is not None]
+    asked = [(message, other, one.log.number) for one, message, other in kept if one.log is not None]
     return {(message, other, number) for message, other, number in run(statements.STORED_LINES, json_list(asked))}
 
 
@@ -177,13 +250,14 @@ class _Fences:
     """The leases under which settlements may be stored."""
 
     def __init__(self, run: _Run, parsed: Sequence[_Parsed]) -> None:
+        self._parsed = parsed
         rows = {(message, other) for one, message, other in parsed if one.from_row and None not in (message, other)}
         of_entries = [(one, message, other) for one, message, other in parsed if not one.from_row]
         entries = {message for one, message, _ in of_entries if one.job_id is None and message is not None}
         pages = {ids.parse(one.job_id) for one, *_ in of_entries if one.job_id is not None}
         self._entries = _leased_entries(run, entries)
         self._pages = jobs.fences(run, {number for number in pages if number is not None})
-        self._rows = _leased_rows(run, rows)
+        self._rows, self.reports = _leased_rows(run, rows)
         doubtful = [(message, other) for one, message, other in of_entries if self._of_entry(one, message)[1]]
         self._cancelled = _cancelled(run, doubtful)
 
@@ -193,7 +267,15 @@ class _Fences:
             return self._pages.get(ids.parse(one.job_id) or 0, _NOT_LEASED)
         return self._entries.get(message, _NOT_LEASED)
 
-    def hold(self, one: Settlement, message: int, subscription: int) -> bool:
+    def kept(self) -> list[windows.Asked]:
+        """Those that may be stored."""
+        return [
+            (one, message, subscription)
+            for one, message, subscription in self._parsed
+            if message is not None and subscription is not None and self._hold(one, message, subscription)
+        ]
+
+    def _hold(self, one: Settlement, message: int, subscription: int) -> bool:
         if one.from_row:
             return self._rows.get((message, subscription)) == one.token
         return self._of_entry(one, message)[0] == one.token and (message, subscription) not in self._cancelled
@@ -215,10 +297,11 @@ def _cancelled(run: _Run, doubtful: Sequence[_Pair]) -> set[_Pair]:
     return {(message, subscription) for message, subscription in found}
 
 
-def _leased_rows(run: _Run, keys: Collection[Any]) -> dict[_Pair, int]:
-    if not keys:
-        return {}
-    return {(message, subscription): lease for message, subscription, lease in run(statements.LEASED_ROWS, json_list(keys))}
+def _leased_rows(run: _Run, keys: Collection[Any]) -> tuple[dict[_Pair, int], dict[windows.Pair, str]]:
+    """The tokens, and the reports."""
+    found = run(statements.LEASED_ROWS, json_list(keys)).all() if keys else []
+    tokens = {(message, subscription): lease for message, subscription, lease, _ in found}
+    return tokens, {(message, subscription): report for message, subscription, _, report in found if report is not None}
 
 
 def _close(connection: Connection, closings: Sequence[Closing], now: float) -> None:
@@ -244,7 +327,7 @@ def _set_breaker(connection: Connection, breaker: Breaker) -> None:
         connection.exec_driver_sql(statements.CLOSE_BREAKER, key)
         return
     project_id = projects.number_of(connection, breaker.lane.project)
-    opened = {**key, "project_id": project_id, "trips": breaker.trips, "until": breaker.until}
+    opened = {**key, "project_id": project_id, "trips": breaker.trips, "until": breaker.until, "pool": breaker.lane.pool}
     connection.exec_driver_sql(statements.OPEN_BREAKER, opened)
 
 
@@ -260,6 +343,7 @@ def line(message: int, subscription: int, entry: LogEntry) -> tuple[Any, ...]:
         entry.status,
         None if entry.duration is None else round(entry.duration * 1e6),
         entry.detail or None,
+        entry.target or None,
         None if entry.exchange is None else exchange_text(entry.exchange),
     )
 

@@ -2,8 +2,8 @@
 
 Most are translated by rules. Here are those that have to say something else, and the locks: SQLite has one for all who write,
 PostgreSQL one for each row. Who has to lock several rows does it in the order of their ids, and of their tables: messages,
-outbox, jobs, deliveries, lanes, subscriptions, queues, projects. What anybody may take is locked by whoever comes first, and
-others pass it over.
+outbox, jobs, deliveries, windows, lanes, subscriptions, queues, projects. What waits in a window is locked after that. What
+anybody may take is locked by whoever comes first, and others pass it over.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MESSAGE = ", ".join(
     f"m.{column}"
     for column in (
         *("id", "body", "ttl", "created_at", "expires_at", "attributes", "parent_id", "client_id", "version", "kind"),
-        *("foreign_id", "encrypted", "free_at", "claim_id"),
+        *("foreign_id", "encrypted", "free_at", "claim_id", "collapse_key", "priority", "language"),
     )
 )
 
@@ -87,7 +87,7 @@ id = ANY(ARRAY(
 
 _LIVE_SUBSCRIPTION = "AND (s.expires_at IS NULL OR s.expires_at > asked.now)"
 
-_ROW = "message_id, subscription_id, attempts, lines, lane_id, expires_at, again"
+_ROW = "message_id, subscription_id, attempts, lines, lane_id, expires_at, again, window_id, target, report"
 
 _SUBSCRIPTION = ", ".join(
     f"s.{column}"
@@ -119,12 +119,12 @@ DELETE FROM {table} WHERE ctid = ANY(ARRAY(
 """  # noqa: S608
 
 
-_LANES_BY_NAME = """
-SELECT l.* FROM (
+_BY_NAME = """
+SELECT n.* FROM (
     SELECT pair ->> 0 AS project, pair ->> 1 AS name FROM json_array_elements(?::json) AS listed(pair) ORDER BY 1, 2
 ) AS asked CROSS JOIN LATERAL (
-    SELECT {} FROM lanes WHERE project = asked.project AND name = asked.name OFFSET 0 {}
-) AS l
+    SELECT {} FROM {} WHERE project = asked.project AND {} = asked.name OFFSET 0 {}
+) AS n
 """
 
 _REPLACED: dict[str, str] = {
@@ -196,12 +196,29 @@ LIMIT :most
     ),
     statements.TAKE_LANES: _take(
         "lanes",
-        _due("lanes", "due_at <= :now", "due_at, id"),
+        _due("lanes", "pool = :pool AND due_at <= :now", "due_at, id"),
         "due_at = :until, lease = :token",
         "project_id, project, name, trips",
     ),
-    statements.FIND_LANES: _LANES_BY_NAME.format("project, name, id, lease", "FOR NO KEY UPDATE"),
-    statements.FIND_LANES_TO_PARK: _LANES_BY_NAME.format("project, name, id", "FOR KEY SHARE"),
+    statements.FIND_LANES: _BY_NAME.format("project, name, pool, id, lease", "lanes", "name", "FOR NO KEY UPDATE"),
+    statements.FIND_LANES_TO_PARK: _BY_NAME.format("project, name, pool, id", "lanes", "name", "FOR KEY SHARE"),
+    statements.MERGE_POOL: """
+UPDATE lanes SET pool = '' WHERE id = ANY(ARRAY(
+    SELECT id FROM lanes WHERE pool = ? ORDER BY pool, project_id, due_at, id LIMIT ? FOR NO KEY UPDATE
+))
+""",
+    statements.FIND_WINDOWS: _BY_NAME.format("project, scope, id, ends_at", "windows", "scope", "FOR NO KEY UPDATE"),
+    statements.HELD_ROWS: """
+SELECT d.* FROM (
+    SELECT (parts ->> 0)::bigint AS window_id, (parts ->> 1)::bigint AS subscription_id, parts ->> 2 AS window_key
+    FROM json_array_elements(:asked::json) AS listed(parts) ORDER BY 1, 2, 3
+) AS asked CROSS JOIN LATERAL (
+    SELECT window_id, subscription_id, window_key, message_id, lines FROM deliveries
+    WHERE window_id BETWEEN asked.window_id AND asked.window_id AND subscription_id = asked.subscription_id
+        AND window_key = asked.window_key AND lease IS NULL AND due_at > :now
+    ORDER BY window_id, message_id FOR UPDATE
+) AS d
+""",
     statements.TAKE_PARKED: f"""
 UPDATE deliveries SET due_at = :until, lease = :token WHERE ctid = ANY(ARRAY(
     SELECT parked.place FROM (
@@ -233,7 +250,7 @@ SELECT d.* FROM (
     SELECT (pair ->> 0)::bigint AS message, (pair ->> 1)::bigint AS subscription
     FROM json_array_elements(?::json) AS listed(pair) ORDER BY 1, 2
 ) AS asked CROSS JOIN LATERAL (
-    SELECT message_id, subscription_id, lease FROM deliveries
+    SELECT message_id, subscription_id, lease, report FROM deliveries
     WHERE message_id = asked.message AND subscription_id = asked.subscription OFFSET 0 FOR NO KEY UPDATE
 ) AS d WHERE d.lease IS NOT NULL
 """,
@@ -257,7 +274,14 @@ DELETE FROM delivery_log WHERE ctid = ANY(ARRAY(
     CROSS JOIN LATERAL (SELECT ctid AS place FROM delivery_log WHERE message_id = asked.value::bigint OFFSET 0) AS l LIMIT ?
 ))
 """,
+    statements.REMOVE_RECEIPTS: """
+DELETE FROM receipts WHERE ctid = ANY(ARRAY(
+    SELECT r.place FROM json_array_elements_text(?::json) AS asked(value)
+    CROSS JOIN LATERAL (SELECT ctid AS place FROM receipts WHERE message_id = asked.value::bigint OFFSET 0) AS r LIMIT ?
+))
+""",
     statements.FORGET_DELIVERED: _delete_pairs("delivery_log"),
+    statements.FORGET_RECEIPTS: _delete_pairs("receipts"),
     statements.DELETE_ROWS: _delete_pairs("deliveries"),
     statements.OLDEST_ENTRY: """
 WITH RECURSIVE walk(project) AS (
@@ -289,6 +313,11 @@ SELECT max(id) FROM (
     WHERE m.id = :message AND m.foreign_id IS NULL AND q.project = :project AND q.name = :name AND m.prune_at > 0
 ) AS found
 """,
+    statements.REMOVE_ENDED_WINDOWS: """
+DELETE FROM windows WHERE id = ANY(ARRAY(
+    SELECT id FROM windows WHERE ends_at <= ? ORDER BY ends_at LIMIT ? FOR UPDATE SKIP LOCKED
+))
+""",
     statements.REMOVE_ALERTS: """
 DELETE FROM alerts WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM alerts WHERE prune_at <= ? ORDER BY prune_at LIMIT ? FOR UPDATE SKIP LOCKED
@@ -319,7 +348,7 @@ UPDATE messages SET free_at = 0, claim_id = NULL WHERE id = ANY(ARRAY(
 
 # By table: ids that are given out later are above those that were copied from elsewhere.
 RISE_ABOVE: dict[str, str] = {
-    **{table: f"SELECT setval('{table}_id_seq', max(id)) FROM {table}" for table in ("projects", "queues", "lanes")},  # noqa: S608
+    **{table: f"SELECT setval('{table}_id_seq', max(id)) FROM {table}" for table in ("projects", "queues", "lanes", "windows")},  # noqa: S608
     **{table: f"SELECT give_ids(max(id), 0) FROM {table}" for table in ("subscriptions", "messages", "claims")},  # noqa: S608
     "id_floors": "SELECT give_ids(max(last), 0) FROM id_floors",
 }

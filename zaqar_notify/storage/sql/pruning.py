@@ -29,6 +29,7 @@ from zaqar_notify.storage.sql.tables import (
     outbox,
     queues,
     subscriptions,
+    windows,
 )
 
 _IDLE = 3600.0
@@ -47,6 +48,7 @@ def due(connection: Connection, now: float, retention: Retention) -> bool:
         select(literal(1)).where(exists().where(*_delay_is_over(now))),
         select(literal(1)).where(exists().where(alerts.c.prune_at <= now)),
         select(literal(1)).where(exists().where(*_idle(now))),
+        select(literal(1)).where(exists().where(windows.c.ends_at <= now)),
         select(literal(1)).where(exists().where(jobs.c.failed_at <= now - retention.log)),
     )
     return connection.execute(union_all(*parts).limit(1)).first() is not None
@@ -136,11 +138,15 @@ def end_claims(connection: Connection, now: float, limit: int) -> int:
     return changed
 
 
-# -- alerts and lanes ----------------------------------------------------------------------------------------------------------
+# -- alerts, windows and lanes -------------------------------------------------------------------------------------------------
 
 
 def forget_alerts(connection: Connection, now: float, limit: int) -> int:
     return connection.exec_driver_sql(statements.REMOVE_ALERTS, (now, limit)).rowcount
+
+
+def remove_windows(connection: Connection, now: float, limit: int) -> int:
+    return connection.exec_driver_sql(statements.REMOVE_ENDED_WINDOWS, (now, limit)).rowcount
 
 
 def _idle(now: float) -> tuple[ColumnElement[bool], ...]:
@@ -327,19 +333,22 @@ def store_looks(connection: Connection, looks: Sequence[Look], now: float) -> in
     forgotten = [(look.id, subscription) for look in looks for subscription in look.forget]
     if not forgotten:
         return len(looks)
+    connection.exec_driver_sql(statements.FORGET_RECEIPTS, json_list(forgotten))
     return len(looks) + connection.exec_driver_sql(statements.FORGET_DELIVERED, json_list(forgotten)).rowcount
 
 
 def remove_messages(connection: Connection, limit: int) -> int:
-    """Messages whose retention is over, and before them the lines of their logs."""
+    """Messages whose retention is over, and before them their receipts and the lines of their logs."""
     column = messages.c
     query = select(column.id).where(column.prune_at == 0).order_by(column.id).limit(limit)
     found = connection.execute(_held(query)).scalars().all()
     if not found:
         return 0
-    lines = connection.exec_driver_sql(statements.REMOVE_LINES, (*json_list(found), limit)).rowcount
-    if lines == limit:
-        return limit
+    removed = 0
+    for statement in (statements.REMOVE_RECEIPTS, statements.REMOVE_LINES):
+        removed += connection.exec_driver_sql(statement, (*json_list(found), limit - removed)).rowcount
+        if removed == limit:
+            return limit
     keep_floor(connection, messages, found)
     _remove(connection, messages, found)
-    return lines + len(found)
+    return removed + len(found)

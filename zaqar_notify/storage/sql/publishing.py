@@ -29,6 +29,9 @@ class Post:
     """Readers never see the messages, and their entries come due only after so many seconds."""
     encrypts: bool = False
     """Also where the queue does not."""
+    subscription: int | None = None
+    """They are for this one alone: readers never see them, and each has a row, due at once, instead of an entry."""
+    kind: MessageKind = MessageKind.NOTIFICATION
 
 
 class _Target:
@@ -78,7 +81,8 @@ class _Target:
         if encrypts:
             draft = dataclasses.replace(draft, body_json=self.bodies.seal(number, draft.body_json))
         deleted_at = None if shown else self.now
-        return (*self.message(number, draft, client_id), free_at, deleted_at, KIND_CODES[kind], encrypts)
+        hints = draft.collapse_key, draft.priority and int(draft.priority), draft.language
+        return (*self.message(number, draft, client_id), free_at, deleted_at, KIND_CODES[kind], encrypts, *hints)
 
 
 def _targets(
@@ -127,10 +131,16 @@ class _Made:
         self.plain: list[tuple[Any, ...]] = []
         self.others: list[tuple[Any, ...]] = []
         self.entries: list[tuple[Any, ...]] = []
+        self.rows: list[tuple[Any, ...]] = []
 
     def add(self, number: int, draft: Draft, post: Post, target: _Target) -> None:
         due_at = 0.0
-        if post.hold is None and not draft.delay and not target.encrypts and not post.encrypts:
+        if post.subscription is not None:
+            self.others.append(target.other_message(number, draft, shown=False, kind=post.kind, encrypts=post.encrypts))
+            expires_at = target.now + draft.delay + draft.ttl
+            self.rows.append(statements.due_row(number, post.subscription, expires_at, target.project_id))
+            return
+        if post.hold is None and not draft.delay and not target.encrypts and not post.encrypts and not _has_hints(draft):
             self.plain.append(target.message(number, draft, post.client_id))
         else:
             due_at = free_at = target.now + draft.delay if draft.delay else 0.0
@@ -148,7 +158,12 @@ class _Made:
             (statements.INSERT_MESSAGES, self.plain),
             (statements.INSERT_OTHER_MESSAGES, self.others),
             (statements.INSERT_ENTRIES, self.entries),
+            (statements.PUT_ROWS, self.rows),
         )
+
+
+def _has_hints(draft: Draft) -> bool:
+    return draft.collapse_key is not None or draft.priority is not None or draft.language is not None
 
 
 def insert_for_one(
@@ -162,13 +177,8 @@ def insert_for_one(
     retention: Retention,
 ) -> int:
     """A message that readers never see, with a row for this subscription alone instead of an outbox entry."""
-    key = subscription.project, subscription.queue
-    targets, (number,) = _targets(connection, [key], 1, now=now, bodies=bodies, retention=retention)
-    target = targets[key]
-    message = target.other_message(number, draft, shown=False, kind=kind)
-    expires_at = now + draft.delay + draft.ttl
-    row = (number, ids.parse(subscription.id), None, 0, None, 0, 0, expires_at, target.project_id, 0)
-    statements.store(connection, (statements.INSERT_OTHER_MESSAGES, [message]), (statements.PUT_ROWS, [row]))
+    post = Post(subscription.project, subscription.queue, (draft,), subscription=ids.parse(subscription.id), kind=kind)
+    [[number]] = insert(connection, [post], now, bodies, retention)
     return number
 
 

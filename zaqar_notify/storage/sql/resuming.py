@@ -21,7 +21,7 @@ def redeliver(place: Place, message_id: str, subscription: int, ttl: float) -> N
         raise Conflict("The delivery has not ended: cancel it first, or wait.")
     if not found.body:
         raise Conflict("The body of the message is not kept any more.")
-    row = (found.id, subscription, None, 0, None, 0, found.lines, expires_at, found.project_id, found.lines)
+    row = statements.due_row(found.id, subscription, expires_at, found.project_id, lines=found.lines, again=found.lines)
     statements.PUT_ROWS.into(connection, [row])
     look_at = min(expires_at, place.now + place.retention.look_again)
     place.run(statements.REVIVE_MESSAGE, message=found.id, look_at=look_at)

@@ -62,7 +62,7 @@ def json_list(values: Iterable[Any]) -> tuple[str]:
 
 _MESSAGE = """
 m.id, m.body, m.ttl, m.created_at, m.expires_at, m.attributes, m.parent_id, m.client_id, m.version, m.kind, m.foreign_id,
-m.encrypted, m.free_at, m.claim_id
+m.encrypted, m.free_at, m.claim_id, m.collapse_key, m.priority, m.language
 """
 """What `bodies.Bodies.message` makes a message of."""
 
@@ -117,12 +117,12 @@ INSERT_MESSAGES = Rows(
     columns=11,
 )
 
-# For those that are delayed, encrypted, or never shown to readers.
+# For those that are delayed, encrypted, never shown to readers, or say something of themselves.
 INSERT_OTHER_MESSAGES = Rows(
     "INSERT INTO messages"
     " (id, queue_id, body, attributes, parent_id, client_id, ttl, created_at, expires_at, version, prune_at,"
-    " free_at, deleted_at, kind, encrypted) VALUES",
-    columns=15,
+    " free_at, deleted_at, kind, encrypted, collapse_key, priority, language) VALUES",
+    columns=18,
 )
 
 INSERT_ENTRIES = Rows("INSERT INTO outbox (message_id, queue_id, due_at, takes, project_id) VALUES", columns=5)
@@ -263,6 +263,8 @@ WHERE message_id = :message AND lease IS NULL AND takes = cancelled AND EXISTS (
 
 DROP_LINES = "DELETE FROM delivery_log WHERE message_id = :message"
 
+DROP_RECEIPTS = "DELETE FROM receipts WHERE message_id = :message"
+
 DROP_MESSAGE = "DELETE FROM messages WHERE id = :message"
 
 # -- keys of the API -----------------------------------------------------------------------------------------------------------
@@ -300,7 +302,7 @@ NUMBER_PROJECTS = "SELECT id FROM projects WHERE name IN (SELECT value FROM json
 PROJECTS_WITH_ENTRIES, PROJECTS_WITH_ROWS, PROJECTS_WITH_LANES = (
     _projects_due("outbox"),
     _projects_due("deliveries", "AND due_at IS NOT NULL"),
-    _projects_due("lanes"),
+    _projects_due("lanes", "AND pool = :pool"),
 )
 
 # Whether anything of each kind is.
@@ -330,7 +332,7 @@ WHERE message_id IN (
 RETURNING project_id, message_id, after_id, takes
 """
 
-_ROW = "message_id, subscription_id, attempts, lines, lane_id, expires_at, again"
+_ROW = "message_id, subscription_id, attempts, lines, lane_id, expires_at, again, window_id, target, report"
 """What `taking` makes a row of."""
 
 TAKE_ROWS = f"""
@@ -349,7 +351,8 @@ TAKE_LANES = """
 UPDATE lanes SET due_at = :until, lease = :token
 WHERE id IN (
     SELECT l.id FROM json_each(:projects) AS asked CROSS JOIN lanes AS l ON l.id IN (
-        SELECT id FROM lanes WHERE project_id = asked.value AND due_at <= :now ORDER BY due_at, id LIMIT :most
+        SELECT id FROM lanes WHERE pool = :pool AND project_id = asked.value AND due_at <= :now
+        ORDER BY due_at, id LIMIT :most
     )
 )
 RETURNING project_id, project, name, trips
@@ -357,13 +360,13 @@ RETURNING project_id, project, name, trips
 
 # Nobody else may change them before this transaction has ended.
 FIND_LANES = """
-SELECT l.project, l.name, l.id, l.lease FROM json_each(?) AS asked
+SELECT l.project, l.name, l.pool, l.id, l.lease FROM json_each(?) AS asked
 CROSS JOIN lanes AS l ON l.project = asked.value ->> 0 AND l.name = asked.value ->> 1
 """
 
 # Nobody may remove them before this transaction has ended.
 FIND_LANES_TO_PARK = """
-SELECT l.project, l.name, l.id FROM json_each(?) AS asked
+SELECT l.project, l.name, l.pool, l.id FROM json_each(?) AS asked
 CROSS JOIN lanes AS l ON l.project = asked.value ->> 0 AND l.name = asked.value ->> 1
 """
 
@@ -391,7 +394,19 @@ UNUSED_LANES = f"SELECT l.id FROM lanes AS l WHERE l.id IN (SELECT value FROM js
 # That of an open breaker stays.
 DELETE_LANES = "DELETE FROM lanes WHERE id IN (SELECT value FROM json_each(?)) AND trips = 0"
 
-NAME_LANES = "SELECT id, project, name FROM lanes WHERE id IN (SELECT value FROM json_each(?))"
+NAME_LANES = "SELECT id, project, name, pool FROM lanes WHERE id IN (SELECT value FROM json_each(?))"
+
+# One look-up for each.
+POOLS = """
+WITH RECURSIVE walk(pool) AS (
+    SELECT (SELECT pool FROM lanes WHERE pool > '' ORDER BY pool LIMIT 1)
+    UNION ALL
+    SELECT (SELECT pool FROM lanes WHERE pool > walk.pool ORDER BY pool LIMIT 1) FROM walk WHERE walk.pool IS NOT NULL
+)
+SELECT pool FROM walk WHERE pool IS NOT NULL
+"""
+
+MERGE_POOL = "UPDATE lanes SET pool = '' WHERE id IN (SELECT id FROM lanes WHERE pool = ? LIMIT ?)"
 
 # -- settling ------------------------------------------------------------------------------------------------------------------
 
@@ -407,7 +422,7 @@ WHERE j.lease IS NOT NULL
 """
 
 LEASED_ROWS = """
-SELECT d.message_id, d.subscription_id, d.lease FROM json_each(?) AS asked
+SELECT d.message_id, d.subscription_id, d.lease, d.report FROM json_each(?) AS asked
 CROSS JOIN deliveries AS d
     ON d.message_id = asked.value ->> 0 AND d.subscription_id = asked.value ->> 1
 WHERE d.lease IS NOT NULL
@@ -435,21 +450,43 @@ SELECT m.id FROM json_each(?) AS asked CROSS JOIN messages AS m INDEXED BY ix_me
 # Nothing happens when the line is there: it was stored by a commit that was reported as failed, and is settled again.
 INSERT_LINES = Rows(
     "INSERT INTO delivery_log"
-    " (message_id, subscription_id, number, at, state, outcome, status, duration, detail, exchange) VALUES",
-    columns=10,
+    " (message_id, subscription_id, number, at, state, outcome, status, duration, detail, target, exchange) VALUES",
+    columns=11,
     after="ON CONFLICT DO NOTHING",
 )
 
 PUT_ROWS = Rows(
     "INSERT INTO deliveries"
-    " (message_id, subscription_id, lane_id, due_at, lease, attempts, lines, expires_at, project_id, again) VALUES",
-    columns=10,
+    " (message_id, subscription_id, lane_id, due_at, lease, attempts, lines, window_id, window_key, target, report,"
+    " expires_at, project_id, again) VALUES",
+    columns=14,
     after="""
 ON CONFLICT (message_id, subscription_id) DO UPDATE SET
     lane_id = excluded.lane_id, due_at = excluded.due_at, lease = excluded.lease,
-    attempts = excluded.attempts, lines = excluded.lines
+    attempts = excluded.attempts, lines = excluded.lines,
+    window_id = excluded.window_id, window_key = excluded.window_key, target = excluded.target, report = excluded.report,
+    expires_at = CASE WHEN deliveries.report IS NOT NULL AND excluded.report IS NULL
+        THEN excluded.expires_at ELSE deliveries.expires_at END
 """,
 )
+
+
+def due_row(
+    message: int,
+    subscription: int,
+    expires_at: float,
+    project_id: int,
+    *,
+    attempts: int = 0,
+    lines: int = 0,
+    target: int | None = None,
+    report: str | None = None,
+    again: int = 0,
+) -> tuple[Any, ...]:
+    """The parameters for PUT_ROWS: it is due at once."""
+    left = message, subscription, None, 0, None, attempts, lines, None, None, target, report
+    return *left, expires_at, project_id, again
+
 
 # Of deliveries that had none. One that is there was left by a commit that was reported as failed: others may work on it.
 LEAVE_ROWS = Rows(PUT_ROWS.before, PUT_ROWS.columns, after="ON CONFLICT DO NOTHING")
@@ -469,20 +506,22 @@ DELETE FROM deliveries WHERE (message_id, subscription_id) IN (SELECT value ->> 
 
 # Somebody else may just have made it.
 INSERT_LANE = """
-INSERT INTO lanes (project, name, due_at, project_id) VALUES (?, ?, 0, ?)
-ON CONFLICT (project, name) DO UPDATE SET project_id = excluded.project_id RETURNING id
+INSERT INTO lanes (project, name, due_at, project_id, pool) VALUES (?, ?, 0, ?, ?)
+ON CONFLICT (project, name) DO UPDATE SET project_id = excluded.project_id, pool = excluded.pool RETURNING id
 """
 
+MOVE_LANES = "UPDATE lanes SET pool = ? WHERE id IN (SELECT value FROM json_each(?))"
+
 OPEN_BREAKER = """
-INSERT INTO lanes (project, name, due_at, project_id, trips, probe_at)
-VALUES (:project, :name, :until, :project_id, :trips, :until)
+INSERT INTO lanes (project, name, due_at, project_id, trips, probe_at, pool)
+VALUES (:project, :name, :until, :project_id, :trips, :until, :pool)
 ON CONFLICT (project, name) DO UPDATE SET
-    due_at = excluded.due_at, lease = NULL, trips = excluded.trips, probe_at = excluded.probe_at
+    due_at = excluded.due_at, lease = NULL, trips = excluded.trips, probe_at = excluded.probe_at, pool = excluded.pool
 """
 
 CLOSE_BREAKER = "UPDATE lanes SET trips = 0, probe_at = NULL WHERE project = :project AND name = :name AND trips > 0"
 
-BREAKERS = "SELECT project, name, trips, probe_at FROM lanes INDEXED BY ix_lanes_open WHERE trips > 0"
+BREAKERS = "SELECT project, name, pool, trips, probe_at FROM lanes INDEXED BY ix_lanes_open WHERE trips > 0"
 
 # Of subscriptions, and whether it matters (1) when one of them has not failed lately.
 STANDINGS = """
@@ -518,6 +557,11 @@ SELECT m.id, q.project FROM json_each(?) AS asked
 CROSS JOIN messages AS m ON m.id = asked.value JOIN queues AS q ON q.id = m.queue_id
 """
 
+# Subscriptions that are there.
+OWNERS = """
+SELECT s.id FROM json_each(?) AS asked CROSS JOIN subscriptions AS s ON s.id = asked.value AND s.deleted_at IS NULL
+"""
+
 CLOSE_ENTRIES = "DELETE FROM outbox WHERE message_id IN (SELECT value FROM json_each(?)) AND lease = ?"
 
 # The next page of subscribers is new to everyone: it was never taken.
@@ -529,6 +573,75 @@ CUT_ENTRY = "DELETE FROM outbox WHERE message_id = ? AND lease = ? RETURNING que
 CLOSE_RANGE = "DELETE FROM jobs WHERE id = ? AND lease = ?"
 
 ADVANCE_RANGE = "UPDATE jobs SET after_id = ?, due_at = 0, lease = NULL WHERE id = ? AND lease = ?"
+
+# -- windows -------------------------------------------------------------------------------------------------------------------
+
+# Nobody else opens one in their place, or puts anything there, before this transaction has ended.
+FIND_WINDOWS = """
+SELECT w.project, w.scope, w.id, w.ends_at FROM json_each(?) AS asked
+CROSS JOIN windows AS w ON w.project = asked.value ->> 0 AND w.scope = asked.value ->> 1
+"""
+
+# Nothing happens when somebody else has just opened one.
+INSERT_WINDOWS = Rows("INSERT INTO windows (project, scope, ends_at) VALUES", columns=3, after="ON CONFLICT DO NOTHING")
+
+REMOVE_WINDOWS = "DELETE FROM windows WHERE id IN (SELECT value FROM json_each(?))"
+
+# ``asked``: window, subscription and key of each.
+HELD_ROWS = """
+SELECT d.window_id, d.subscription_id, d.window_key, d.message_id, d.lines FROM json_each(:asked) AS asked
+CROSS JOIN deliveries AS d INDEXED BY ix_deliveries_window
+    ON d.window_id = asked.value ->> 0 AND d.subscription_id = asked.value ->> 1 AND d.window_key = asked.value ->> 2
+WHERE d.lease IS NULL AND d.due_at > :now
+"""
+
+# Which of these deliveries have a row, or the line.
+WAITED_BEFORE = """
+SELECT asked.value ->> 0 AS message_id, asked.value ->> 1 AS subscription_id FROM json_each(?) AS asked
+WHERE EXISTS (
+    SELECT 1 FROM deliveries WHERE message_id = asked.value ->> 0 AND subscription_id = asked.value ->> 1
+) OR EXISTS (
+    SELECT 1 FROM delivery_log
+    WHERE message_id = asked.value ->> 0 AND subscription_id = asked.value ->> 1 AND number = asked.value ->> 2
+)
+"""
+
+# -- receipts ------------------------------------------------------------------------------------------------------------------
+
+LAST_LINE = """
+SELECT number, state FROM delivery_log WHERE message_id = :message AND subscription_id = :subscription
+ORDER BY number DESC LIMIT 1
+"""
+
+# Of each kind the first.
+INSERT_RECEIPT = """
+INSERT INTO receipts (message_id, subscription_id, kind, at, detail, gone)
+VALUES (:message, :subscription, :kind, :at, :detail, :gone) ON CONFLICT DO NOTHING
+"""
+
+# How many attempts were used up, and what the last one went to. Nothing when there is nobody any more whom it concerns.
+FIND_REPORTED = """
+SELECT q.project_id,
+    (
+        SELECT count(*) FROM delivery_log
+        WHERE message_id = :message AND subscription_id = :subscription
+            AND outcome IN (SELECT value FROM json_each(:used))
+    ) AS attempts,
+    (
+        SELECT target FROM delivery_log
+        WHERE message_id = :message AND subscription_id = :subscription AND outcome IS NOT NULL
+        ORDER BY number DESC LIMIT 1
+    ) AS target
+FROM messages AS m CROSS JOIN queues AS q ON q.id = m.queue_id
+WHERE m.id = :message AND (q.deleted_at IS NULL OR m.kind <> 0)
+    AND EXISTS (SELECT 1 FROM subscriptions WHERE id = :subscription AND coalesce(deleted_at, 0) = 0)
+"""
+
+RECEIPTS = """
+SELECT r.message_id, r.subscription_id, r.kind, r.at, r.detail, r.gone FROM json_each(?) AS asked
+CROSS JOIN receipts AS r ON r.message_id = asked.value ->> 0 AND r.subscription_id = asked.value ->> 1
+ORDER BY asked.key, r.at, r.kind
+"""
 
 # -- long work -----------------------------------------------------------------------------------------------------------------
 
@@ -729,7 +842,9 @@ ORDER BY s.id LIMIT ?
 
 # A range of each delivery's own lines: it costs the same however many there are.
 _LAST_LINES = """
-SELECT l.message_id, l.subscription_id, l.number, l.at, l.state, l.outcome, l.status, l.duration, l.detail, {} AS exchange
+SELECT
+    l.message_id, l.subscription_id, l.number, l.at, l.state, l.outcome, l.status, l.duration, l.detail, l.target,
+    {} AS exchange
 FROM json_each(?) AS asked
 CROSS JOIN delivery_log AS l
     ON l.message_id = asked.value ->> 0 AND l.subscription_id = asked.value ->> 1 AND l.number > (
@@ -795,6 +910,13 @@ DELETE FROM delivery_log WHERE (message_id, subscription_id, number) IN (
 )
 """
 
+REMOVE_RECEIPTS = """
+DELETE FROM receipts WHERE (message_id, subscription_id, kind) IN (
+    SELECT r.message_id, r.subscription_id, r.kind FROM json_each(?) AS asked
+    CROSS JOIN receipts AS r ON r.message_id = asked.value LIMIT ?
+)
+"""
+
 # What was delivered long ago, of messages that nobody is matching: unless it is being delivered again.
 DELIVERED_BEFORE = """
 SELECT l.message_id, l.subscription_id, l.at FROM json_each(:asked) AS asked
@@ -820,6 +942,10 @@ FORGET_DELIVERED = """
 DELETE FROM delivery_log WHERE (message_id, subscription_id) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))
 """
 
+FORGET_RECEIPTS = """
+DELETE FROM receipts WHERE (message_id, subscription_id) IN (SELECT value ->> 0, value ->> 1 FROM json_each(?))
+"""
+
 # Nobody else may change them before this transaction has ended; not those that somebody is changing.
 HOLD_MESSAGES = "SELECT id FROM messages WHERE id IN (SELECT value FROM json_each(?))"
 
@@ -839,7 +965,11 @@ HOLD_PROJECTS = "SELECT id FROM projects WHERE id IN (SELECT value FROM json_eac
 REMOVE_UNUSED_PROJECTS = """
 DELETE FROM projects WHERE id IN (SELECT value FROM json_each(?))
     AND NOT EXISTS (SELECT 1 FROM queues WHERE project_id = projects.id)
-    AND NOT EXISTS (SELECT 1 FROM lanes WHERE project_id = projects.id)
+    AND NOT EXISTS (SELECT 1 FROM lanes WHERE project = projects.name)
+"""
+
+REMOVE_ENDED_WINDOWS = """
+DELETE FROM windows WHERE id IN (SELECT id FROM windows WHERE ends_at <= ? ORDER BY ends_at LIMIT ?)
 """
 
 REMOVE_ALERTS = """

@@ -30,7 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.types import TypeEngine
 
-REVISION = "0004"
+REVISION = "0005"
 """The newest revision under migrations/versions: what this version of the code needs."""
 
 metadata = MetaData()
@@ -122,6 +122,10 @@ messages = Table(
     Column("encrypted", Boolean, nullable=False, server_default=_FALSE),
     # When the last of those deliveries ended whose lines are not in the log any more, although those of others are.
     Column("ended_at", Double),
+    # A plain message has none of these.
+    Column("collapse_key", Text),
+    Column("priority", SmallInteger),
+    Column("language", Text),
 )
 # With the expiry, so that counting, and passing over what is expired, reads nothing but the index.
 _index(
@@ -240,6 +244,13 @@ deliveries = Table(
     Column("again", Integer, nullable=False, server_default=_ZERO),
     # It has expired and was handed to the workers: housekeeping ends it then, unless one of them has done so.
     Column("ends_at", Double),
+    # The window that it is held in, or was released from; and for what a later message takes its place while it is held.
+    Column("window_id", _Id),
+    Column("window_key", String(64)),
+    # Which address of its subscription it goes to; null: the first.
+    Column("target", SmallInteger),
+    # JSON: at, detail and gone of the receipt that says that it has failed after all.
+    Column("report", Text),
     PrimaryKeyConstraint("message_id", "subscription_id"),
     sqlite_with_rowid=False,
 )
@@ -262,6 +273,26 @@ _index("ix_deliveries_lease", deliveries.c.lease, where=deliveries.c.lease.is_no
 _index("ix_deliveries_expires", deliveries.c.expires_at, where=deliveries.c.ends_at.is_(None))
 _index("ix_deliveries_ends", deliveries.c.ends_at, where=deliveries.c.ends_at.is_not(None))
 _index("ix_deliveries_subscription", deliveries.c.subscription_id, deliveries.c.message_id)
+_index(
+    "ix_deliveries_window",
+    deliveries.c.window_id,
+    deliveries.c.subscription_id,
+    deliveries.c.window_key,
+    where=deliveries.c.window_key.is_not(None),
+)
+
+# Of each scope the one that is open, or was the last. One that has ended is replaced by another one.
+windows = Table(
+    "windows",
+    metadata,
+    Column("id", _Id, primary_key=True),
+    Column("project", _name(256), nullable=False),
+    Column("scope", _name(), nullable=False),
+    Column("ends_at", Double, nullable=False),
+    UniqueConstraint("project", "scope", name="uq_windows_scope"),
+    sqlite_autoincrement=True,
+)
+_index("ix_windows_ends", windows.c.ends_at)
 
 lanes = Table(
     "lanes",
@@ -277,10 +308,12 @@ lanes = Table(
     Column("trips", Integer, nullable=False, server_default=_ZERO),
     # When an open one could be probed first, whoever holds it now.
     Column("probe_at", Double),
+    # The scheme whose own workers empty it; empty: all others.
+    Column("pool", _name(), nullable=False, server_default=text("''")),
     UniqueConstraint("project", "name", name="uq_lanes_name"),
     sqlite_autoincrement=True,
 )
-_index("ix_lanes_due", lanes.c.project_id, lanes.c.due_at, lanes.c.id)
+_index("ix_lanes_due", lanes.c.pool, lanes.c.project_id, lanes.c.due_at, lanes.c.id)
 _index("ix_lanes_open", lanes.c.probe_at, where=lanes.c.trips > text("0"))
 _index("ix_lanes_lease", lanes.c.lease, where=lanes.c.lease.is_not(None))
 
@@ -299,10 +332,27 @@ delivery_log = Table(
     Column("detail", Text),
     # What went over the wire: JSON, or a token of the keyring where the message is encrypted.
     Column("exchange", LargeBinary),
+    # Which address of its subscription it went to; null: the first.
+    Column("target", SmallInteger),
     PrimaryKeyConstraint("message_id", "subscription_id", "number"),
     sqlite_with_rowid=False,
 )
 _index("ix_delivery_log_subscription", delivery_log.c.subscription_id, delivery_log.c.message_id)
+
+# What was heard of a delivery after it was accepted: of each kind the first. It is kept as long as the log of the delivery.
+receipts = Table(
+    "receipts",
+    metadata,
+    Column("message_id", _Id, nullable=False),
+    Column("subscription_id", _Id, nullable=False),
+    Column("kind", SmallInteger, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("detail", Text),
+    # The target does not exist; null: it says nothing of that.
+    Column("gone", Boolean),
+    PrimaryKeyConstraint("message_id", "subscription_id", "kind"),
+    sqlite_with_rowid=False,
+)
 
 alerts = Table(
     "alerts",

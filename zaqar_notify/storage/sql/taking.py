@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from zaqar_notify.model import LaneKey
 from zaqar_notify.storage import ids
 from zaqar_notify.storage.base import Entry, Row, Taken
-from zaqar_notify.storage.sql import jobs, statements
+from zaqar_notify.storage.sql import jobs, receiving, statements
 from zaqar_notify.storage.sql.statements import json_list
 
 _WORKER_SHIFT = 32
@@ -44,11 +44,17 @@ class _Kind:
     projects: str
     """The statement that finds those that have some of it due."""
     take: str
+    pool: str | None = None
+    """Only of this one."""
 
 
 _ENTRIES = _Kind(statements.PROJECTS_WITH_ENTRIES, statements.TAKE_ENTRIES)
 _ROWS = _Kind(statements.PROJECTS_WITH_ROWS, statements.TAKE_ROWS)
-_LANES = _Kind(statements.PROJECTS_WITH_LANES, statements.TAKE_LANES)
+
+
+def _lanes_in(pool: str) -> _Kind:
+    return _Kind(statements.PROJECTS_WITH_LANES, statements.TAKE_LANES, pool)
+
 
 Turns = dict[_Kind, int]
 """The project that had the last turn."""
@@ -61,10 +67,12 @@ class Lease:
     until: float
 
 
-def due(connection: Connection, now: float, *, entries: int, rows: int, lanes: int, without: Collection[str]) -> dict[str, Any]:
+def due(
+    connection: Connection, now: float, *, entries: int, rows: int, lanes: int, without: Collection[str], pool: str
+) -> dict[str, Any]:
     """The bounds for `take`: 0 for kinds of which nothing is due."""
     run = connection.exec_driver_sql
-    found = run(statements.DUE, {"after": _BEFORE_ALL, "last": _BEHIND_ALL, "now": now, "limit": 1}).one()
+    found = run(statements.DUE, {"after": _BEFORE_ALL, "last": _BEHIND_ALL, "now": now, "limit": 1, "pool": pool}).one()
     any_entry = found.entries and entries > 0
     if any_entry and without:
         any_entry = _next_projects(run, _ENTRIES, _BEFORE_ALL, now, most=1, passed_over=_numbers(run, without))
@@ -86,6 +94,7 @@ def take(
     parked: Mapping[LaneKey, int],
     without: Collection[str] = (),
     ranges: Collection[str] = (),
+    pool: str = "",
 ) -> Taken:
     """Has to run under the write lock. ``turns`` is changed."""
     run = connection.exec_driver_sql
@@ -93,11 +102,11 @@ def take(
     from_lanes, emptied = _take_parked(connection, lease, parked)
     found_entries = _take_in_turns(run, _ENTRIES, lease, turns, entries, passed_over=_numbers(run, without))
     found_rows = _take_in_turns(run, _ROWS, lease, turns, rows)
-    found_lanes = _take_in_turns(run, _LANES, lease, turns, lanes)
+    found_lanes = _take_in_turns(run, _lanes_in(pool), lease, turns, lanes)
     worker_id = lease.token >> _WORKER_SHIFT
     pages, ended = jobs.take_pages(run, ranges, worker_id=worker_id, **dataclasses.asdict(lease))
     names = _lane_names(run, {row[_LANE] for row in found_rows if row[_LANE] is not None})
-    keys = {LaneKey(project, name): trips for _, project, name, trips in found_lanes}
+    keys = {LaneKey(project, name, pool): trips for _, project, name, trips in found_lanes}
     # RETURNING has no order: oldest message first.
     return Taken(
         lease.token,
@@ -130,7 +139,8 @@ def _next_projects(run: _Run, kind: _Kind, last_turn: int, now: float, *, most: 
     limit = most + len(passed_over)
     for after, last in ((last_turn, _BEHIND_ALL), (_BEFORE_ALL, last_turn)):
         if len(found) < limit and after < last:
-            found += run(kind.projects, {"after": after, "last": last, "now": now, "limit": limit - len(found)}).scalars()
+            asked = {"after": after, "last": last, "now": now, "limit": limit - len(found), "pool": kind.pool}
+            found += run(kind.projects, asked).scalars()
     return [project for project in found if project not in passed_over][:most]
 
 
@@ -142,9 +152,7 @@ def _share(run: _Run, kind: _Kind, lease: Lease, projects: list[int], most: int)
         each = max(1, room // len(projects))
         served, skipped = projects[:room], projects[room:]
         (asked,) = json_list(served)
-        found = run(
-            kind.take, {"projects": asked, "token": lease.token, "now": lease.now, "until": lease.until, "most": each}
-        ).all()
+        found = run(kind.take, {**dataclasses.asdict(lease), "projects": asked, "most": each, "pool": kind.pool}).all()
         taken += found
         counts = collections.Counter(map(_PROJECT, found))
         projects = [project for project in served if counts[project] == each] + skipped
@@ -159,10 +167,11 @@ def _take_parked(connection: Connection, lease: Lease, parked: Mapping[LaneKey, 
         return [], []
     run = connection.exec_driver_sql
     found = run(statements.FIND_LANES, json_list((lane.project, lane.name) for lane in parked)).all()
-    lanes = {LaneKey(project, name): (number, token) for project, name, number, token in found}
+    lanes = {LaneKey(project, name, pool): (number, token) for project, name, pool, number, token in found}
     emptied = [lane for lane in parked if lane not in lanes]
     worker = lease.token >> _WORKER_SHIFT
-    asked = {lane: lanes[lane] for lane in parked if lane in lanes}
+    named = {lane: lane for lane in lanes}
+    asked = {named[lane]: lanes[lane] for lane in parked if lane in lanes}
     held = {number: lane for lane, (number, token) in asked.items() if token is not None and token >> _WORKER_SHIFT == worker}
     wanted = [(number, parked[lane]) for number, lane in held.items() if parked[lane] > 0]
     taken = _take_from_lanes(run, lease, wanted, connection.get_execution_options().get("lanes_at_once", 1))
@@ -193,11 +202,38 @@ def _entry(_: int, message: int, after: int | None, takes: int) -> Entry:
 
 
 def _row(row: Any, lane: LaneKey | None) -> Row:
-    _, message, subscription, attempts, lines, _, expires_at, lines_before = row
-    return Row(ids.show(message), ids.show(subscription), attempts, lines, lane, expires_at, lines_before)
+    _, message, subscription, attempts, lines, _, expires_at, lines_before, window, target, report = row
+    return Row(
+        ids.show(message),
+        ids.show(subscription),
+        attempts,
+        lines,
+        lane,
+        expires_at,
+        lines_before,
+        None if window is None else ids.show(window),
+        target or 0,
+        None if report is None else receiving.report(report),
+    )
 
 
 def _lane_names(run: _Run, lane_ids: set[int]) -> dict[int, LaneKey]:
     if not lane_ids:
         return {}
-    return {lane: LaneKey(project, name) for lane, project, name in run(statements.NAME_LANES, json_list(lane_ids))}
+    found = run(statements.NAME_LANES, json_list(lane_ids))
+    return {lane: LaneKey(project, name, pool) for lane, project, name, pool in found}
+
+
+# -- pools ---------------------------------------------------------------------------------------------------------------------
+
+_LANES_OF_A_STEP = 1000
+
+
+def pools(connection: Connection) -> list[str]:
+    """Those that have a name, and lanes."""
+    return list(connection.exec_driver_sql(statements.POOLS).scalars())
+
+
+def merge_pool(connection: Connection, pool: str) -> bool:
+    """Some of its lanes are in that without a name from now on. False: there was none."""
+    return connection.exec_driver_sql(statements.MERGE_POOL, (pool, _LANES_OF_A_STEP)).rowcount > 0
