@@ -140,6 +140,8 @@ class Send(Delivery):
     overdue: bool = False
     """Under way for longer than ``slow_after``."""
     ended: bool = False
+    identity: int = 0
+    """Its own ``id()``, once it has been started: a copy of it has the same number, and is another object."""
     withdrawn: bool = False
     """It waits no longer, although it was not started."""
     yields: bool = False
@@ -319,6 +321,8 @@ class Lanes:
             lane = heapq.heappop(self._paced)[2]
             lane.queued = False
             self._enqueue(lane)
+        for sender in [sender for sender in self._blocked if not sender.full]:
+            self.unblock(sender)
         left = places if yielding is None else yielding
         while places > 0 and self.in_flight < self.limits.max_in_flight:
             slow = self._slow_in_flight < self._slow_places
@@ -359,6 +363,7 @@ class Lanes:
         if not lane.waiting:
             lane.waiting = _NOBODY
         send.started_at = now
+        send.identity = id(send)
         lane.in_flight += 1
         lane.used_at = now
         self.waiting -= 1

@@ -280,7 +280,7 @@ class Worker:
         wall = self._storage.now()
         for _ in range(min(len(self._reported), STEP) if self._ranges.busy else len(self._reported)):
             delivery, outcome, at = self._reported.popleft()
-            if not isinstance(delivery, Send):
+            if not isinstance(delivery, Send) or delivery.identity != id(delivery):
                 self._log.error("a notifier reported something that is not one of its deliveries: %.100r", delivery)
             elif delivery.ended:  # it was given up before
                 self._lanes.unblock(delivery.sender)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import copy
 import dataclasses
 import functools
 import threading
@@ -451,6 +452,22 @@ class BadDrivers(FlowCase):
             self.wait_state(message, subscription, State.DELIVERED)
         worker.stop_and_wait()
         self.assertEqual([len(self.record(message, subscription).log) for message in messages], [1, 1, 1])
+
+    def test_a_copy_of_a_delivery_is_not_it(self) -> None:
+        class Copying(Scripted):
+            def send_many(self, deliveries: Sequence[Delivery], report) -> None:
+                for delivery in deliveries:
+                    report(copy.copy(delivery), DELIVERED)
+                    report(Delivery(delivery.id, 1, delivery.deadline, delivery.message, delivery.subscription), DELIVERED)
+                super().send_many(deliveries, report)
+
+        self.notifier("x", Copying(lambda delivery: Outcome(OutcomeKind.RETRY if delivery.attempt == 1 else OutcomeKind.GONE)))
+        subscription = self.subscribe("x://a")
+        (message,) = self.publish()
+        worker = self.worker()
+        record = self.wait_state(message, subscription, State.GONE)
+        self.assertEqual([OutcomeKind.RETRY, OutcomeKind.GONE], [line.outcome for line in record.log])
+        self.assertEqual(0, worker._lanes.in_flight)
 
     def test_hanging_threads_stop_their_driver_and_nobody_else(self) -> None:
         go = threading.Event()

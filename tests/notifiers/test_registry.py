@@ -78,6 +78,11 @@ class Misconfigured(Plain):
         raise CannotStart("[misconfigured] device is not set")
 
 
+class Unready(Plain):
+    def __init__(self, *arguments: Any) -> None:
+        """Forgets its base class."""
+
+
 class Buggy(Plain):
     def check(self, subscription: Subscription) -> None:
         sys.exit(3)
@@ -110,6 +115,10 @@ class Greedier(Plain):
 
 class NoOptions(Plain):
     options = ["size"]
+
+
+class NoNumber(Plain):
+    most_threads = "many"
 
 
 class NoNames(Plain):
@@ -218,6 +227,7 @@ class RegistryTest(unittest.TestCase):
         for cls, words in (
             (Broken, "Broken of third-party 1.0 does not start: RuntimeError: no such device"),
             (Exiting, "Exiting of third-party 1.0 does not start: SystemExit: 3"),
+            (Unready, "Unready of third-party 1.0 does not start: its __init__ does not call super.*__init__"),
             (Misconfigured, "^.misconfigured. device is not set$"),
         ):
             with self.subTest(cls):
@@ -291,6 +301,7 @@ class EntryPointTest(unittest.TestCase):
             "zaqar_notify.notifiers.base:Notifier": "neither",
             f"{here}:Unfinished": "lacks send",
             f"{here}:NoOptions": "no list of oslo.config's options",
+            f"{here}:NoNumber": "most_threads that are no integer",
             f"{here}:NoNames": "an option for its names that is none of its options",
             f"{here}:Absent": "of tests unknown does not load: AttributeError",
             "no_such_module:X": "x .no_such_module:X. of no_such_module unknown does not load: ModuleNotFoundError",

@@ -1,14 +1,16 @@
 """Notifiers that hang, raise, or answer nonsense cost their own deliveries only."""
 
+import dataclasses
 import logging
 import queue
 import threading
 import unittest
+from unittest import mock
 
 from zaqar_notify.errors import NotifierFailed, UnknownScheme
-from zaqar_notify.model import Delivery, Message, Outcome, OutcomeKind, Subscription
+from zaqar_notify.model import Delivery, Draft, Exchange, Message, Outcome, OutcomeKind, Priority, Scope, Subscription
 from zaqar_notify.notifiers.base import BatchNotifier, Notifier, SingleNotifier
-from zaqar_notify.notifiers.sending import Direct, Senders, Threads
+from zaqar_notify.notifiers.sending import Direct, Senders, Threads, sound
 
 WAIT = 10.0
 LOG = logging.getLogger("tests.sending")
@@ -38,13 +40,27 @@ class Blocking(SingleNotifier):
 
 
 class Raising(SingleNotifier):
+    error: BaseException = ZeroDivisionError("secret")
+
     def send(self, delivery: Delivery) -> Outcome:
-        raise ZeroDivisionError("secret")
+        raise self.error
 
 
 class RaisingBatch(BatchNotifier):
+    error: BaseException = ZeroDivisionError("secret")
+
     def send_many(self, deliveries, report) -> None:
-        raise ZeroDivisionError
+        raise self.error
+
+
+class Unhashable(SingleNotifier):
+    __hash__ = None
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def send(self, delivery: Delivery) -> Outcome:
+        return Outcome(OutcomeKind.DELIVERED)
 
 
 class Strange(Notifier):
@@ -52,11 +68,13 @@ class Strange(Notifier):
 
 
 class BadLane(SingleNotifier):
+    error: BaseException = KeyError("no")
+
     def send(self, delivery: Delivery) -> Outcome:
         return Outcome(OutcomeKind.DELIVERED)
 
     def lane(self, subscription: Subscription) -> str:
-        raise KeyError("no")
+        raise self.error
 
 
 class OnThreads(unittest.TestCase):
@@ -134,6 +152,37 @@ class OnThreads(unittest.TestCase):
         threads.send_many([delivery(1)], self.report)
         self.assertEqual(self.reports.get(timeout=WAIT)[1].detail, "The notifier failed: ZeroDivisionError")
 
+    def test_whatever_is_raised_ends_no_thread_and_no_worker(self) -> None:
+        for error in (SystemExit(3), KeyboardInterrupt(), GeneratorExit(), BaseException("secret")):
+            raising = Raising(None, None, LOG)
+            raising.error = error
+            threads = self.threads(raising, size=1)
+            for number in (1, 2):
+                threads.send_many([delivery(number)], self.report)
+                outcome = self.reports.get(timeout=WAIT)[1]
+                self.assertEqual((OutcomeKind.OURS, type(error).__name__), (outcome.kind, outcome.detail.rpartition(" ")[2]))
+            batch = RaisingBatch(None, None, LOG)
+            batch.error = error
+            Direct(batch, "test", LOG).send_many([delivery()], self.report)
+            self.assertIs(OutcomeKind.OURS, self.reports.get_nowait()[1].kind)
+
+    def test_a_process_that_may_have_no_more_threads(self) -> None:
+        def refuse(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        notifier = Blocking()
+        threads = self.threads(notifier)
+        with mock.patch.object(threading.Thread, "start", refuse):
+            threads.send_many([delivery(1)], self.report)
+            outcome = self.reports.get_nowait()[1]
+            self.assertEqual((OutcomeKind.OURS, "No thread could be started"), (outcome.kind, outcome.detail))
+        threads.send_many([delivery(2)], self.report)
+        notifier.entered.get(timeout=WAIT)
+        with mock.patch.object(threading.Thread, "start", refuse):
+            threads.send_many([delivery(3)], self.report)
+        notifier.go.release(2)
+        self.assertEqual({"2", "3"}, {self.reports.get(timeout=WAIT)[0] for _ in range(2)}, "by the one that there is")
+
     def test_a_bug_in_a_batch_costs_that_batch(self) -> None:
         Direct(RaisingBatch(None, None, LOG), "test", LOG).send_many([delivery(1), delivery(2)], self.report)
         self.assertEqual([self.reports.get_nowait()[1].kind for _ in range(2)], [OutcomeKind.OURS] * 2)
@@ -179,12 +228,23 @@ class Routing(unittest.TestCase):
 
     def test_a_lane_is_cut_to_what_a_database_takes(self) -> None:
         notifier = Blocking()
-        notifier.lane = lambda _: "\udc80" * 9999
-        self.assertEqual(self.senders(notifier).route(subscription()).lane, "?" * 512)
+        for lane, expected in (("\udc80" * 9999, "?" * 512), ("a\x00b", "a?b"), (None, "None")):
+            notifier.lane = lambda _, lane=lane: lane
+            self.assertEqual(self.senders(notifier).route(subscription()).lane, expected)
 
     def test_a_bug_while_routing_is_a_notify_error(self) -> None:
-        with self.assertRaises(NotifierFailed):
-            self.senders(BadLane(None, None, LOG)).route(subscription())
+        notifier = BadLane(None, None, LOG)
+        for error in (KeyError("no"), SystemExit(3)):
+            notifier.error = error
+            with self.assertRaises(NotifierFailed):
+                self.senders(notifier).route(subscription())
+
+    def test_a_notifier_that_cannot_be_hashed(self) -> None:
+        one, other = Unhashable(None, None, LOG), Unhashable(None, None, LOG)
+        senders = Senders({"x": one, "y": other}.get, threads=1, timeout=1.0, max_timeout=20.0)
+        routes = [senders.route(subscription(uri)).sender for uri in ("x", "y", "x")]
+        self.assertIs(routes[0], routes[2])
+        self.assertIsNot(routes[0], routes[1])
 
     def test_neither_single_nor_batch(self) -> None:
         with self.assertRaises(NotifierFailed):
@@ -196,3 +256,92 @@ class Routing(unittest.TestCase):
 
         with self.assertRaises(UnknownScheme):
             Senders(pick, threads=1, timeout=1.0, max_timeout=20.0).route(subscription())
+
+
+class Odd:
+    """Can be made into nothing."""
+
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+    __repr__ = __bool__ = __str__
+
+
+class SoundTest(unittest.TestCase):
+    """What reaches the storage, whatever a notifier has reported."""
+
+    def test_what_is_sound_stays_as_it_is(self) -> None:
+        draft = Draft(b'{"a": [1.5, null]}', 60, {"b": ["c"]}, "m1", 5, "key", Priority.LOW, "sv")
+        for outcome in (
+            Outcome(OutcomeKind.DELIVERED, status=200),
+            Outcome(OutcomeKind.THROTTLED, "slow", 429, 5.0, Scope.CREDENTIAL, "asked", True, "shop", "id-1", (("q", draft),)),
+            Outcome(OutcomeKind.RETRY, exchange=Exchange({"a": 1}, None, {"end": 0.5})),
+        ):
+            self.assertEqual(outcome, sound(outcome))
+
+    def test_what_is_no_outcome(self) -> None:
+        for nonsense in (
+            None,
+            "delivered",
+            OutcomeKind.DELIVERED,
+            Odd(),
+            Outcome,
+            Outcome("delivered"),
+            Outcome(OutcomeKind.RETRY, scope="lane"),
+            Outcome(OutcomeKind.RETRY, detail=Odd()),
+            Outcome(OutcomeKind.RETRY, publish=None),
+            Outcome(OutcomeKind.RETRY, publish=5),
+            Outcome(OutcomeKind.RETRY, disable=Odd()),
+            Outcome(OutcomeKind.DELIVERED, provider_id=Odd(), status=200),
+        ):
+            outcome = sound(nonsense)
+            self.assertEqual((OutcomeKind.OURS, "The notifier returned no outcome"), (outcome.kind, outcome.detail))
+
+    def test_values_that_no_database_takes(self) -> None:
+        outcome = sound(
+            Outcome(
+                OutcomeKind.RETRY,
+                "a\x00\udc80" + "x" * 600,
+                2**31,
+                float("inf"),
+                disable="a\x00",
+                target="yes",
+                credential="c" * 600,
+                provider_id=7,
+                exchange=Exchange({"a": {1, 2}}),
+            )
+        )
+        self.assertEqual("a??" + "x" * 497, outcome.detail)
+        self.assertEqual((None, None, "a?", True), (outcome.status, outcome.after, outcome.disable, outcome.target))
+        self.assertEqual(("c" * 500, "7"), (outcome.credential, outcome.provider_id))
+        self.assertEqual({"error": "what the notifier recorded is not JSON"}, outcome.exchange.request)
+        self.assertEqual("7", sound(Outcome(OutcomeKind.DELIVERED, status=200, provider_id=7)).provider_id)
+
+    def test_messages_that_no_database_takes(self) -> None:
+        good = Draft(b"1", 60)
+        for post in (
+            None,
+            "queue",
+            ("queue", None),
+            ("q" * 65, good),
+            ("a/b", good),
+            (None, good),
+            ("q", dataclasses.replace(good, body_json="1")),
+            ("q", dataclasses.replace(good, body_json="1".encode("utf-16"))),
+            ("q", dataclasses.replace(good, body_json=b"{")),
+            ("q", dataclasses.replace(good, ttl=0)),
+            ("q", dataclasses.replace(good, ttl=2**31)),
+            ("q", dataclasses.replace(good, ttl=1.5)),
+            ("q", dataclasses.replace(good, delay=-1)),
+            ("q", dataclasses.replace(good, delay=None)),
+            ("q", dataclasses.replace(good, attributes=None)),
+            ("q", dataclasses.replace(good, attributes={"a": float("nan")})),
+            ("q", dataclasses.replace(good, attributes={"a": object()})),
+            ("q", dataclasses.replace(good, parent_id=5)),
+            ("q", dataclasses.replace(good, collapse_key="a\x00")),
+            ("q", dataclasses.replace(good, language="\udc80")),
+            ("q", dataclasses.replace(good, priority="high")),
+        ):
+            outcome = sound(Outcome(OutcomeKind.DELIVERED, publish=(("q", good), post)))
+            self.assertIs(OutcomeKind.OURS, outcome.kind, post)
+            self.assertEqual("The notifier returned a message that cannot be stored", outcome.detail)

@@ -20,7 +20,7 @@ from zaqar_notify.notifiers.sections import Section
 if TYPE_CHECKING:
     from zaqar_notify.notifiers.http import HttpClients
 
-CLOSE_TIME = 5.0
+CLOSE_TIME = 3.0
 """Seconds that all notifiers together may take to close."""
 
 
@@ -185,12 +185,16 @@ def _allowed(loaded: Collection[str], subscriber_types: Sequence[str]) -> frozen
 
 def _instance(plugin: Plugin, conf: cfg.ConfigOpts, http: HttpClients) -> Notifier:
     make: Callable[..., Notifier] = plugin.cls
+    log = logging.getLogger(f"{NAMESPACE}.{plugin.section}")
     try:
-        return make(Section(conf, plugin.section, plugin.cls), http, logging.getLogger(f"{NAMESPACE}.{plugin.section}"))
+        notifier = make(Section(conf, plugin.section, plugin.cls), http, log)
     except (CannotStart, KeyboardInterrupt):
         raise
     except BaseException as error:  # sys.exit() too
         raise CannotStart(f"{plugin} does not start: {installed.described(error)}") from error
+    if not hasattr(notifier, "log"):
+        raise CannotStart(f"{plugin} does not start: its __init__ does not call super().__init__(conf, http, log)")
+    return notifier
 
 
 def _guarded(notifier: Notifier, call: Callable[[], Any]) -> Any:

@@ -36,6 +36,9 @@ class Notifier(abc.ABC):
     """The options of each of them. ``shop`` in ``[apns] apps`` has the section ``[apns_shop]``."""
     templated: ClassVar[bool] = False
     """What it sends can be made by templates: ``delivery.templates`` has those of the subscription and its queue."""
+    most_threads: ClassVar[int] = 100
+    """With more threads of its own alive it is taken to leak them, and nothing is sent with it until they end. 0: as many as it
+    likes."""
     digests: ClassVar[bool] = False
     """What is released from a window together for one subscription comes as one delivery, with the rest in ``others``."""
 

@@ -139,6 +139,7 @@ class EmailNotifier(BatchNotifier):
     ]
     named_by: ClassVar[str] = "accounts"
     named_options: ClassVar[list[cfg.Opt]] = _ACCOUNT
+    most_threads: ClassVar[int] = 0  # one for each connection, of which the options say how many there may be
 
     def __init__(self, conf: Any, http: HttpClients, log: logging.Logger) -> None:
         super().__init__(conf, http, log)

@@ -100,6 +100,8 @@ def _defect(cls: Any) -> str | None:
         return "has options that are no list of oslo.config's options"
     if not isinstance(cls.section, str) or (cls.named_by and cls.named_by not in {option.dest for option in cls.options}):
         return "has a section that is no text, or an option for its names that is none of its options"
+    if type(cls.most_threads) is not int:
+        return "has most_threads that are no integer"
     return None
 
 

@@ -12,10 +12,12 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeGuard
 
-from zaqar_notify.errors import NotifierFailed, NotifyError
-from zaqar_notify.model import Delivery, Draft, Exchange, Outcome, OutcomeKind, Scope, Subscription
+from zaqar_notify.errors import InvalidQueue, NotifierFailed, NotifyError
+from zaqar_notify.model import Delivery, Draft, Exchange, Outcome, OutcomeKind, Priority, Scope, Subscription
 from zaqar_notify.notifiers.base import BatchNotifier, Notifier, Report, SingleNotifier
+from zaqar_notify.notifiers.census import Census
 from zaqar_notify.notifiers.exchanges import HttpExchange
+from zaqar_notify.validation import check_queue_name
 
 DETAIL_LENGTH = 500
 """Characters of an outcome's detail that go into the log."""
@@ -38,24 +40,36 @@ class Threads:
         self._lock = threading.Lock()
         self._running: set[Delivery] = set()
         self._lost: set[Delivery] = set()
+        self._census = Census(name, notifier.most_threads, log)
 
     @property
     def full(self) -> bool:
-        return len(self._running) >= self._size
+        return len(self._running) >= self._size or self._census.is_leaking(self._threads)
 
     @property
     def stopped(self) -> bool:
-        return len(self._lost) >= self._size
+        return len(self._lost) >= self._size or self._census.is_leaking(self._threads)
 
     def send_many(self, deliveries: Sequence[Delivery], report: Report) -> None:
         for delivery in deliveries:
             with self._lock:
                 self._running.add(delivery)
                 new = self._threads < min(len(self._running), self._size)
-                self._threads += new
-            if new:
-                threading.Thread(target=self._run, name=f"{self._name}-{self._threads}", daemon=True).start()
-            self._work.put((delivery, report))
+            if new and not self._start() and not self._threads:
+                self._running.discard(delivery)
+                report(delivery, Outcome(OutcomeKind.OURS, detail="No thread could be started"))
+            else:
+                self._work.put((delivery, report))
+
+    def _start(self) -> bool:
+        """One more thread; False: the process may have no more of them."""
+        try:
+            threading.Thread(target=self._run, name=f"{self._name}-{self._threads + 1}", daemon=True).start()
+        except RuntimeError as error:
+            self._log.error("%s: %s", self._name, error)
+            return False
+        self._threads += 1
+        return True
 
     def give_up(self, delivery: Delivery) -> None:
         """Its send has outstayed its deadline: count its thread as lost."""
@@ -66,6 +80,7 @@ class Threads:
         self._log.error("%s: a send hangs; %d of %d threads are lost", self._name, len(self._lost), self._size)
 
     def _run(self) -> None:
+        self._census.name_this_thread()
         while (work := self._work.get()) is not None:
             delivery, report = work
             outcome = self._send(delivery)
@@ -77,7 +92,7 @@ class Threads:
     def _send(self, delivery: Delivery) -> Outcome:
         try:
             return self._notifier.send(delivery)
-        except Exception as error:  # noqa: BLE001 - a driver's bug costs this delivery only
+        except BaseException as error:  # noqa: BLE001 - a driver's bug, sys.exit() too, costs this delivery only
             self._log.exception("%s: a bug in the notifier", self._name)
             return Outcome(OutcomeKind.OURS, detail=f"The notifier failed: {type(error).__name__}")
 
@@ -89,18 +104,25 @@ class Threads:
 class Direct:
     """A `BatchNotifier` as the worker sees it: it takes any number, and a bug in it costs the batch it was given."""
 
-    full = False
-    stopped = False
-
     def __init__(self, notifier: BatchNotifier, name: str, log: logging.Logger) -> None:
         self._notifier = notifier
         self._name = name
         self._log = log
+        self._census = Census(name, notifier.most_threads, log)
+
+    @property
+    def full(self) -> bool:
+        return self._census.is_leaking(0)
+
+    @property
+    def stopped(self) -> bool:
+        return self._census.is_leaking(0)
 
     def send_many(self, deliveries: Sequence[Delivery], report: Report) -> None:
         try:
-            self._notifier.send_many(deliveries, report)
-        except Exception as error:  # noqa: BLE001 - a driver's bug costs its own deliveries only
+            with self._census.borrowing_this_thread():
+                self._notifier.send_many(deliveries, report)
+        except BaseException as error:  # noqa: BLE001 - a driver's bug, sys.exit() too, costs its own deliveries only
             self._log.exception("%s: a bug in the notifier", self._name)
             outcome = Outcome(OutcomeKind.OURS, detail=f"The notifier failed: {type(error).__name__}")
             for delivery in deliveries:
@@ -136,18 +158,18 @@ class Senders:
         self._threads = threads
         self._timeout = timeout
         self._max_timeout = max_timeout
-        self._senders: dict[Notifier, Threads | Direct] = {}
+        self._senders: dict[int, Threads | Direct] = {}  # by the notifier's id(): not every one can be hashed
 
     def route(self, subscription: Subscription) -> Route:
         """Raises `NotifyError` when no loaded notifier serves the subscription, or it fails to say how."""
         notifier = self._pick(subscription.subscriber)
-        sender = self._senders.get(notifier) or self._start(notifier)
+        sender = self._senders.get(id(notifier)) or self._start(notifier)
         try:
             lane, timeout = _storable(notifier.lane(subscription)), self._bounded(notifier.timeout(subscription))
             return Route(sender, lane, timeout, notifier.templated, _positive(notifier.in_flight(subscription)))
         except NotifyError:
             raise
-        except Exception as error:
+        except BaseException as error:
             notifier.log.exception("a bug in the notifier")
             raise NotifierFailed(f"The notifier failed: {type(error).__name__}") from error
 
@@ -165,7 +187,7 @@ class Senders:
             sender = Threads(notifier, name, self._threads, notifier.log)
         else:
             raise NotifierFailed(f"{name} is neither a SingleNotifier nor a BatchNotifier")
-        self._senders[notifier] = sender
+        self._senders[id(notifier)] = sender
         return sender
 
     def close(self) -> None:
@@ -181,7 +203,7 @@ def _positive(number: int | None) -> int | None:
 
 def _storable(lane: str) -> str:
     """A lane's name as any database takes it."""
-    return str(lane).encode("utf-8", "replace").decode()[:LANE_LENGTH]
+    return _plain(lane)[:LANE_LENGTH]
 
 
 # -- what comes back -----------------------------------------------------------------------------------------------------------
@@ -191,16 +213,29 @@ def sound(outcome: Any) -> Outcome:
     """What a notifier reported in a form that can be stored, or what to make of it when it is no outcome at all."""
     if _is_plain(outcome):  # nearly always
         return outcome
+    try:
+        return _sound(outcome)
+    except Exception:  # noqa: BLE001 - whatever it is made of
+        return Outcome(OutcomeKind.OURS, detail="The notifier returned no outcome")
+
+
+def _sound(outcome: Any) -> Outcome:
     if not isinstance(outcome, Outcome) or not isinstance(outcome.kind, OutcomeKind) or not isinstance(outcome.scope, Scope):
         return Outcome(OutcomeKind.OURS, detail="The notifier returned no outcome")
-    if not all(_is_post(post) for post in outcome.publish):
+    publish = tuple(outcome.publish)
+    if not all(_is_post(post) for post in publish):
         return Outcome(OutcomeKind.OURS, detail="The notifier returned a message that cannot be stored")
-    return dataclasses.replace(
-        outcome,
-        detail=_text(outcome.detail),
+    return Outcome(
+        outcome.kind,
+        _text(outcome.detail),
         status=outcome.status if isinstance(outcome.status, int) and abs(outcome.status) < 2**31 else None,
         after=outcome.after if isinstance(outcome.after, int | float) and 0 <= outcome.after < math.inf else None,
+        scope=outcome.scope,
         disable=_text(outcome.disable) if outcome.disable else None,
+        target=bool(outcome.target),
+        credential=_text(outcome.credential) if outcome.credential else None,
+        provider_id=_text(outcome.provider_id) if outcome.provider_id else None,
+        publish=publish,
         exchange=_exchange(outcome.exchange),
     )
 
@@ -212,6 +247,10 @@ def _is_plain(outcome: Any) -> TypeGuard[Outcome]:
         and outcome.detail == ""
         and outcome.after is None
         and outcome.disable is None
+        and outcome.credential is None
+        and outcome.provider_id is None
+        and outcome.scope is Scope.LANE
+        and outcome.target is False
         and outcome.publish == ()
         and (outcome.exchange is None or type(outcome.exchange) is HttpExchange)
         and type(outcome.status) is int
@@ -220,7 +259,12 @@ def _is_plain(outcome: Any) -> TypeGuard[Outcome]:
 
 
 def _text(value: Any) -> str:
-    return str(value).encode("utf-8", "replace").decode()[:DETAIL_LENGTH]
+    return _plain(value)[:DETAIL_LENGTH]
+
+
+def _plain(value: Any) -> str:
+    """As text that any database takes."""
+    return str(value).encode("utf-8", "replace").decode().replace("\x00", "?")
 
 
 def _exchange(exchange: Any) -> Exchange | None:
@@ -243,9 +287,20 @@ def _is_post(post: Any) -> bool:
     """(queue, draft) with values that any database takes."""
     try:
         queue, draft = post
-        json.loads(draft.body_json)
-        json.dumps(dict(draft.attributes))
-        queue.encode()
-    except (TypeError, ValueError, AttributeError):
+        check_queue_name(queue)
+        json.loads(draft.body_json.decode())
+        json.dumps(dict(draft.attributes), allow_nan=False).encode()
+        texts = [text.encode() for text in (draft.parent_id, draft.collapse_key, draft.language) if text is not None]
+    except (TypeError, ValueError, AttributeError, RecursionError, InvalidQueue):
         return False
-    return isinstance(draft, Draft) and isinstance(draft.body_json, bytes) and isinstance(draft.ttl, int) and draft.ttl > 0
+    return (
+        isinstance(draft, Draft)
+        and _is_time(draft.ttl, least=1)
+        and _is_time(draft.delay, least=0)
+        and b"\x00" not in b"".join(texts)
+        and (draft.priority is None or isinstance(draft.priority, Priority))
+    )
+
+
+def _is_time(value: Any, least: int) -> bool:
+    return type(value) is int and least <= value < 2**31
