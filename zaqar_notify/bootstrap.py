@@ -216,6 +216,7 @@ def build_service(conf: cfg.ConfigOpts) -> NotificationService:
     from zaqar_notify.api.app import create_app
     from zaqar_notify.api.confirmation import Confirmations
     from zaqar_notify.api.extension import NotificationService
+    from zaqar_notify.feedback import Tokens
     from zaqar_notify.metrics import ApiMetrics
     from zaqar_notify.signing import UrlSigner
     from zaqar_notify.validation import Limits
@@ -227,7 +228,7 @@ def build_service(conf: cfg.ConfigOpts) -> NotificationService:
     metrics = _build_api_metrics(conf, storage)
     limits = dataclasses.replace(_settings(Limits, conf.transport), max_attempts=conf.notification.max_attempts)
     wake = _waking(conf, storage)
-    check = build_notifiers(conf).check
+    notifiers = build_notifiers(conf)
     rules = build_rules(conf)
     signer = UrlSigner(conf.signed_url.secret_key)
     confirmations = Confirmations(
@@ -242,13 +243,15 @@ def build_service(conf: cfg.ConfigOpts) -> NotificationService:
         api = create_app(
             storage,
             limits=limits,
-            check=check,
+            check=notifiers.check,
             wake=wake,
             loopback_only=identity is None and conf.auth.strategy == "none",
             identity=identity or _build_identity(conf, storage),
             rules=rules,
             signer=signer,
             confirmations=confirmations,
+            tokens=Tokens(conf.signed_url.secret_key),
+            read_receipt=notifiers.receipt,
             metrics=metrics,
         )
         return _behind_keystone(conf, api) if identity is None and conf.auth.strategy == "keystone" else api

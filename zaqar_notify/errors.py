@@ -68,6 +68,13 @@ class Conflict(NotifyError):
     title = "Conflict"
 
 
+class Gone(NotifyError):
+    """It was there once, and will not be again."""
+
+    status = 410
+    title = "Gone"
+
+
 class StorageUnavailable(NotifyError):
     """The database is locked, full or out of reach; nothing was stored."""
 

@@ -16,7 +16,10 @@ from zaqar_notify.api.confirmation import Confirmations
 from zaqar_notify.api.identity import Anyone
 from zaqar_notify.encryption import Keyring
 from zaqar_notify.errors import InvalidRequest, UnknownScheme
+from zaqar_notify.feedback import Tokens
+from zaqar_notify.model import LogEntry, OutcomeKind, Receipt, ReceiptKind, State
 from zaqar_notify.signing import UrlSigner
+from zaqar_notify.storage.base import Closing, Settlement
 from zaqar_notify.storage.memory import MemoryStorage
 from zaqar_notify.storage.sql.driver import SqlStorage
 from zaqar_notify.validation import Limits
@@ -25,6 +28,7 @@ CLIENT = "5b0e4a6a-98ac-4d6c-a3d4-4f2c7f2ad0aa"
 OTHER_CLIENT = "0f7c2f1e-1d0a-4b5e-8f0e-3f6a1c2b4d5e"
 KEYRING = Keyring([base64.b64encode(bytes(32)).decode()])
 SIGNER = UrlSigner("secret")
+TOKENS = Tokens("secret")
 HOOK = {"subscriber": "http://endpoint.example/hook"}
 
 
@@ -101,6 +105,8 @@ class ApiCase(unittest.TestCase):
         self.clock = Clock()
         self.storage = self.make_storage(self.clock)
         self.addCleanup(self.storage.close)
+        self.reports: list[tuple[str, dict[str, str]]] = []
+        """Whom providers have reported of, and what."""
         self.wakes: list[int] = []
         """How many messages of the queue ``q`` could be read at each wake-up."""
         self.client = self.make_client()
@@ -122,10 +128,18 @@ class ApiCase(unittest.TestCase):
             identity=self.make_identity(storage),
             rules=self.rules,
             signer=SIGNER,
+            tokens=TOKENS,
+            read_receipt=self.read_receipt,
             confirmations=Confirmations(self.require_confirmation, 3600, self.public_url, SIGNER, self.clock),
             clock=self.clock,
         )
         return testing.TestClient(app)
+
+    def read_receipt(self, subscription, fields) -> Receipt | None:
+        """Stands for the notifiers: ``status`` says what became of it."""
+        self.reports.append((subscription.subscriber, fields))
+        kind = {"delivered": ReceiptKind.DEVICE, "undelivered": ReceiptKind.FAILED}.get(fields.get("status"))
+        return kind and Receipt(kind, 0.0, fields.get("reason", ""))
 
     def call(self, method, path, document=None, *, project="p", client_id=CLIENT, headers=None, client=None, **options):
         """``document`` goes as JSON; ``body=`` goes as it is. A header of None is left out."""
@@ -172,6 +186,25 @@ class ApiCase(unittest.TestCase):
         """Id of a new subscription."""
         document = {"subscriber": f"http://endpoint.example/{number}"}
         return self.ok("POST", f"/v2/queues/{queue}/subscriptions", document, status=201, **options).json["subscription_id"]
+
+    def settle(self, message_ids, lines, due_at=None):
+        """Work as a worker: one line in the log for each (message, subscription) of ``lines``."""
+        worker = self.storage.join()
+        taken = self.storage.take(worker, 30.0, entries=100, rows=0)
+        self.assertEqual(sorted(entry.message_id for entry in taken.entries), sorted(message_ids))
+        settlements = [
+            Settlement(message_id, subscription_id, taken.token, False, log=log, due_at=due_at, attempts=1, lines=1)
+            for message_id, subscription_id, log in lines
+        ]
+        closings = [Closing(message_id, taken.token) for message_id in message_ids]
+        self.assertEqual(self.storage.settle(settlements, closings), 0)
+
+    def deliver(self, subscription_id, **fields) -> str:
+        """Id of a message that was posted and delivered."""
+        [message_id] = self.post("x")
+        line = LogEntry(1, self.clock.now, State.DELIVERED, OutcomeKind.DELIVERED, 204, 0.125, **fields)
+        self.settle([message_id], [(message_id, subscription_id, line)])
+        return message_id
 
     def walk(self, path, key, query="", **options):
         """Every page, by the links; yields the entries of each."""

@@ -20,18 +20,6 @@ def path_of(message_id, subscription_id, then=""):
 
 
 class DeliveryTests:
-    def settle(self, message_ids, lines, due_at=None):
-        """Work as a worker: one line in the log for each (message, subscription) of ``lines``."""
-        worker = self.storage.join()
-        taken = self.storage.take(worker, 30.0, entries=100, rows=0)
-        self.assertEqual(sorted(entry.message_id for entry in taken.entries), sorted(message_ids))
-        settlements = [
-            Settlement(message_id, subscription_id, taken.token, False, log=log, due_at=due_at, attempts=1, lines=1)
-            for message_id, subscription_id, log in lines
-        ]
-        closings = [Closing(message_id, taken.token) for message_id in message_ids]
-        self.assertEqual(self.storage.settle(settlements, closings), 0)
-
     def deliveries(self, path):
         answer = self.ok("GET", f"{QUEUE}/{path}/deliveries").json
         self.assertEqual(set(answer), {"deliveries", "links"})

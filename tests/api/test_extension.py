@@ -13,12 +13,14 @@ import falcon.asgi
 import falcon.inspect
 from falcon import testing
 
-from tests.api.case import CLIENT, HOOK, Clock, OverMemory, OverSql, check_scheme
-from zaqar_notify.api import mount
+from tests.api.case import CLIENT, HOOK, TOKENS, Clock, OverMemory, OverSql, check_scheme
+from zaqar_notify import validation
+from zaqar_notify.api import feedback, mount
 from zaqar_notify.api.app import create_app
 from zaqar_notify.api.extension import IDS_HEADER, MOST_IDS_IN_HEADER, TEMPLATES, NotificationService
 from zaqar_notify.errors import StorageUnavailable
-from zaqar_notify.model import Priority
+from zaqar_notify.feedback import PATHS, UNSUBSCRIBE, Use
+from zaqar_notify.model import Priority, delivery_id
 from zaqar_notify.signing import UrlSigner
 from zaqar_notify.storage.base import Closing
 from zaqar_notify.validation import Limits
@@ -98,6 +100,7 @@ class ExtensionCase(unittest.TestCase):
                 loopback_only=self.loopback_only and identity is None,
                 identity=identity,
                 signer=SIGNER,
+                tokens=TOKENS,
                 clock=self.clock,
             )
 
@@ -737,8 +740,31 @@ class RoutesTest(ExtensionCase):
         self.assertEqual(("order-7", Priority.HIGH, "pt-BR"), (message.collapse_key, message.priority, message.language))
         wrong = {"json": {"messages": [{"body": "x", "priority": 9}]}}
         self.assertEqual(400, self.post(client=self.mounted(), **wrong).status_code)
-        self.assertEqual(201, self.post(client=self.mounted(strict=False), **wrong).status_code)
+        with self.assertLogs("zaqar_notify.api.extension", logging.WARNING):
+            self.assertEqual(201, self.post(client=self.mounted(strict=False), **wrong).status_code)
         self.assertEqual([], self.due())
+
+    def test_links_in_notifications(self):
+        """They are followed by people and providers that the app does not know."""
+
+        def project(req):
+            raise AssertionError("nobody is asked who calls")
+
+        client = self.mounted(project=project)
+        subscription = self.storage.subscribe(
+            validation.subscription(HOOK, project="p", queue="q", limits=Limits(), now=self.clock.now)
+        ).subscription
+        for template in feedback.TEMPLATES:
+            for method in ("GET", "POST"):
+                answer = client.simulate_request(method, template.format(token="x"))
+                self.assertEqual(405 if (method, template) == ("GET", feedback.TEMPLATES[0]) else 403, answer.status_code)
+                self.assertEqual("no-store", answer.headers["cache-control"])
+        path = PATHS[UNSUBSCRIBE][1] + TOKENS.make(Use.UNSUBSCRIBE, delivery_id("1" * 16, subscription.id))
+        page = client.simulate_get(path)
+        self.assertEqual((200, "text/html; charset=utf-8"), (page.status_code, page.headers["content-type"]))
+        self.assertIn("queue q ", page.text)
+        self.assertEqual(204, client.simulate_post(path, body=b"List-Unsubscribe=One-Click").status_code)
+        self.assertIsNone(self.storage.get_subscription("p", "q", subscription.id))
 
     def test_the_app_authenticates(self):
         self.loopback_only = True
@@ -834,6 +860,9 @@ class MisfitTest(ExtensionCase):
         app = self.app()
         self.mounted(app=app)
         self.misfit(ValueError, "subscriptions already", app)
+        taken = self.app()
+        taken.add_route("/v2/receipts/{number}", ForeignMessage())
+        self.misfit(ValueError, "receipts/{number} already", taken)
 
     def test_held_for(self):
         self.misfit(ValueError, "held_for", self.app(), held_for=0)

@@ -9,8 +9,10 @@ import urllib.parse
 
 from falcon import testing
 
-from tests.api.case import CLIENT, HOOK, ApiCase, OverMemory, OverSql, routes
+from tests.api.case import CLIENT, HOOK, TOKENS, ApiCase, OverMemory, OverSql, routes
 from zaqar_notify.api.queues import PATCH_TYPE
+from zaqar_notify.feedback import PATHS, Tokens
+from zaqar_notify.model import delivery_id
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -44,7 +46,17 @@ DOCUMENTS = {
     ],
     ("/v2/queues/{queue}/share", "POST"): {"paths": ["messages"], "methods": ["GET"], "expires": "2030-01-31T12:00:00"},
     ("/v2/queues/{queue}/messages", "POST"): {
-        "messages": [{"body": {"a": 1}, "ttl": 60, "delay": 0, "attributes": {"a": "x", "b": ["y"]}}]
+        "messages": [
+            {
+                "body": {"a": 1},
+                "ttl": 60,
+                "delay": 0,
+                "attributes": {"a": "x", "b": ["y"]},
+                "collapse_key": "k",
+                "priority": "high",
+                "language": "en",
+            }
+        ]
     },
     ("/v2/queues/{queue}/claims", "POST"): {"ttl": 60, "grace": 60},
     ("/v2/queues/{queue}/claims/{claim_id}", "PATCH"): {"ttl": 60, "grace": 60},
@@ -59,12 +71,19 @@ DOCUMENTS = {
             "max_in_flight": 2,
             "rate": 1.5,
             "dead_letter_queue": "dead",
+            "window": {"min": 1, "max": 2},
+            "fallback": ["http://endpoint.example/second"],
+            "callback": "http://endpoint.example/owner",
         },
     },
     ("/v2/queues/{queue}/subscriptions/{subscription_id}", "PATCH"): {
         "subscriber": "http://endpoint.example/new",
         "ttl": 60,
-        "options": {"_retry_policy": {"minimum_delay": 5, "retry_backoff_function": "linear"}},
+        "options": {
+            "_retry_policy": {"minimum_delay": 5, "retry_backoff_function": "linear"},
+            "window": {"seconds": 5},
+            "fallback": ["http://endpoint.example/second"],
+        },
     },
     ("/v2/queues/{queue}/subscriptions/{subscription_id}/confirm", "PUT"): {"confirmed": True},
     ("/v2/queues/{queue}/messages/{message_id}/deliveries/{subscription_id}/redeliver", "POST"): {"ttl": 60},
@@ -75,6 +94,7 @@ DOCUMENTS = {
         "ttl": 60,
     },
     ("/v2/queues/{queue}/purge", "POST"): {"resource_types": ["messages", "subscriptions"]},
+    ("/v2/receipts/{token}", "POST"): {"status": "delivered", "reason": "ok", "to": {"number": 1}},
 }
 """A good document for each route that takes one; each value in it is replaced by each of WRONG."""
 
@@ -85,7 +105,7 @@ WITHOUT = {
         "subscriptions/{subscription_id}/ping",
         "messages/{message_id}/deliveries/{subscription_id}/cancel",
     )
-}
+} | {(f"/v2/{path}/{{token}}", "POST") for path in ("acknowledgements", "unsubscriptions", "confirmations")}
 """What takes none."""
 
 WRONG = [
@@ -259,14 +279,18 @@ def at(document, place):
 class HostileTests:
     """Nothing that a client sends makes the service fail."""
 
+    tokens = TOKENS
+
     def setUp(self):
         super().setUp()
         self.ok("PUT", "/v2/queues/q", {"colour": "red"}, status=201)
+        subscription_id = self.ok("POST", "/v2/queues/q/subscriptions", HOOK, status=201).json["subscription_id"]
+        self.delivered = delivery_id(self.deliver(subscription_id), subscription_id)
         self.ids = {
             "queue": "q",
             "message_id": self.post("free", "claimed")[0],
             "claim_id": self.claim(query="limit=1")[0],
-            "subscription_id": self.ok("POST", "/v2/queues/q/subscriptions", HOOK, status=201).json["subscription_id"],
+            "subscription_id": subscription_id,
         }
 
     def routes(self, *methods):
@@ -278,10 +302,13 @@ class HostileTests:
             if hasattr(resource, f"on_{method.lower()}")
         ]
         self.assertTrue(found)
-        return sorted(found, key=lambda route: (route[1] == "DELETE", route[0].endswith("/purge")))
+        return sorted(
+            found, key=lambda route: (route[1] == "DELETE", route[0].endswith(("/purge", "/unsubscriptions/{token}")))
+        )
 
     def path(self, template, **changed):
-        return template.format(**self.ids | changed)
+        tokens = {path: self.tokens.make(use, self.delivered) for use, path in PATHS.values()}
+        return template.format(**self.ids | {"token": tokens.get(template.removesuffix("{token}"))} | changed)
 
     def send(self, method, path, **options):
         headers = {"X-Roles": "admin", **(options.pop("headers", None) or {})}
@@ -335,7 +362,7 @@ class HostileTests:
 
     def test_ids(self):
         for template, method in self.routes(*METHODS):
-            for field in self.ids:
+            for field in (*self.ids, "token"):
                 if f"{{{field}}}" in template:
                     for text in TEXTS:
                         self.send(method, self.path(template, **{field: quote(text)}))
@@ -356,6 +383,8 @@ class HostileTests:
             ("PUT", f"/v2/queues/q/subscriptions/{self.ids['subscription_id']}/confirm", '{"confirmed": true}'),
             ("GET", "/v2/health", None),
             ("GET", "/", None),
+            *((method, self.path("/v2/receipts/{token}"), body) for method, body in (("GET", None), ("POST", "{}"))),
+            *((method, self.path("/v2/confirmations/{token}"), None) for method in ("GET", "POST")),
         ):
             for name in NAMES:
                 for value in HEADERS:
@@ -399,4 +428,4 @@ class HostileMemoryTest(OverMemory, HostileTests, ApiCase):
 
 
 class HostileSqlTest(OverSql, HostileTests, ApiCase):
-    pass
+    tokens = Tokens("another key")

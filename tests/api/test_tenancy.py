@@ -192,7 +192,7 @@ class TenancyTests:
         served = {
             (name.removeprefix("on_").upper(), template)
             for template, resource in routes(self.client.app)
-            if resource.access is not Access.PUBLIC
+            if resource.access is Access.ZAQAR  # of the others test_feedback asks
             for name in dir(resource)
             if name.startswith("on_")
         }

@@ -6,11 +6,12 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import falcon
 
+from zaqar_notify.api import feedback, pages
 from zaqar_notify.api.claims import Claim, Claims
 from zaqar_notify.api.confirmation import Confirmations
 from zaqar_notify.api.deliveries import Cancelling, Delivery, MessageDeliveries, Redelivering, SubscriptionDeliveries
@@ -21,6 +22,7 @@ from zaqar_notify.api.messages import Message, Messages
 from zaqar_notify.api.middleware import (
     REQUEST_ID_HEADER,
     Callers,
+    Discretion,
     HeaderRules,
     LoopbackOnly,
     Measuring,
@@ -32,10 +34,13 @@ from zaqar_notify.api.ping import Ping
 from zaqar_notify.api.policy import Rules
 from zaqar_notify.api.queues import Queue, QueuePurge, Queues, QueueSettings, QueueShare, QueueStats
 from zaqar_notify.api.replays import Replaying
-from zaqar_notify.api.service import Check, Clock, Service
+from zaqar_notify.api.service import Check, Clock, ReadReceipt, Service
 from zaqar_notify.api.subscriptions import Confirming, Enabling, Pinging, Subscription, Subscriptions
 from zaqar_notify.errors import NotifyError, StorageUnavailable
+from zaqar_notify.feedback import Tokens
 from zaqar_notify.metrics import ApiMetrics
+from zaqar_notify.model import Receipt
+from zaqar_notify.model import Subscription as SubscriptionRecord
 from zaqar_notify.signing import UrlSigner
 from zaqar_notify.storage.base import Storage
 from zaqar_notify.validation import Limits
@@ -43,6 +48,10 @@ from zaqar_notify.validation import Limits
 LOG = logging.getLogger(__name__)
 
 App = falcon.App[falcon.Request, falcon.Response]
+
+
+def _no_receipt(subscription: SubscriptionRecord, fields: Mapping[str, str]) -> Receipt | None:
+    return None
 
 
 def create_app(
@@ -56,15 +65,18 @@ def create_app(
     rules: Rules | None = None,
     signer: UrlSigner | None = None,
     confirmations: Confirmations | None = None,
+    tokens: Tokens | None = None,
+    read_receipt: ReadReceipt = _no_receipt,
     metrics: ApiMetrics | None = None,
     clock: Clock = time.time,
 ) -> App:
-    """``check``, ``wake``: see `Service`. Without an ``identity`` callers are what their headers say; without ``rules`` the
-    default ones hold. Without a ``signer`` what this application signs holds nowhere else; without
-    ``confirmations`` none is required."""
+    """``check``, ``wake``, ``read_receipt``: see `Service`. Without an ``identity`` callers are what their headers say; without
+    ``rules`` the default ones hold. Without a ``signer`` what this application signs holds nowhere else, and without ``tokens``
+    no link is known; without ``confirmations`` none is required."""
     signer = signer or UrlSigner(secrets.token_hex(32))
     confirmations = confirmations or Confirmations(False, 259200, None, signer, clock)
-    service = Service(storage, limits, check, wake, signer, confirmations, clock)
+    tokens = tokens or Tokens(secrets.token_hex(32))
+    service = Service(storage, limits, check, wake, signer, confirmations, tokens, read_receipt, clock)
     identity = identity or Anyone()
     app: App = falcon.App(middleware=_middleware(service, identity, rules, loopback_only, metrics))
     # As Zaqar does: "?limit=" is the same as no limit.
@@ -83,6 +95,7 @@ def _middleware(
     return [
         *([] if metrics is None else [Measuring(metrics)]),
         RequestIds(),
+        Discretion(),
         *([LoopbackOnly()] if loopback_only else []),
         Callers(identity, SignedRequests(service.signer, clock=service.clock), rules or Rules.defaults()),
         HeaderRules(strict_client_id=service.limits.client_id_uuid_safe == "strict"),
@@ -111,6 +124,7 @@ def _routes(service: Service, identity: Identity) -> _Routes:
         (f"{_QUEUE}/claims", Claims(service, settings)),
         (f"{_QUEUE}/claims/{{claim_id}}", Claim(service)),
         *notification_routes(service, settings, _QUEUE),
+        *feedback.routes(service),
     ]
 
 
@@ -140,18 +154,21 @@ _DESCRIPTIONS = {
 }
 
 
-def _answer(resp: falcon.Response, status: int, title: str, description: str) -> None:
+def _answer(req: falcon.Request, resp: falcon.Response, status: int, title: str, description: str) -> None:
     resp.status = status
+    if req.uri_template in feedback.PAGES and pages.preferred(req):
+        pages.show(resp, title, description)
+        return
     resp.content_type = falcon.MEDIA_JSON
     resp.data = json.dumps({"title": title, "description": description}).encode()
 
 
 def _answer_notify_error(req: falcon.Request, resp: falcon.Response, error: NotifyError, params: dict[str, Any]) -> None:
     if error.status >= 500:
-        LOG.warning("request %s: %s %r: %s", request_id(req), req.method, req.path, error)
+        LOG.warning("request %s: %s %r: %s", request_id(req), req.method, _loggable_path(req), error)
     if isinstance(error, StorageUnavailable):
         resp.set_header("Retry-After", "1")
-    _answer(resp, error.status, error.title, str(error))
+    _answer(req, resp, error.status, error.title, str(error))
 
 
 def _answer_http_error(req: falcon.Request, resp: falcon.Response, error: falcon.HTTPError, params: dict[str, Any]) -> None:
@@ -160,14 +177,20 @@ def _answer_http_error(req: falcon.Request, resp: falcon.Response, error: falcon
         resp.set_headers(error.headers)
     status = error.status_code
     title = (error.title or "").removeprefix(f"{status} ")
-    _answer(resp, status, title, error.description or _DESCRIPTIONS.get(status, title))
+    _answer(req, resp, status, title, error.description or _DESCRIPTIONS.get(status, title))
 
 
 def _answer_unexpected(req: falcon.Request, resp: falcon.Response, error: Exception, params: dict[str, Any]) -> None:
-    LOG.error("request %s: %s %r failed", request_id(req), req.method, req.path, exc_info=error)
+    LOG.error("request %s: %s %r failed", request_id(req), req.method, _loggable_path(req), exc_info=error)
     _answer(
+        req,
         resp,
         500,
         NotifyError.title,
         f"The service failed at this request; its log has the reason under the id in {REQUEST_ID_HEADER}.",
     )
+
+
+def _loggable_path(req: falcon.Request) -> str:
+    """Whoever reads a token in a log has the right that it gives."""
+    return req.uri_template if req.uri_template in feedback.TEMPLATES else req.path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.parse
 from typing import Any
 
 import falcon
@@ -9,6 +10,8 @@ from gunicorn.http.errors import ParseException
 
 from zaqar_notify import validation
 from zaqar_notify.errors import InvalidRequest
+
+MOST_FIELDS = 100
 
 
 def read_body(req: falcon.Request, limit: int, what: str) -> bytes:
@@ -30,3 +33,40 @@ def read_body(req: falcon.Request, limit: int, what: str) -> bytes:
 
 def read_json(req: falcon.Request, limit: int, what: str) -> Any:
     return validation.parse_json(read_body(req, limit, what), limit, what)
+
+
+def read_fields(req: falcon.Request, limit: int, what: str) -> dict[str, str]:
+    """The fields of the query and, but for GET, of the form or JSON object that comes as the body: the latter win.
+
+    Of a field that is there twice it is the last. In JSON, null is no field, and what is no string is its JSON text.
+    """
+    raw = b"" if req.method == "GET" else read_body(req, limit, what)
+    fields = _form(req.query_string, what) | (_body_fields(req, raw, limit, what) if raw else {})
+    if len(fields) > MOST_FIELDS:
+        raise _too_many(what)
+    return fields
+
+
+def _body_fields(req: falcon.Request, raw: bytes, limit: int, what: str) -> dict[str, str]:
+    media_type = (req.content_type or "").partition(";")[0].strip().lower()
+    if media_type == falcon.MEDIA_URLENCODED:
+        return _form(raw.decode(errors="replace"), what)
+    if media_type == falcon.MEDIA_JSON or media_type.endswith("+json"):
+        document = validation.json_object(validation.parse_json(raw, limit, what), what)
+        return {
+            name: value if isinstance(value, str) else validation.compact_json(value).decode()
+            for name, value in document.items()
+            if value is not None
+        }
+    raise InvalidRequest(f"{what} has to be a form (application/x-www-form-urlencoded) or a JSON object (application/json).")
+
+
+def _form(text: str, what: str) -> dict[str, str]:
+    try:
+        return dict(urllib.parse.parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_FIELDS))
+    except ValueError:
+        raise _too_many(what) from None
+
+
+def _too_many(what: str) -> InvalidRequest:
+    return InvalidRequest(f"{what} may have at most {MOST_FIELDS} fields.")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import time
 from collections.abc import Callable
 from typing import Any
 
 from zaqar_notify import validation
-from zaqar_notify.model import Draft, Subscription
+from zaqar_notify.model import Draft, Message, Subscription
 from zaqar_notify.signing import UrlSigner
 
+_ADDRESS = "subscriber_sha256"
+"""Attribute of a request to confirm: whom it asks."""
 _SUBSCRIBING = "Somebody wants this address to be notified of the messages of the queue {}. It is asked to agree first."
 _UNSUBSCRIBING = "This address is no longer notified of the messages of the queue {}. It can agree to it again."
 
@@ -53,7 +56,16 @@ class Confirmations:
         }
         if self.public_url:
             document["WSGISubscribeURL"] = self.public_url.rstrip("/") + path
-        return Draft(validation.compact_json(document), self.ttl)
+        return Draft(validation.compact_json(document), self.ttl, {_ADDRESS: _digest(subscription)})
+
+
+def is_for(request: Message, subscription: Subscription) -> bool:
+    """This request to confirm asks the address that the subscription has now."""
+    return request.attributes.get(_ADDRESS) == _digest(subscription)
+
+
+def _digest(subscription: Subscription) -> str:
+    return hashlib.sha256(subscription.subscriber.encode()).hexdigest()
 
 
 def confirm_path(subscription: Subscription) -> str:

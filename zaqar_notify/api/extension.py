@@ -19,6 +19,7 @@ from wsgiref.types import WSGIApplication
 import falcon
 
 from zaqar_notify import validation
+from zaqar_notify.api import feedback
 from zaqar_notify.api.body import read_body
 from zaqar_notify.api.identity import Caller, Identity
 from zaqar_notify.errors import InvalidRequest, NotifyError, StorageUnavailable, Unauthorized
@@ -51,7 +52,8 @@ TEMPLATES = (
     f"{_MESSAGES}/{{message_id}}/deliveries/{{subscription_id}}/redeliver",
     f"{_MESSAGES}/{{message_id}}/deliveries/{{subscription_id}}/cancel",
 )
-"""The routes that are added; the names of the first two fields follow those of the app."""
+"""The routes that are added; the names of the first two fields follow those of the app. The links in notifications
+(`feedback.TEMPLATES`) are added as they are."""
 
 _FIELD = re.compile(r"\{(\w+)(?::[^{}]*)?\}")
 _FOREIGN_ID = re.compile(r"[!-~]{1,255}")
@@ -116,6 +118,10 @@ def mount(
     forwarding = _Forwarding(service.make_api(None if project is None else _Vouched()), project)
     for template in TEMPLATES:
         app.add_route(_named(template, fields), forwarding)
+    # Whoever follows a link is nobody that the app knows.
+    by_link = _Forwarding(forwarding.api, None)
+    for template in feedback.TEMPLATES:
+        app.add_route(template, by_link)
 
 
 # -- does it fit? -------------------------------------------------------------------------------------------------------------
@@ -149,7 +155,7 @@ def _fit(app: App, names: Mapping[str, str]) -> dict[str, str]:
     if not posts.get(messages):
         raise ValueError(f"The app has no route for POST {messages}: add the queue's own routes before mount().")
     taken = {_FIELD.sub("{}", path): path for path in posts}
-    for template in TEMPLATES:
+    for template in (*TEMPLATES, *feedback.TEMPLATES):
         if (path := taken.get(_FIELD.sub("{}", template))) is not None:
             raise ValueError(f"The app has the route {path} already: nothing else can be mounted there.")
     return fields
@@ -189,7 +195,7 @@ class _Forwarding:
     """Has the API answer. So the rules, checks and errors of its routes are the API's own, and act nowhere else in the app."""
 
     def __init__(self, api: WSGIApplication, project: Project | None) -> None:
-        self._api = api
+        self.api = api
         self._project = project
 
     def _forward(self, req: falcon.Request, resp: falcon.Response, **fields: object) -> None:
@@ -197,7 +203,7 @@ class _Forwarding:
         environ = {**req.env, "PATH_INFO": req.path.encode().decode("latin-1")}
         if self._project is not None:
             environ[_VOUCHED] = self._project(req)
-        status, headers, body = _call(self._api, environ)
+        status, headers, body = _call(self.api, environ)
         resp.status = status
         resp.set_headers(headers)
         resp.data = body

@@ -65,6 +65,10 @@ _RESOURCES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "rel/subscription_ping": (f"{_SUBSCRIPTION}/ping", ("POST",)),
     "rel/subscription_replay": (f"{_SUBSCRIPTION}/replay", ("POST",)),
     "rel/subscription_deliveries": (f"{_SUBSCRIPTION}/deliveries{{?{_PAGE},{_FOUND}}}", ("GET",)),
+    "rel/acknowledgement": ("/v2/acknowledgements/{token}", ("POST",)),
+    "rel/receipt": ("/v2/receipts/{token}", ("GET", "POST")),
+    "rel/unsubscription": ("/v2/unsubscriptions/{token}", ("GET", "POST")),
+    "rel/confirmation": ("/v2/confirmations/{token}", ("GET", "POST")),
 }
 
 
@@ -75,8 +79,9 @@ def _resource(template: str, methods: tuple[str, ...]) -> dict[str, Any]:
     if names:
         target = {"href-template": template, "href-vars": {name: f"param/{name}" for name in names}}
     hints: dict[str, Any] = {"allow": list(methods), "formats": {"application/json": {}}}
+    by_link = "{token}" in template
     if "POST" in methods:
-        hints["accept-post"] = ["application/json"]
+        hints["accept-post"] = ["application/x-www-form-urlencoded", "application/json"] if by_link else ["application/json"]
     if "PATCH" in methods:
         hints["accept-patch"] = [PATCH_TYPE if template == _QUEUE else "application/json"]
     return target | {"hints": hints}

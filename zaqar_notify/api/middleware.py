@@ -7,7 +7,8 @@ import functools
 import ipaddress
 import time
 import uuid
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import falcon
 
@@ -29,7 +30,7 @@ class Access(enum.Enum):
     """
 
     ZAQAR = "zaqar"  # a caller that the rules allow this, Client-ID, JSON
-    SIGNED = "signed"  # the signature in the URL names project and right
+    SIGNED = "signed"  # the token in the URL is the right: no caller, no header, any type
     PUBLIC = "public"
 
 
@@ -61,6 +62,16 @@ class Measuring:
 class RequestIds:
     def process_response(self, req: falcon.Request, resp: falcon.Response, resource: object, succeeded: bool) -> None:
         resp.set_header(REQUEST_ID_HEADER, request_id(req))
+
+
+class Discretion:
+    """A URL that is a right of its own is kept by nobody who reads the answer."""
+
+    _HEADERS: ClassVar[Mapping[str, str]] = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+
+    def process_response(self, req: falcon.Request, resp: falcon.Response, resource: object, succeeded: bool) -> None:
+        if getattr(resource, "access", None) is Access.SIGNED:
+            resp.set_headers(self._HEADERS)
 
 
 class LoopbackOnly:

@@ -101,6 +101,10 @@ class Log(Logger):  # type: ignore[misc]
         self.error_log.propagate = True
 
 
+def _say_nothing(worker: Any, request: Any) -> None:
+    pass
+
+
 class Service(BaseApplication):  # type: ignore[misc]
     def __init__(self, conf: cfg.ConfigOpts, port: int, limits: connections.Limits) -> None:
         self._conf = conf
@@ -124,6 +128,8 @@ class Service(BaseApplication):  # type: ignore[misc]
             "graceful_timeout": round(api.graceful_timeout),
             "proc_name": "zaqar-notify api",
             "logger_class": Log,
+            # By default it logs each path, and some are a right of their own.
+            "pre_request": _say_nothing,
             "loglevel": "debug" if self._conf.debug else "warning",
             # A heartbeat on a slow disk can block a process long enough to be killed as hung.
             "worker_tmp_dir": SHARED_MEMORY if os.path.isdir(SHARED_MEMORY) else None,

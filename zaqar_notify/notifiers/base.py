@@ -24,7 +24,8 @@ Report = Callable[[Delivery, Outcome], None]
 class Notifier(abc.ABC):
     """One instance for each class and configuration section, made at the start of a worker and of an API process.
 
-    The API calls nothing but `check`. `__init__` and `check` do no I/O: connections are made when the first delivery comes.
+    The API calls nothing but `check` and `receipt`. These and `__init__` do no I/O: connections are made when the first
+    delivery comes.
     """
 
     section: ClassVar[str] = ""

@@ -37,6 +37,7 @@ _TAGS = {
     "claims": "A claim gives messages to one consumer for a time.",
     "subscriptions": "Who is notified of a queue's messages.",
     "deliveries": "Did it arrive, and if not, why?",
+    "feedback": "What those who are notified, and those who carry it, answer: by links in the notifications.",
 }
 
 
@@ -123,6 +124,7 @@ def _parameters(limits: Limits, strategies: list[str]) -> Json:
         "MessageId": parameter("path", "message_id", _ID, "The message's id.", schemas.MESSAGE_ID),
         "ClaimId": parameter("path", "claim_id", _ID, "The claim's id.", schemas.CLAIM_ID),
         "SubscriptionId": parameter("path", "subscription_id", _ID, "The subscription's id.", schemas.SUBSCRIPTION_ID),
+        "Token": parameter("path", "token", _ID, "From a link in a notification, for one delivery and one use.", _TOKEN),
         "Marker": parameter("query", "marker", {"type": "string"}, "What the page begins behind: from the link to it."),
         "QueueMarker": parameter(
             "query",
@@ -134,6 +136,7 @@ def _parameters(limits: Limits, strategies: list[str]) -> Json:
 
 
 _ID: Json = {"type": "string", "minLength": 1}
+_TOKEN = f"a{schemas.MESSAGE_ID}-{schemas.SUBSCRIPTION_ID}-0-5c0f3b2a9d8e7f6a1b4c5d6e7f8091a2"
 
 
 def _headers() -> Json:
@@ -143,6 +146,7 @@ def _headers() -> Json:
         "AcceptPatch": _header("The type of the body that is accepted.", const=operations.PATCH_TYPE),
         "RetryAfter": _header("Seconds to wait before the next try.", pattern="^[0-9]+$"),
         "Challenge": _header("How to authenticate."),
+        "ContentSecurityPolicy": _header("It lets the page load nothing and run nothing."),
     }
 
 
@@ -185,6 +189,7 @@ def _errors() -> Json:
             "The headers are too long.", "Request Header Fields Too Large", "limit request headers fields size"
         ),
         "NotAcceptable": answer("The header Accept does not allow application/json. There is no body."),
+        "Gone": _error("It was there once, and will not be again.", "Gone", "This request to confirm is not valid any more."),
         "Conflict": _error("What is there does not allow this.", "Conflict", "The queue's metadata has no 'team' to remove."),
         "UnsupportedMediaType": _error(
             "The body is of another type than the one that is accepted.",

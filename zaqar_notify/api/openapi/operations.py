@@ -29,6 +29,7 @@ _ERRORS = {
     401: "Unauthorized",
     403: "Forbidden",
     404: "NotFound",
+    410: "Gone",
     406: "NotAcceptable",
     408: "RequestTimeout",
     409: "Conflict",
@@ -63,6 +64,25 @@ class _Operations:
     def public(self, operation_id: str, summary: str, answers: Json, description: str = "") -> Json:
         responses = answers | _refused(self._security.public_errors)
         return _described(operation_id, "service", summary, description) | {"responses": responses, "security": []}
+
+    def by_token(
+        self,
+        operation_id: str,
+        summary: str,
+        answers: Json,
+        description: str,
+        *,
+        errors: Sequence[int] = (404,),
+        parameters: Sequence[Json] = (),
+        body: Json | None = None,
+    ) -> Json:
+        """For whoever has the URL: the token in it is the right. ``errors`` beside 403."""
+        made = _described(operation_id, "feedback", summary, description)
+        if parameters:
+            made["parameters"] = list(parameters)
+        if body is not None:
+            made["requestBody"] = body
+        return made | {"responses": answers | _refused(frozenset({403, *errors})), "security": []}
 
     def __call__(
         self,
@@ -162,6 +182,7 @@ def paths(limits: Limits, security: Security) -> Json:
         f"{SUBSCRIPTION}/ping": {"parameters": subscription, **_ping(operation)},
         f"{SUBSCRIPTION}/deliveries": {"parameters": subscription, **_subscription_deliveries(operation, limits)},
         f"{SUBSCRIPTION}/replay": {"parameters": subscription, **_replay(operation)},
+        **_feedback(operation),
     }
 
 
@@ -898,4 +919,123 @@ def _cancel(operation: _Operations) -> Json:
             description="An attempt that is under way may still arrive. 409: it has ended.",
             errors=(404, 409),
         )
+    }
+
+
+# -- feedback ---------------------------------------------------------------------------------------------------------------
+
+_REPORT = {"MessageStatus": "delivered", "MessageSid": "SM5ef8732a3c49700934481addd5ce1659"}
+_ANYTHING: Json = {
+    "required": False,
+    "description": "It is not looked at, and may have 16 KiB.",
+    "content": json_content({"type": "object"}, {"List-Unsubscribe": "One-Click"}, "application/x-www-form-urlencoded"),
+}
+_HEADERS_OF_PAGES = {"Content-Security-Policy": "ContentSecurityPolicy"}
+_PAGE = "A browser gets errors as a page, too."
+
+
+def _feedback(operation: _Operations) -> Json:
+    token = [ref("parameters", "Token")]
+    return {
+        "/v2/acknowledgements/{token}": {"parameters": token, **_acknowledgements(operation)},
+        "/v2/receipts/{token}": {"parameters": token, **_receipts(operation)},
+        "/v2/unsubscriptions/{token}": {"parameters": token, **_unsubscriptions(operation)},
+        "/v2/confirmations/{token}": {"parameters": token, **_confirmations(operation)},
+    }
+
+
+def _acknowledgements(operation: _Operations) -> Json:
+    return {
+        "post": operation.by_token(
+            "acknowledge",
+            "Say that a notification was taken",
+            {"204": answer("It is in the record of the delivery.")},
+            "For the application that was notified. Once more changes nothing. 503: the attempt is not over yet.",
+            body=_ANYTHING,
+        )
+    }
+
+
+def _receipts(operation: _Operations) -> Json:
+    description = "For the provider that carries the notification. 503: the attempt is not over yet."
+    fields = parameter(
+        "query",
+        "fields",
+        {"type": "object", "additionalProperties": {"type": "string"}, "maxProperties": 50},
+        "What the provider has to say, in fields of its own.",
+    )
+    report = {"type": "object", "maxProperties": 50}
+    return {
+        "get": operation.by_token(
+            "report_by_query",
+            "Say what became of a notification",
+            {"200": answer("It was heard.")},
+            description,
+            parameters=[fields | {"style": "form", "explode": True}],
+        ),
+        "post": operation.by_token(
+            "report",
+            "Say what became of a notification",
+            {"204": answer("It was heard.")},
+            description,
+            body={
+                "required": False,
+                "description": "At most 100 fields, with those of the query, and 16 KiB.",
+                "content": json_content(
+                    report | {"additionalProperties": {"type": "string"}}, _REPORT, "application/x-www-form-urlencoded"
+                )
+                | json_content(report, _REPORT),
+            },
+        ),
+    }
+
+
+def _page(description: str) -> Json:
+    return answer(
+        description,
+        {"type": "string"},
+        "<!DOCTYPE html>...",
+        _HEADERS_OF_PAGES,
+        media_type="text/html",
+    )
+
+
+def _unsubscriptions(operation: _Operations) -> Json:
+    return {
+        "get": operation.by_token(
+            "show_unsubscription",
+            "Ask whether to unsubscribe",
+            {"200": _page("A page with a button. Nothing is changed.")},
+            f"For the person who was notified. {_PAGE}",
+            errors=(),
+        ),
+        "post": operation.by_token(
+            "unsubscribe_by_link",
+            "Unsubscribe",
+            {"200": _page("For a browser: there is no such subscription any more."), "204": answer("The same, for others.")},
+            f"By the button of the page, or in one click (RFC 8058). {_PAGE}",
+            errors=(),
+            body=_ANYTHING,
+        ),
+    }
+
+
+def _confirmations(operation: _Operations) -> Json:
+    description = f"For the person who is asked to confirm. 410: it is too late, or another address is asked now. {_PAGE}"
+    return {
+        "get": operation.by_token(
+            "show_confirmation",
+            "Ask whether to confirm a subscription",
+            {"200": _page("A page with a button. Nothing is changed.")},
+            description,
+            errors=(404, 410),
+        ),
+        "post": operation.by_token(
+            "confirm_by_link",
+            "Confirm a subscription",
+            {"200": _page("For a browser: it is confirmed."), "204": answer("The same, for others.")},
+            description,
+            errors=(404, 410),
+            body=_ANYTHING,
+        ),
     }
