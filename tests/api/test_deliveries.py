@@ -1,9 +1,10 @@
 import dataclasses
+import unittest
 import urllib.parse
 
 from tests.api.case import ApiCase, OverMemory, OverSql
 from zaqar_notify.api import deliveries, replays
-from zaqar_notify.model import Exchange, LogEntry, OutcomeKind, State
+from zaqar_notify.model import DeliveryRecord, Exchange, LogEntry, OutcomeKind, Receipt, ReceiptKind, State
 from zaqar_notify.storage.base import REPLAY, Closing, Settlement
 
 QUEUE = "/v2/queues/q"
@@ -32,6 +33,7 @@ class DeliveryTests:
         self.assertEqual(delivery["state"], "pending")
         self.assertEqual((delivery["message_id"], delivery["subscription_id"]), (message_id, subscription_id))
         self.assertEqual(delivery["attempts"], [])
+        self.assertEqual((delivery["progress"], delivery["acknowledged_at"], delivery["receipts"]), (None, None, []))
         self.assertEqual(self.deliveries(f"subscriptions/{subscription_id}"), [delivery])
 
     def test_nobody_subscribed(self):
@@ -49,6 +51,9 @@ class DeliveryTests:
             "subscription_id": subscription_id,
             "state": "delivered",
             "next_attempt_at": None,
+            "progress": "accepted",
+            "acknowledged_at": None,
+            "receipts": [],
             "attempts": [
                 {
                     "number": 1,
@@ -456,6 +461,74 @@ class DeliveryTests:
             for query in ({"limit": "0"}, {"limit": "21"}, {"limit": "x"}, {"marker": "nonsense"}, {"marker": "\0"}):
                 with self.subTest(path=path, query=query):
                     self.refused(400, "GET", f"{QUEUE}/{path}/deliveries?{urllib.parse.urlencode(query)}")
+
+
+class ReceiptTests:
+    """What is heard of a delivery when it was delivered."""
+
+    def test_receipts(self):
+        subscription_id = self.subscribe()
+        message_id = self.deliver(subscription_id, target=2)
+        at = self.clock.now
+        shown = [self.one(message_id, subscription_id)]
+        for kind, detail in ((ReceiptKind.DEVICE, "250 ok"), (ReceiptKind.ACKNOWLEDGED, "")):
+            self.clock.now += 1.5
+            self.assertTrue(self.storage.receive(message_id, subscription_id, Receipt(kind, self.clock.now, detail)))
+            shown.append(self.one(message_id, subscription_id))
+        device = {"kind": "delivered_to_device", "at": at + 1.5, "detail": "250 ok"}
+        acknowledged = {"kind": "acknowledged", "at": at + 3, "detail": None}
+        self.assertEqual([one["receipts"] for one in shown], [[], [device], [device, acknowledged]])
+        self.assertEqual([one["acknowledged_at"] for one in shown], [None, None, at + 3])
+        self.assertEqual([one["progress"] for one in shown], ["accepted", "delivered_to_device", "acknowledged"])
+        self.assertEqual({one["attempts"][0]["fallback"] for one in shown}, {2})
+        for path in (f"messages/{message_id}", f"subscriptions/{subscription_id}"):
+            [listed] = self.ok("GET", f"{QUEUE}/{path}/deliveries?exchanges=true").json["deliveries"]
+            self.assertEqual(listed, shown[-1])
+
+    def test_a_failure(self):
+        subscription_id = self.subscribe()
+        message_id = self.deliver(subscription_id)
+        self.storage.receive(message_id, subscription_id, Receipt(ReceiptKind.FAILED, self.clock.now, "5.1.1 no such user"))
+        shown = self.one(message_id, subscription_id)
+        self.assertEqual((shown["state"], shown["progress"]), ("pending", "failed"))
+        self.assertNotIn("fallback", shown["attempts"][0])
+
+    def one(self, message_id, subscription_id):
+        return self.ok("GET", path_of(message_id, subscription_id)).json
+
+
+class ProgressTest(unittest.TestCase):
+    def progress(self, state, *heard, at=100.0):
+        line = LogEntry(1, at, state, OutcomeKind.DELIVERED)
+        receipts = tuple(Receipt(kind, when) for kind, when in heard)
+        return deliveries.progress(DeliveryRecord("1", "2", state, None, (line,), receipts))
+
+    def test_nothing_was_heard(self):
+        for state in State:
+            self.assertEqual(self.progress(state), "accepted" if state is State.DELIVERED else None)
+        self.assertIsNone(deliveries.progress(DeliveryRecord("1", "2", State.PENDING, None, ())))
+
+    def test_what_was_heard_last_counts(self):
+        device, failed = (ReceiptKind.DEVICE, 101.0), (ReceiptKind.FAILED, 102.0)
+        self.assertEqual(self.progress(State.DELIVERED, device), "delivered_to_device")
+        self.assertEqual(self.progress(State.DEAD, device, failed), "failed")
+        self.assertEqual(self.progress(State.DEAD, failed, (ReceiptKind.DEVICE, 103.0)), "delivered_to_device")
+
+    def test_who_has_acknowledged_has_it(self):
+        acknowledged = (ReceiptKind.ACKNOWLEDGED, 99.0)
+        self.assertEqual(self.progress(State.DELIVERED, acknowledged), "acknowledged")
+        self.assertEqual(self.progress(State.DEAD, acknowledged, (ReceiptKind.FAILED, 102.0)), "acknowledged")
+
+    def test_a_failure_before_it_was_delivered_elsewhere(self):
+        failed = (ReceiptKind.FAILED, 102.0)
+        self.assertEqual(self.progress(State.DELIVERED, failed, at=103.0), "accepted")
+        self.assertEqual(self.progress(State.DELIVERED, (ReceiptKind.DEVICE, 101.0), failed, at=103.0), "delivered_to_device")
+        self.assertEqual(self.progress(State.DELIVERED, failed, at=101.0), "failed")
+        self.assertEqual(self.progress(State.PENDING, failed, at=103.0), "failed")
+
+
+class ReceiptMemoryTest(OverMemory, ReceiptTests, ApiCase):
+    pass
 
 
 class DeliveryMemoryTest(OverMemory, DeliveryTests, ApiCase):

@@ -15,7 +15,19 @@ from zaqar_notify.api.identity import Anyone, ApiKeys, KeystoneTokens
 from zaqar_notify.api.middleware import Access
 from zaqar_notify.api.openapi.document import SIGNED, document
 from zaqar_notify.errors import CannotStart, StorageUnavailable
-from zaqar_notify.model import DeliveryRecord, Disabled, Exchange, LogEntry, Message, OutcomeKind, Priority, State, Subscription
+from zaqar_notify.model import (
+    DeliveryRecord,
+    Disabled,
+    Exchange,
+    LogEntry,
+    Message,
+    OutcomeKind,
+    Priority,
+    Receipt,
+    ReceiptKind,
+    State,
+    Subscription,
+)
 from zaqar_notify.storage.memory import MemoryStorage
 from zaqar_notify.validation import Limits
 
@@ -312,6 +324,13 @@ class RareAnswersTest(ApiCase):
             for due in (None, self.clock.now):
                 record = DeliveryRecord("0" * 16, "1" * 16, State.PENDING, due, tuple(log))
                 self.check_shown("Delivery", deliveries.show(record))
+        receipts = tuple(
+            Receipt(kind, self.clock.now, detail) for kind, detail in zip(ReceiptKind, ("", "ok", "no"), strict=True)
+        )
+        line = LogEntry(1, self.clock.now, State.DELIVERED, OutcomeKind.DELIVERED, target=5)
+        for heard in ((), receipts, *((receipt,) for receipt in receipts)):
+            record = DeliveryRecord("0" * 16, "1" * 16, State.DELIVERED, None, (line,), heard)
+            self.check_shown("Delivery", deliveries.show(record))
         exchange = Exchange({"method": "POST"}, None, {"name": 0.25})
         for shown in (exchange, dataclasses.replace(exchange, response={"status": 200}), None):
             line = LogEntry(1, self.clock.now, State.PENDING, OutcomeKind.RETRY, exchange=shown)

@@ -280,6 +280,9 @@ class DocsTest(unittest.TestCase):
     def test_page_deliveries(self):
         self.page("deliveries.md")
 
+    def test_page_feedback(self):
+        self.page("feedback.md")
+
     def test_page_signed_urls(self):
         self.page("signed-urls.md")
 

@@ -16,7 +16,7 @@ from zaqar_notify.api.paging import next_links
 from zaqar_notify.api.queues import QueueSettings, default_ttl
 from zaqar_notify.api.service import Service
 from zaqar_notify.errors import NotFound
-from zaqar_notify.model import DeliveryRecord, LogEntry, OutcomeKind
+from zaqar_notify.model import DeliveryRecord, LogEntry, OutcomeKind, Receipt, ReceiptKind, State
 from zaqar_notify.storage.base import Storage
 
 UNKNOWN = "There is no such delivery: it never was, or it is too long ago."
@@ -199,18 +199,46 @@ def _asked(req: falcon.Request) -> dict[str, str]:
     return asked
 
 
+ACCEPTED = "accepted"
+"""The progress of a delivery of which nothing was heard since: the other side took it."""
+
+
 def show(delivery: DeliveryRecord, *, exchanges: bool = False) -> dict[str, Any]:
     return {
         "message_id": delivery.message_id,
         "subscription_id": delivery.subscription_id,
         "state": delivery.state.value,
         "next_attempt_at": delivery.next_attempt_at,
+        "progress": progress(delivery),
+        "acknowledged_at": next((heard.at for heard in delivery.receipts if heard.kind is ReceiptKind.ACKNOWLEDGED), None),
+        "receipts": [_show_receipt(heard) for heard in delivery.receipts],
         "attempts": [_show_line(line) | (_show_exchange(line) if exchanges else {}) for line in delivery.log],
     }
 
 
+def progress(delivery: DeliveryRecord) -> str | None:
+    """How far it has come, as far as is known: `ACCEPTED`, or what was heard since. None: nobody has taken it (yet)."""
+    kinds = {heard.kind: heard.at for heard in delivery.receipts}
+    if ReceiptKind.FAILED in kinds and _delivered_since(delivery, kinds[ReceiptKind.FAILED]):
+        del kinds[ReceiptKind.FAILED]
+    if ReceiptKind.ACKNOWLEDGED in kinds:
+        return ReceiptKind.ACKNOWLEDGED.value
+    if kinds:
+        return max(kinds, key=lambda kind: kinds[kind]).value
+    return ACCEPTED if delivery.state is State.DELIVERED else None
+
+
+def _delivered_since(delivery: DeliveryRecord, at: float) -> bool:
+    """To a fallback address, or once more."""
+    return delivery.state is State.DELIVERED and delivery.log[-1].at > at
+
+
+def _show_receipt(heard: Receipt) -> dict[str, Any]:
+    return {"kind": heard.kind.value, "at": heard.at, "detail": heard.detail or None}
+
+
 def _show_line(line: LogEntry) -> dict[str, Any]:
-    return {
+    return ({"fallback": line.target} if line.target else {}) | {
         "number": line.number,
         "at": line.at,
         "outcome": None if line.outcome is None else line.outcome.value,

@@ -785,6 +785,9 @@ _DELIVERIES: Json = {
             "subscription_id": SUBSCRIPTION_ID,
             "state": "pending",
             "next_attempt_at": 2051222707.1,
+            "progress": None,
+            "acknowledged_at": None,
+            "receipts": [],
             "attempts": [
                 {
                     "number": 1,

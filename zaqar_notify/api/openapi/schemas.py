@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from zaqar_notify import signing, validation
+from zaqar_notify.api import deliveries
 from zaqar_notify.api.openapi.fragments import Json, integer, listed, nullable, record, schema
-from zaqar_notify.model import OutcomeKind, State
+from zaqar_notify.model import OutcomeKind, ReceiptKind, State
 from zaqar_notify.validation import Limits
 
 INT64 = 2**63 - 1
@@ -580,11 +581,17 @@ def _deliveries(limits: Limits) -> Json:
             "status": {"type": ["integer", "null"], "description": "That of the answer, in the transport's numbers."},
             "duration": {"type": ["number", "null"], "description": "Seconds."},
             "error": {"type": ["string", "null"]},
+            "fallback": {
+                **integer(1, validation.MAX_FALLBACKS),
+                "description": "Only where it went to another address than the subscriber: which one of options.fallback.",
+            },
             "exchange": nullable(_exchange())
             | {"description": "Only where it was asked for: what went over the wire. null: nothing, or it was not recorded."},
         },
-        optional=("exchange",),
+        optional=("fallback", "exchange"),
     )
+    kinds = [kind.value for kind in ReceiptKind]
+    receipt = record({"kind": {"enum": kinds}, "at": INSTANT, "detail": {"type": ["string", "null"]}})
     return {
         "Redelivery": {
             "type": "object",
@@ -626,6 +633,13 @@ def _deliveries(limits: Limits) -> Json:
                 "subscription_id": TEXT,
                 "state": state,
                 "next_attempt_at": nullable(INSTANT),
+                "progress": {
+                    "enum": [deliveries.ACCEPTED, *kinds, None],
+                    "description": "How far it has come, as far as is known. accepted: the other side took it; null: nobody did.",
+                },
+                "acknowledged_at": nullable(INSTANT),
+                "receipts": listed(receipt, len(kinds))
+                | {"description": "What was heard of it later; of each kind the first."},
                 "attempts": listed(attempt) | {"description": "The last ones."},
             }
         ),
