@@ -635,7 +635,7 @@ def _deliveries(limits: Limits) -> Json:
                 "next_attempt_at": nullable(INSTANT),
                 "progress": {
                     "enum": [deliveries.ACCEPTED, *kinds, None],
-                    "description": "How far it has come, as far as is known. accepted: the other side took it; null: nobody did.",
+                    "description": "How far it has come, as far as is known; accepted: the other side took it.",
                 },
                 "acknowledged_at": nullable(INSTANT),
                 "receipts": listed(receipt, len(kinds))
