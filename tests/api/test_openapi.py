@@ -7,14 +7,15 @@ import sys
 
 import jsonschema
 
-from tests.api.case import KEYRING, ApiCase, check_scheme, routes
+from tests.api.case import KEYRING, TOKENS, ApiCase, check_scheme, routes
 from zaqar_notify import validation
-from zaqar_notify.api import deliveries, messages, subscriptions
+from zaqar_notify.api import deliveries, feedback, messages, subscriptions
 from zaqar_notify.api.app import create_app
 from zaqar_notify.api.identity import Anyone, ApiKeys, KeystoneTokens
 from zaqar_notify.api.middleware import Access
 from zaqar_notify.api.openapi.document import SIGNED, document
 from zaqar_notify.errors import CannotStart, StorageUnavailable
+from zaqar_notify.feedback import Use
 from zaqar_notify.model import (
     DeliveryRecord,
     Disabled,
@@ -27,6 +28,7 @@ from zaqar_notify.model import (
     ReceiptKind,
     State,
     Subscription,
+    delivery_id,
 )
 from zaqar_notify.storage.memory import MemoryStorage
 from zaqar_notify.validation import Limits
@@ -170,8 +172,10 @@ class DocumentTest(ApiCase):
                 answer = resolve(described, reference)
                 self.assertIn("x-openstack-request-id", answer["headers"], (path, method, status))
                 if int(status) >= 400 and status != "406":
-                    [schema] = [content["schema"] for content in answer["content"].values()]
-                    self.assertEqual({"$ref": "#/components/schemas/Error"}, schema)
+                    contents = dict(answer["content"])
+                    self.assertEqual({"$ref": "#/components/schemas/Error"}, contents.pop("application/json")["schema"])
+                    pages = {"text/html"} if path in feedback.PAGES and status in ("400", "403", "404", "410", "503") else set()
+                    self.assertEqual(pages, set(contents))
 
     def test_the_copy_in_the_documentation_is_current(self):
         made = subprocess.run(
@@ -257,9 +261,10 @@ class RareAnswersTest(ApiCase):
         if "content" not in documented:
             self.assertEqual(b"", answer.content)
             return
-        self.assertEqual([answer.headers["content-type"]], list(documented["content"]))
-        for content in documented["content"].values():
-            self.assertEqual([], errors(self.described, content["schema"], answer.json))
+        media_type = answer.headers["content-type"].partition(";")[0]
+        content = documented["content"][media_type]
+        value = answer.text if media_type == "text/html" else answer.json
+        self.assertEqual([], errors(self.described, content["schema"], value))
 
     def check_shown(self, name, shown):
         self.assertEqual([], errors(self.described, {"$ref": f"#/components/schemas/{name}"}, json.loads(json.dumps(shown))))
@@ -286,6 +291,23 @@ class RareAnswersTest(ApiCase):
         answer = self.call("GET", "/v2/health")
         self.assertEqual(403, answer.status_code)
         self.check_answer(answer, "/v2/health")
+
+    def test_confirmations(self):
+        path = "/v2/confirmations/{token}"
+        self.require_confirmation = True
+        self.client = self.make_client()
+        subscription_id = self.subscribe()
+        [delivery] = self.ok("GET", f"/v2/queues/q/subscriptions/{subscription_id}/deliveries").json["deliveries"]
+        token = TOKENS.make(Use.CONFIRM, delivery_id(delivery["message_id"], subscription_id))
+        statuses = []
+        for _ in range(2):
+            for accept in ("text/html", "application/json"):
+                for method in ("get", "post"):
+                    answer = self.call(method.upper(), path.format(token=token), headers={"Accept": accept})
+                    statuses.append(answer.status_code)
+                    self.check_answer(answer, path, method)
+            self.clock.now += 3600
+        self.assertEqual([200, 200, 200, 204, *([410] * 4)], statuses)
 
     def test_storage_out_of_reach(self):
         client = self.make_client(Unreachable(keyring=KEYRING, retention=1.0, body_retention=None, clock=self.clock))

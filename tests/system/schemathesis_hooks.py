@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import urllib.parse
 import uuid
@@ -17,6 +18,9 @@ import schemathesis
 from schemathesis.core.failures import AcceptedNegativeData
 from schemathesis.generation.meta import TestPhase
 from schemathesis.openapi.checks import IgnoredAuth
+
+from zaqar_notify.feedback import PATHS, Tokens, Use
+from zaqar_notify.model import delivery_id
 
 INT64 = 2**63
 Caller = dict[str, str]
@@ -50,6 +54,8 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
     if "Authorization" in case.headers:
         # A key is for one project, and this is hardly it.
         case.headers.pop("X-Project-ID", None)
+    if "token" in case.path_parameters:
+        _make_token(case)
     # The stateful tests know what they have made.
     if "queue" in case.path_parameters and case.meta.phase.name is not TestPhase.STATEFUL and next(_turns) % 3:
         _make_what_is_asked_for(case)
@@ -108,6 +114,27 @@ def _make_delivery(queue: str, caller: Caller, case: Any) -> None:
         _session.post(f"{queue}/messages/{message_id}/deliveries/{subscription_id}/cancel", headers=caller, timeout=30)
 
 
+def _make_token(case: Any) -> None:
+    """For a delivery that has ended, so that there is a log of it. Without the service's key there is none, and none to confirm
+    where nobody is asked to."""
+    path = case.operation.path.removesuffix("{token}")
+    [use] = [use for use, its_path in PATHS.values() if its_path == path]
+    if KEY is None or use is Use.CONFIRM:
+        return
+    base = case.operation.base_url.rstrip("/")
+    caller = {"Client-ID": CLIENT, "X-Project-ID": "links"}
+    if "Authorization" in case.headers:
+        caller = {"Client-ID": CLIENT, "Authorization": case.headers["Authorization"]}
+    queue = f"{base}/v2/queues/links"
+    subscription_id, message_id = _make_subscription(queue, caller), _make_message(queue, caller)
+    if subscription_id is None or message_id is None:
+        return
+    _session.post(f"{queue}/messages/{message_id}/deliveries/{subscription_id}/cancel", headers=caller, timeout=30)
+    case.path_parameters["token"] = Tokens(KEY).make(use, delivery_id(message_id, subscription_id))
+    case.headers["Accept"] = ("text/html", "application/json")[next(_turns) % 2]
+
+
+KEY = os.environ.get("SIGNED_URL_SECRET_KEY")
 SUBSCRIBER = "http://endpoint.example/{}"
 _MAKERS = {"message_id": _make_message, "claim_id": _make_claim, "subscription_id": _make_subscription}
 

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from zaqar_notify import __version__, validation
 from zaqar_notify.api.openapi import operations, schemas
-from zaqar_notify.api.openapi.fragments import Json, answer, parameter, schema
+from zaqar_notify.api.openapi.fragments import Json, answer, json_content, parameter, schema
 from zaqar_notify.validation import Limits
 
 STRATEGIES = {"none": ["project"], "apikey": ["apiKey", "apiKeyToken"], "keystone": ["keystoneToken"]}
@@ -68,7 +68,7 @@ def document(limits: Limits, strategy: str | None = None) -> Json:
             "schemas": schemas.schemas(limits),
             "parameters": _parameters(limits, strategies),
             "headers": _headers(),
-            "responses": _errors(),
+            "responses": _errors() | _pages(),
             "securitySchemes": _security_schemes(schemes),
         },
     }
@@ -189,7 +189,6 @@ def _errors() -> Json:
             "The headers are too long.", "Request Header Fields Too Large", "limit request headers fields size"
         ),
         "NotAcceptable": answer("The header Accept does not allow application/json. There is no body."),
-        "Gone": _error("It was there once, and will not be again.", "Gone", "This request to confirm is not valid any more."),
         "Conflict": _error("What is there does not allow this.", "Conflict", "The queue's metadata has no 'team' to remove."),
         "UnsupportedMediaType": _error(
             "The body is of another type than the one that is accepted.",
@@ -204,6 +203,14 @@ def _errors() -> Json:
             {"Retry-After": "RetryAfter"},
         ),
     }
+
+
+def _pages() -> Json:
+    """The errors of routes that people open: a page for a browser, and JSON for others."""
+    gone = _error("It was there once, and will not be again.", "Gone", "This request to confirm is not valid any more.")
+    page = json_content({"type": "string"}, operations.PAGE, "text/html")
+    found = {name: error for name, error in (_errors() | {"Gone": gone}).items() if name in operations.PAGES}
+    return {f"{name}Page": {**error, "content": error["content"] | page} for name, error in found.items()}
 
 
 def _error(meaning: str, title: str, description: str, headers: Mapping[str, str] = MappingProxyType({})) -> Json:

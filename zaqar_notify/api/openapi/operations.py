@@ -22,6 +22,7 @@ CLAIM = f"{CLAIMS}/{{claim_id}}"
 SUBSCRIPTIONS = f"{QUEUE}/subscriptions"
 SUBSCRIPTION = f"{SUBSCRIPTIONS}/{{subscription_id}}"
 
+PAGE = "<!DOCTYPE html>..."
 _DEMO = "/v2/queues/demo"
 _LOCATED = {"Location": "Location"}
 _ERRORS = {
@@ -29,16 +30,18 @@ _ERRORS = {
     401: "Unauthorized",
     403: "Forbidden",
     404: "NotFound",
-    410: "Gone",
     406: "NotAcceptable",
     408: "RequestTimeout",
     409: "Conflict",
+    410: "Gone",
     414: "UriTooLong",
     415: "UnsupportedMediaType",
     429: "TooManyRequests",
     431: "HeadersTooLarge",
     503: "Unavailable",
 }
+PAGES = frozenset({"BadRequest", "Forbidden", "NotFound", "Gone", "Unavailable"})
+"""Errors that a browser gets as a page from the routes that people open: there is a response ``<name>Page`` for each."""
 ANYWHERE = frozenset({400, 408, 414, 429, 431, 503})
 """Statuses of errors that stand before every route: of HTTP itself, and of a service that has too much to do."""
 
@@ -75,14 +78,15 @@ class _Operations:
         errors: Sequence[int] = (404,),
         parameters: Sequence[Json] = (),
         body: Json | None = None,
+        pages: bool = False,
     ) -> Json:
-        """For whoever has the URL: the token in it is the right. ``errors`` beside 403."""
+        """For whoever has the URL: the token in it is the right. ``errors`` beside 403. ``pages``: it is opened by people."""
         made = _described(operation_id, "feedback", summary, description)
         if parameters:
             made["parameters"] = list(parameters)
         if body is not None:
             made["requestBody"] = body
-        return made | {"responses": answers | _refused(frozenset({403, *errors})), "security": []}
+        return made | {"responses": answers | _refused(frozenset({403, *errors}), pages=pages), "security": []}
 
     def __call__(
         self,
@@ -110,8 +114,9 @@ class _Operations:
         return made
 
 
-def _refused(statuses: frozenset[int]) -> Json:
-    return {str(status): ref("responses", _ERRORS[status]) for status in sorted(statuses | ANYWHERE)}
+def _refused(statuses: frozenset[int], *, pages: bool = False) -> Json:
+    names = {str(status): _ERRORS[status] for status in sorted(statuses | ANYWHERE)}
+    return {status: ref("responses", f"{name}Page" if pages and name in PAGES else name) for status, name in names.items()}
 
 
 def _described(operation_id: str, tag: str, summary: str, description: str) -> Json:
@@ -934,7 +939,6 @@ _ANYTHING: Json = {
     "content": json_content({"type": "object"}, {"List-Unsubscribe": "One-Click"}, "application/x-www-form-urlencoded"),
 }
 _HEADERS_OF_PAGES = {"Content-Security-Policy": "ContentSecurityPolicy"}
-_PAGE = "A browser gets errors as a page, too."
 
 
 def _feedback(operation: _Operations) -> Json:
@@ -964,10 +968,10 @@ def _receipts(operation: _Operations) -> Json:
     fields = parameter(
         "query",
         "fields",
-        {"type": "object", "additionalProperties": {"type": "string"}, "maxProperties": 50},
+        {"type": "object", "additionalProperties": {"type": "string"}, "maxProperties": 100},
         "What the provider has to say, in fields of its own.",
     )
-    report = {"type": "object", "maxProperties": 50}
+    report = {"type": "object", "maxProperties": 100}
     return {
         "get": operation.by_token(
             "report_by_query",
@@ -997,7 +1001,7 @@ def _page(description: str) -> Json:
     return answer(
         description,
         {"type": "string"},
-        "<!DOCTYPE html>...",
+        PAGE,
         _HEADERS_OF_PAGES,
         media_type="text/html",
     )
@@ -1009,22 +1013,24 @@ def _unsubscriptions(operation: _Operations) -> Json:
             "show_unsubscription",
             "Ask whether to unsubscribe",
             {"200": _page("A page with a button. Nothing is changed.")},
-            f"For the person who was notified. {_PAGE}",
+            "For the person who was notified.",
             errors=(),
+            pages=True,
         ),
         "post": operation.by_token(
             "unsubscribe_by_link",
             "Unsubscribe",
             {"200": _page("For a browser: there is no such subscription any more."), "204": answer("The same, for others.")},
-            f"By the button of the page, or in one click (RFC 8058). {_PAGE}",
+            "By the button of the page, or in one click (RFC 8058).",
             errors=(),
+            pages=True,
             body=_ANYTHING,
         ),
     }
 
 
 def _confirmations(operation: _Operations) -> Json:
-    description = f"For the person who is asked to confirm. 410: it is too late, or another address is asked now. {_PAGE}"
+    description = "For the person who is asked to confirm. 410: it is too late, or another address is asked now."
     return {
         "get": operation.by_token(
             "show_confirmation",
@@ -1032,6 +1038,7 @@ def _confirmations(operation: _Operations) -> Json:
             {"200": _page("A page with a button. Nothing is changed.")},
             description,
             errors=(404, 410),
+            pages=True,
         ),
         "post": operation.by_token(
             "confirm_by_link",
@@ -1039,6 +1046,7 @@ def _confirmations(operation: _Operations) -> Json:
             {"200": _page("For a browser: it is confirmed."), "204": answer("The same, for others.")},
             description,
             errors=(404, 410),
+            pages=True,
             body=_ANYTHING,
         ),
     }
