@@ -531,6 +531,10 @@ class ReceiptMemoryTest(OverMemory, ReceiptTests, ApiCase):
     pass
 
 
+class ReceiptSqlTest(OverSql, ReceiptTests, ApiCase):
+    pass
+
+
 class DeliveryMemoryTest(OverMemory, DeliveryTests, ApiCase):
     pass
 

@@ -5,7 +5,7 @@ import logging
 import re
 import urllib.parse
 
-from tests.api.case import SIGNER, TOKENS, ApiCase, OverMemory
+from tests.api.case import SIGNER, TOKENS, ApiCase, OverMemory, OverSql
 from zaqar_notify.api import feedback
 from zaqar_notify.api.confirmation import Confirmations
 from zaqar_notify.errors import StorageUnavailable
@@ -525,7 +525,15 @@ class AcknowledgementMemoryTest(OverMemory, AcknowledgementTests, FeedbackCase):
     pass
 
 
+class AcknowledgementSqlTest(OverSql, AcknowledgementTests, FeedbackCase):
+    pass
+
+
 class ReportMemoryTest(OverMemory, ReportTests, FeedbackCase):
+    pass
+
+
+class ReportSqlTest(OverSql, ReportTests, FeedbackCase):
     pass
 
 
@@ -533,9 +541,21 @@ class UnsubscriptionMemoryTest(OverMemory, UnsubscriptionTests, FeedbackCase):
     pass
 
 
+class UnsubscriptionSqlTest(OverSql, UnsubscriptionTests, FeedbackCase):
+    pass
+
+
 class ConfirmationMemoryTest(OverMemory, ConfirmationTests, FeedbackCase):
     require_confirmation = True
 
 
+class ConfirmationSqlTest(OverSql, ConfirmationTests, FeedbackCase):
+    require_confirmation = True
+
+
 class TokenMemoryTest(OverMemory, TokenTests, FeedbackCase):
+    pass
+
+
+class TokenSqlTest(OverSql, TokenTests, FeedbackCase):
     pass

@@ -41,6 +41,21 @@ class MessageTests:
             },
         )
 
+    def test_how_it_is_to_be_delivered(self):
+        manner = {"collapse_key": "order-7", "priority": "very-low", "language": "pt-BR"}
+        documents = [{"body": 1, **manner}, {"body": 2}, *({"body": 3, name: value} for name, value in manner.items())]
+        posted = self.ok("POST", PATH, {"messages": documents}, status=201).json["resources"]
+        expected = [manner, {}, *({name: value} for name, value in manner.items())]
+
+        def shown(messages):
+            return [{name: message[name] for name in message.keys() & manner.keys()} for message in messages]
+
+        self.assertEqual(expected, shown(self.ok("GET", href).json for href in posted))
+        self.assertEqual(expected, shown(self.ok("GET", f"{PATH}?echo=true").json["messages"]))
+        self.assertEqual(expected, shown(self.claim()[1]))
+        self.clock.now += 300
+        self.assertEqual(expected, shown(self.ok("DELETE", f"{PATH}?pop=20").json["messages"]))
+
     def test_bodies_come_back_as_they_were(self):
         ids = self.post(*BODIES)
         self.assertEqual([self.ok("GET", f"{PATH}/{message_id}").json["body"] for message_id in ids], BODIES)
@@ -378,27 +393,6 @@ class MessageMemoryTest(OverMemory, MessageTests, ApiCase):
 
 
 class MessageSqlTest(OverSql, MessageTests, ApiCase):
-    pass
-
-
-class MannerTests:
-    def test_how_it_is_to_be_delivered(self):
-        manner = {"collapse_key": "order-7", "priority": "very-low", "language": "pt-BR"}
-        documents = [{"body": 1, **manner}, {"body": 2}, *({"body": 3, name: value} for name, value in manner.items())]
-        posted = self.ok("POST", PATH, {"messages": documents}, status=201).json["resources"]
-        expected = [manner, {}, *({name: value} for name, value in manner.items())]
-
-        def shown(messages):
-            return [{name: message[name] for name in message.keys() & manner.keys()} for message in messages]
-
-        self.assertEqual(expected, shown(self.ok("GET", href).json for href in posted))
-        self.assertEqual(expected, shown(self.ok("GET", f"{PATH}?echo=true").json["messages"]))
-        self.assertEqual(expected, shown(self.claim()[1]))
-        self.clock.now += 300
-        self.assertEqual(expected, shown(self.ok("DELETE", f"{PATH}?pop=20").json["messages"]))
-
-
-class MannerMemoryTest(OverMemory, MannerTests, ApiCase):
     pass
 
 
