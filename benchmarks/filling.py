@@ -103,4 +103,5 @@ def lane(number: int, due_at: float) -> Record:
         "project_id": 0,
         "trips": 0,
         "probe_at": None,
+        "pool": "",
     }

@@ -7,7 +7,7 @@ from typing import Any
 from pymongo.write_concern import WriteConcern
 
 from tests.servers import mongodb
-from tests.storage import conformance
+from tests.storage import conformance, conformance_channels, conformance_windows
 from zaqar_notify.storage.mongodb import collections
 from zaqar_notify.storage.mongodb.driver import MongoStorage
 
@@ -61,3 +61,7 @@ class MongoConformanceTest(MongoCase, conformance.StorageConformance):
         quiet = logging.NullHandler()
         logging.getLogger("zaqar_notify.storage").addHandler(quiet)
         self.addCleanup(logging.getLogger("zaqar_notify.storage").removeHandler, quiet)
+
+
+class MongoChannelsTest(MongoCase, conformance_channels.ChannelsConformance, conformance_windows.RepeatedWindowConformance):
+    pass

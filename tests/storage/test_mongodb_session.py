@@ -23,8 +23,9 @@ from tests.servers import mongodb
 from tests.storage import conformance
 from tests.storage.test_mongodb import MongoCase
 from zaqar_notify.errors import CannotStart, Conflict, StorageUnavailable
-from zaqar_notify.model import Draft, Message, Subscription
+from zaqar_notify.model import Draft, LaneKey, Message, Subscription
 from zaqar_notify.storage import ids
+from zaqar_notify.storage.base import Breaker
 from zaqar_notify.storage.file_lock import FileLock
 from zaqar_notify.storage.mongodb import collections as names
 from zaqar_notify.storage.mongodb import session
@@ -117,6 +118,25 @@ class SchemaTest(testtools.TestCase):
         self.storage.check()
         self.assertEqual(given, [message.id for message in self.storage.list_messages("p", "q", None, 10)])
         self.assertIn("ix_messages_claim", self.database.messages.index_information())
+
+    def test_from_the_first_revision(self) -> None:
+        """Lanes were in no pool."""
+        self.storage.upgrade()
+        lane = LaneKey("p", "x")
+        self.storage.settle([], [], [Breaker(lane, 1, 0.0)])
+        lanes = self.database.lanes
+        lanes.update_one({}, {"$unset": {"pool": ""}})
+        lanes.drop_index("ix_lanes_due")
+        lanes.create_index([("project_id", 1), ("due_at", 1), ("_id", 1)], name="ix_lanes_due")
+        self.database.receipts.drop()
+        self.set_schema(revision=1, oldest_reader=1)
+        storages = [self.storage, self.open(self.url)]
+        self.assertEqual([], run_threads([storage.upgrade for storage in storages]))
+        self.storage.check()
+        self.assertEqual("pool", next(iter(lanes.index_information()["ix_lanes_due"]["key"]))[0])
+        self.assertIn("receipts", self.database.list_collection_names())
+        self.assertEqual([lane], list(self.storage.take(1, 30, entries=0, rows=0, lanes=5).lanes))
+        self.assertEqual([Breaker(lane, 1, 0.0)], self.storage.breakers())
 
     def test_a_newer_schema_says_who_may_use_it(self) -> None:
         self.storage.upgrade()

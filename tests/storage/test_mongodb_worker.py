@@ -188,7 +188,7 @@ class TakingTest(MongoCase):
             self.assertEqual([(one, 1) for one in given], [(entry.message_id, entry.takes) for entry in taken.entries])
 
 
-class FenceTest(MongoCase):
+class FenceCase(MongoCase):
     """Something happens between the moment that a transaction sees and its first write."""
 
     def settle_late(
@@ -212,21 +212,23 @@ class FenceTest(MongoCase):
         self.assertEqual(2, len(tries), "the first one was in the way of what happened meanwhile")
         return lost
 
-    def lines(self, message_id: str) -> int:
-        number = ids.parse(message_id)
-        return sum(of_line_key(line["_id"])[0] == number for line in self.database[DELIVERY_LOG].find({}))
-
     def setUp(self) -> None:
         super().setUp()
         self.mine = self.subscribe()
         self.worker, self.other = self.storage.join(), self.storage.join()
         self.there = self.another()
 
+    def lines(self, message_id: str) -> int:
+        number = ids.parse(message_id)
+        return sum(of_line_key(line["_id"])[0] == number for line in self.database[DELIVERY_LOG].find({}))
+
     def taken_over(self, **bounds: Any) -> None:
         self.clock.now += LEASE
         taken = self.there.take(self.other, LEASE, **{"entries": 10, "rows": 10, **bounds})
         self.assertEqual(1, len(taken.entries) + len(taken.rows))
 
+
+class FenceTest(FenceCase):
     def test_an_entry_that_is_taken_over_is_not_settled(self) -> None:
         [message] = self.publish()
         token = self.take(self.worker).token
@@ -298,7 +300,7 @@ class FenceTest(MongoCase):
         [message] = self.publish()
         token = self.take(self.worker).token
         self.database[LANES].insert_one(
-            {"_id": 7, "project": "p", "name": LANE.name, "due_at": 0.0, "project_id": 1, "trips": 0}
+            {"_id": 7, "project": "p", "name": LANE.name, "pool": "", "due_at": 0.0, "project_id": 1, "trips": 0}
         )
         self.assertEqual([LANE], list(self.there.take(self.other, LEASE, entries=0, rows=0, lanes=1).lanes))
         seen = self.database[LANES].find_one({"_id": 7})
@@ -464,31 +466,7 @@ class DepthTest(MongoCase):
             self.assertEqual(counted, self.storage._database.alone(lambda scope, most=most: depth.measure(scope, NOW, most)))
 
 
-class PlanTest(MongoCase):
-    """What the hot commands read: no more than they return, however much there is."""
-
-    MANY = 1500
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.mine = self.subscribe().id
-        number = ids.parse(self.publish()[0])
-        queue = self.database["queues"].find_one({})["_id"]
-        project = self.database["projects"].find_one({})["_id"]
-        message = self.database["messages"].find_one({"_id": number})
-        messages, entries, rows = [], [], []
-        for one in range(number + 1, number + 1 + self.MANY):
-            messages.append({**message, "_id": one})
-            entries.append({"_id": one, "queue_id": queue, "due_at": 0.0, "takes": 0, "project_id": project, "cancelled": 0})
-            row = {"subscription_id": 8, "attempts": 0, "lines": 0, "expires_at": NOW + 300, "project_id": project, "again": 0}
-            rows.append({"_id": delivery_key(one, 8), "due_at": NOW - 1 + one % 3, **row})
-            rows.append({"_id": delivery_key(one, 9), "lane_id": 77, **row})
-        for name, documents in (("messages", messages), (OUTBOX, entries), (DELIVERIES, rows)):
-            self.database[name].insert_many(documents)
-        lane = {"_id": 77, "project": "p", "name": LANE.name, "due_at": 0.0, "project_id": project, "trips": 0}
-        self.database[LANES].insert_one(lane)
-        self.worker = self.storage.join()
-
+class PlanCase(MongoCase):
     def examined(self, work: Callable[[], object]) -> list[tuple[str, str, str, int, int]]:
         """Of each command: collection, name, plan, keys and documents read."""
         self.database.command("profile", 2)
@@ -517,6 +495,32 @@ class PlanTest(MongoCase):
             if collection not in ("queues", "projects", "workers", "counters", "schema", "jobs"):
                 self.assertNotIn("COLLSCAN", plan, one)
             self.assertLessEqual(max(keys, documents), most, one)
+
+
+class PlanTest(PlanCase):
+    """What the hot commands read: no more than they return, however much there is."""
+
+    MANY = 1500
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.mine = self.subscribe().id
+        number = ids.parse(self.publish()[0])
+        queue = self.database["queues"].find_one({})["_id"]
+        project = self.database["projects"].find_one({})["_id"]
+        message = self.database["messages"].find_one({"_id": number})
+        messages, entries, rows = [], [], []
+        for one in range(number + 1, number + 1 + self.MANY):
+            messages.append({**message, "_id": one})
+            entries.append({"_id": one, "queue_id": queue, "due_at": 0.0, "takes": 0, "project_id": project, "cancelled": 0})
+            row = {"subscription_id": 8, "attempts": 0, "lines": 0, "expires_at": NOW + 300, "project_id": project, "again": 0}
+            rows.append({"_id": delivery_key(one, 8), "due_at": NOW - 1 + one % 3, **row})
+            rows.append({"_id": delivery_key(one, 9), "lane_id": 77, **row})
+        for name, documents in (("messages", messages), (OUTBOX, entries), (DELIVERIES, rows)):
+            self.database[name].insert_many(documents)
+        lane = {"_id": 77, "project": "p", "name": LANE.name, "due_at": 0.0, "project_id": project, "trips": 0}
+        self.database[LANES].insert_one({**lane, "pool": ""})
+        self.worker = self.storage.join()
 
     def test_taking(self) -> None:
         for bounds in ({"entries": 20, "rows": 0}, {"entries": 0, "rows": 20}, {"entries": 0, "rows": 0, "lanes": 5}):

@@ -514,6 +514,7 @@ class Storage(abc.ABC):
         found = self.message_deliveries(project, queue, message_id, before, 1, exchanges=exchanges)
         return found[0] if found and found[0].subscription_id == subscription_id else None
 
+    @abc.abstractmethod
     def receive(self, message_id: str, subscription_id: str, receipt: Receipt) -> bool:
         """Store what was heard of a delivery; of each kind the first is kept. False when there is no log of such a delivery
         (any more), or it has this kind already. Ids are unique over all projects: who calls has seen a signature.
@@ -523,7 +524,6 @@ class Storage(abc.ABC):
         those in the log that used one up, at least 1. There is no such row when the subscription or the queue was deleted, or
         the delivery has a row already.
         """
-        raise NotImplementedError
 
     # -- again, or not at all -----------------------------------------------------------------------------------------------
 
@@ -625,9 +625,9 @@ class Storage(abc.ABC):
         in or whose breaker was last opened; all that is returned says which.
         """
 
+    @abc.abstractmethod
     def merge_pools(self, kept: Collection[str]) -> None:
         """Lanes of other pools than ``kept`` are in that without a name from now on: nobody serves them any more."""
-        raise NotImplementedError
 
     @abc.abstractmethod
     def load(self, message_ids: Collection[str], subscription_ids: Collection[str]) -> Loaded: ...

@@ -17,7 +17,7 @@ from zaqar_notify.storage import ids, standing
 from zaqar_notify.storage.base import MOST_LINES
 from zaqar_notify.storage.bodies import Bodies
 from zaqar_notify.storage.codes import OUTCOMES, STATES
-from zaqar_notify.storage.mongodb import publishing
+from zaqar_notify.storage.mongodb import publishing, receipts
 from zaqar_notify.storage.mongodb.collections import (
     DELIVERIES,
     DELIVERY_LOG,
@@ -208,7 +208,8 @@ def _records(scope: Scope, pairs: Sequence[tuple[int, int]], wanted: Wanted) -> 
     message_ids, subscription_ids = {pair[0] for pair in pairs}, {pair[1] for pair in pairs}
     now = wanted.now
     log = _log(scope, pairs, wanted.exchanges)
-    rows = _rows(scope, pairs)
+    heard = receipts.of(scope, pairs)
+    rows = _rows(scope, pairs, now)
     entries = _entries(scope, message_ids)
     ranges = _ranges(scope, message_ids)
     of_messages = _of_messages(scope, message_ids, now)
@@ -227,6 +228,7 @@ def _records(scope: Scope, pairs: Sequence[tuple[int, int]], wanted: Wanted) -> 
                 cancelled=cancelled or its_cancelled,
                 expired=its_expired or (expired if row is None or row.expires_at is None else row.expires_at <= now),
                 now=now,
+                receipts=heard.get((message, subscription), ()),
             )
         )
     return records
@@ -284,19 +286,22 @@ def _entry(line: Document, exchanges: Bodies | None) -> LogEntry:
         status=line.get("status"),
         duration=None if duration is None else duration / 1e6,
         detail=line.get("detail", ""),
+        target=line.get("target", 0),
         exchange=exchanges.exchange(*key, stored) if exchanges is not None and stored is not None else None,
     )
 
 
-def _rows(scope: Scope, pairs: Sequence[tuple[int, int]]) -> dict[tuple[int, int], Open]:
+def _rows(scope: Scope, pairs: Sequence[tuple[int, int]], now: float) -> dict[tuple[int, int], Open]:
     asked = {"_id": {"$in": [delivery_key(*pair) for pair in pairs]}}
-    found = scope[DELIVERIES].find(asked, ["due_at", "lease", "again", "expires_at"]) if pairs else []
+    fields = ["due_at", "lease", "again", "expires_at", "held", "report"]
+    found = scope[DELIVERIES].find(asked, fields) if pairs else []
     return {
         of_delivery_key(row["_id"]): Open(
             row.get("due_at"),
             leased="lease" in row,
             row=True,
-            expires_at=row["expires_at"] if row["again"] > 0 else None,
+            expires_at=row["expires_at"] if row["again"] > 0 or "report" in row else None,
+            held="held" in row and "lease" not in row and row["due_at"] > now,
         )
         for row in found
     }

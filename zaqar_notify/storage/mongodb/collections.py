@@ -2,10 +2,12 @@
 
 A document has the names and meanings of the columns in `zaqar_notify.storage.sql.tables`, but:
 
-- ``_id`` is the primary key. Where that has several numbers it is bytes, `delivery_key` and `line_key`, so that what belongs to
-  a message, or to a delivery, is one range; ``message_id`` and ``number`` are in the key alone;
+- ``_id`` is the primary key. Where that has several numbers it is bytes, `delivery_key`, `line_key` and `receipt_key`, so that
+  what belongs to a message, or to a delivery, is one range; ``message_id``, ``number`` and ``kind`` are in the key alone;
 - what is null is left out, except a ``deleted_at`` of a queue, a message or a subscription: that is 0 until it is deleted,
   because a partial index cannot say "without the field";
+- ``held`` of a delivery has its ``window_key`` in it, with the numbers of the window and of the subscription: see `held_key`;
+- a window has its ``id`` as ``number``: its key is its scope, of which there is one;
 - a queue has a ``last_id``: the greatest id that was given to one of its messages or subscriptions. Whoever gives out ids
   writes it first, so that two who do so for one queue meet there, and ids rise in the order of their commits.
 """
@@ -16,9 +18,9 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-REVISION = 1
+REVISION = 2
 """Of the collections and indexes below. Changes of it are made by `schema.upgrade`."""
-OLDEST_READER = 1
+OLDEST_READER = 2
 """The oldest revision whose code may still work on what this one has made."""
 
 Document = dict[str, Any]
@@ -40,10 +42,13 @@ MESSAGES = "messages"
 OUTBOX = "outbox"
 PROJECTS = "projects"
 QUEUES = "queues"
+RECEIPTS = "receipts"
 SCHEMA = "schema"
 SUBSCRIPTIONS = "subscriptions"
 WAKES = "wakes"
 """One document, which is touched when there is work: the workers of other machines watch it."""
+WINDOWS = "windows"
+"""One of each scope: the one that is open, or was the last."""
 WORKERS = "workers"
 
 LIVE = 0.0
@@ -53,6 +58,7 @@ LIVE = 0.0
 
 _DELIVERY = struct.Struct(">QQ")
 _LINE = struct.Struct(">QQI")
+_RECEIPT = struct.Struct(">QQB")
 _GREATEST = 2**64 - 1
 
 
@@ -75,6 +81,25 @@ def of_line_key(key: bytes) -> tuple[int, int, int]:
     return message, subscription, number
 
 
+def receipt_key(message: int, subscription: int, kind: int) -> bytes:
+    return _RECEIPT.pack(message, subscription, kind)
+
+
+def of_receipt_key(key: bytes) -> tuple[int, int, int]:
+    message, subscription, kind = _RECEIPT.unpack(key)
+    return message, subscription, kind
+
+
+def held_key(window: int, subscription: int, key: str) -> bytes:
+    """What waits in a window, and may be superseded: at most one row has it that is neither leased nor due."""
+    return _DELIVERY.pack(window, subscription) + key.encode()
+
+
+def of_held_key(held: bytes) -> str:
+    """The key of the window's `Window`."""
+    return held[_DELIVERY.size :].decode()
+
+
 def deliveries_of(message: int, behind: int = 0, up_to: int | None = None) -> Filter:
     """A condition on ``_id``: rows of a message for subscriptions behind one, and up to one."""
     last = _GREATEST if up_to is None else up_to
@@ -89,6 +114,18 @@ def lines_of(message: int, behind: int = 0, up_to: int | None = None) -> Filter:
 
 def lines_of_delivery(message: int, subscription: int) -> Filter:
     return {"$gte": line_key(message, subscription, 0), "$lte": line_key(message, subscription, 2**32 - 1)}
+
+
+def receipts_of(message: int) -> Filter:
+    return {"$gte": receipt_key(message, 0, 0), "$lte": receipt_key(message, _GREATEST, 255)}
+
+
+def receipts_of_delivery(message: int, subscription: int) -> Filter:
+    return {"$gte": receipt_key(message, subscription, 0), "$lte": receipt_key(message, subscription, 255)}
+
+
+def window_key(project: str, scope: str) -> Document:
+    return {"project": project, "scope": scope}
 
 
 def alert_key(project: str, cause: str) -> Document:
@@ -168,11 +205,14 @@ INDEXES: Sequence[Index] = (
     # What was not handed to the workers has no ``ends_at``: housekeeping does not step over what was.
     (DELIVERIES, "ix_deliveries_expires", ("ends_at", "expires_at"), {}),
     (DELIVERIES, "ix_deliveries_subscription", ("subscription_id", "_id"), {}),
+    # Not unique: a sharded collection can have no such index.
+    (DELIVERIES, "ix_deliveries_held", ("held",), _where(held=_SET)),
     (LANES, "ix_lanes_name", ("project", "name"), {"unique": True}),
-    (LANES, "ix_lanes_due", ("project_id", "due_at", "_id"), {}),
+    (LANES, "ix_lanes_due", ("pool", "project_id", "due_at", "_id"), {}),
     (LANES, "ix_lanes_open", ("probe_at",), _where(trips={"$gt": 0})),
     (LANES, "ix_lanes_lease", ("lease",), _where(lease=_SET)),
     (DELIVERY_LOG, "ix_delivery_log_subscription", ("subscription_id", "_id"), {}),
+    (WINDOWS, "ix_windows_ends", ("ends_at",), {}),
     (ALERTS, "ix_alerts_prune", ("prune_at",), {}),
     (JOBS, "ix_jobs_lease", ("lease",), _where(lease=_SET)),
     (JOBS, "ix_jobs_message", ("message_id", "after_id"), _where(message_id=_SET)),
@@ -193,8 +233,10 @@ COLLECTIONS = (
     OUTBOX,
     PROJECTS,
     QUEUES,
+    RECEIPTS,
     SCHEMA,
     SUBSCRIPTIONS,
     WAKES,
+    WINDOWS,
     WORKERS,
 )

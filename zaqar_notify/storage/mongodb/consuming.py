@@ -268,7 +268,15 @@ class _DeadLetters:
         publishing.insert(place.scope, posts, place.now, place.means)
 
     def _draft(self, message: Message) -> Draft:
-        return Draft(message.body_json, self.ttl or message.ttl, message.attributes, parent_id=message.id)
+        return Draft(
+            message.body_json,
+            self.ttl or message.ttl,
+            message.attributes,
+            parent_id=message.id,
+            collapse_key=message.collapse_key,
+            priority=message.priority,
+            language=message.language,
+        )
 
 
 def _dead_letters(place: Place) -> _DeadLetters | None:

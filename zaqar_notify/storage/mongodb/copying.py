@@ -23,23 +23,31 @@ from zaqar_notify.storage.mongodb.collections import (
     OUTBOX,
     PROJECTS,
     QUEUES,
+    RECEIPTS,
     SUBSCRIPTIONS,
+    WINDOWS,
     Document,
     alert_key,
     delivery_key,
+    held_key,
     line_key,
     of_delivery_key,
+    of_held_key,
     of_line_key,
+    of_receipt_key,
+    receipt_key,
+    window_key,
     without_nulls,
 )
 from zaqar_notify.storage.mongodb.scope import Scope
 
 KINDS = (
-    PROJECTS, QUEUES, FLOORS, API_KEYS, ALERTS, SUBSCRIPTIONS, MESSAGES, CLAIMS, LANES, OUTBOX, JOBS, DELIVERIES, DELIVERY_LOG,
+    PROJECTS, QUEUES, FLOORS, API_KEYS, ALERTS, SUBSCRIPTIONS, MESSAGES, CLAIMS, LANES, WINDOWS, OUTBOX, JOBS, DELIVERIES,
+    DELIVERY_LOG, RECEIPTS,
 )  # fmt: skip
 """In the order in which they are copied."""
-_COUNTED = frozenset({PROJECTS, QUEUES, LANES, JOBS})
-"""Collections whose ids are counted."""
+_COUNTED = {**dict.fromkeys((PROJECTS, QUEUES, LANES, JOBS), "_id"), WINDOWS: "number"}
+"""Collections whose documents are counted, and the field that has their number."""
 _DELETABLE = frozenset({QUEUES, MESSAGES, SUBSCRIPTIONS})
 _DUE = {"lease": None, "due_at": 0.0}
 _NOT_HELD = {"worker_id": None, "held_until": 0.0}
@@ -74,6 +82,10 @@ def _columns(kind: str) -> Sequence[str]:
 
 def _record(kind: str, document: Document, columns: Iterable[str]) -> Mapping[str, Any]:
     record: Document = {**document, **_key_columns(kind, document["_id"])}
+    if kind == WINDOWS:
+        record["id"] = document["number"]
+    if "held" in record:
+        record["window_key"] = of_held_key(record["held"])
     if kind in _DELETABLE and record["deleted_at"] == LIVE:
         del record["deleted_at"]
     if "lease" in record:
@@ -84,13 +96,15 @@ def _record(kind: str, document: Document, columns: Iterable[str]) -> Mapping[st
 
 
 def _key_columns(kind: str, key: Any) -> Document:
-    if kind == ALERTS:
+    if kind in (ALERTS, WINDOWS):
         return dict(key)
     if kind == DELIVERIES:
         return {"message_id": of_delivery_key(key)[0]}
     if kind == DELIVERY_LOG:
         message, _, number = of_line_key(key)
         return {"message_id": message, "number": number}
+    if kind == RECEIPTS:
+        return dict(zip(("message_id", "subscription_id", "kind"), of_receipt_key(key), strict=True))
     return {"message_id" if kind == OUTBOX else "id": key}
 
 
@@ -107,7 +121,7 @@ def store(scope: Scope, kind: str, records: Sequence[Mapping[str, Any]]) -> None
     documents = [_document(kind, record) for record in records]
     scope[kind].bulk_write([ReplaceOne({"_id": document["_id"]}, document, upsert=True) for document in documents])
     if kind in _COUNTED:
-        greatest = max(document["_id"] for document in documents)
+        greatest = max(document[_COUNTED[kind]] for document in documents)
         scope[COUNTERS].update_one({"_id": kind}, {"$max": {"last": greatest}}, upsert=True)
     if kind in floors.FLOORED:
         floors.raise_all(scope, max(document["_id"] for document in documents))
@@ -133,6 +147,9 @@ def _document(kind: str, record: Mapping[str, Any]) -> Document:
         document.setdefault("deleted_at", LIVE)
     if kind == QUEUES:
         document["last_id"] = 0
+    if "window_key" in document:
+        its = document["window_id"], document["subscription_id"], document.pop("window_key")
+        document["held"] = held_key(*its)
     return {"_id": key, **document}
 
 
@@ -140,8 +157,13 @@ def _key(kind: str, document: Document) -> Any:
     """Takes from the document what is in its key alone."""
     if kind == ALERTS:
         return alert_key(document.pop("project"), document.pop("cause"))
+    if kind == WINDOWS:
+        document["number"] = document.pop("id")
+        return window_key(document.pop("project"), document.pop("scope"))
     if kind == DELIVERIES:
         return delivery_key(document.pop("message_id"), document["subscription_id"])
     if kind == DELIVERY_LOG:
         return line_key(document.pop("message_id"), document["subscription_id"], document.pop("number"))
+    if kind == RECEIPTS:
+        return receipt_key(document.pop("message_id"), document.pop("subscription_id"), document.pop("kind"))
     return document.pop("message_id" if kind == OUTBOX else "id")

@@ -1,7 +1,7 @@
 """The storage on MongoDB, by pymongo: a replica set, of one member at least.
 
 What a method does stands in `catalogue`, `publishing`, `reading`, `consuming`, `holding`, `subscriptions`, `taking`, `ledger`,
-`arrivals`, `resuming`, `depth`, `pruning`, `jobs` and `keys`; here are its transactions.
+`arrivals`, `receipts`, `resuming`, `depth`, `pruning`, `jobs` and `keys`; here are its transactions.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from zaqar_notify.model import (
     Message,
     MessageKind,
     Queue,
+    Receipt,
     Stats,
     Subscription,
 )
@@ -57,6 +58,7 @@ from zaqar_notify.storage.mongodb import (
     pruning,
     publishing,
     reading,
+    receipts,
     resuming,
     schema,
     taking,
@@ -368,6 +370,16 @@ class MongoStorage(Storage):
     def _wanted(self, limit: int, exchanges: bool) -> arrivals.Wanted:
         return arrivals.Wanted(limit, self._clock(), self._means.bodies if exchanges else None)
 
+    def receive(self, message_id: str, subscription_id: str, receipt: Receipt) -> bool:
+        return self._database.write_together(self._receive, (message_id, subscription_id, receipt))
+
+    def _receive(self, scope: Scope, heard: list[tuple[str, str, Receipt]]) -> list[bool]:
+        now = self._clock()
+        return [
+            receipts.receive(scope, (ids.parse(message) or 0, ids.parse(subscription) or 0), receipt, now, self._retention)
+            for message, subscription, receipt in heard
+        ]
+
     # -- again, or not at all -----------------------------------------------------------------------------------------------
 
     def redeliver(self, project: str, queue: str, message_id: str, subscription_id: str, ttl: float) -> None:
@@ -390,8 +402,8 @@ class MongoStorage(Storage):
 
     def ping(self, project: str, queue: str, subscription_id: str, draft: Draft) -> str | None:
         def work(scope: Scope, existing: Subscription, now: float) -> str:
-            kind = MessageKind.TEST
-            return ids.show(publishing.insert_for_one(scope, existing, draft, kind, now=now, means=self._means))
+            post, number = Post(project, queue, (draft,)), int(existing.id, 16)
+            return ids.show(publishing.insert_for_one(scope, post, number, MessageKind.TEST, now=now, means=self._means))
 
         return self._of_subscription(project, queue, subscription_id, work)
 
@@ -441,12 +453,15 @@ class MongoStorage(Storage):
     ) -> Taken:
         now = self._clock()
         leased = taking.Lease(worker_id, taking.token_of(worker_id, next(self._takes)), now, now + lease)
-        bounds = {"entries": entries, "rows": rows, "lanes": lanes}
+        wanted: dict[str, Any] = {"parked": parked or {}, "without": without, "ranges": ranges, "pool": pool}
 
         def work(scope: Scope) -> Taken:
-            return taking.take(scope, leased, self._turns, **bounds, parked=parked or {}, without=without, ranges=ranges)
+            return taking.take(scope, leased, self._turns, entries=entries, rows=rows, lanes=lanes, **wanted)
 
         return self._database.alone(work)
+
+    def merge_pools(self, kept: Collection[str]) -> None:
+        self._database.alone(lambda scope: taking.merge_pools(scope, kept))
 
     def load(self, message_ids: Collection[str], subscription_ids: Collection[str]) -> Loaded:
         # What a worker does not see is over for it. A primary that was just elected has all that a majority has, and a snapshot

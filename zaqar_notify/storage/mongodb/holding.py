@@ -9,7 +9,7 @@ from pymongo import UpdateOne
 from zaqar_notify.model import MessageKind
 from zaqar_notify.storage import ids
 from zaqar_notify.storage.codes import KIND_CODES
-from zaqar_notify.storage.mongodb.collections import DELIVERY_LOG, MESSAGES, OUTBOX, QUEUES, lines_of
+from zaqar_notify.storage.mongodb.collections import DELIVERY_LOG, MESSAGES, OUTBOX, QUEUES, RECEIPTS, lines_of, receipts_of
 from zaqar_notify.storage.mongodb.scope import Scope
 
 _NOT_LEASED = {"lease": {"$exists": False}}
@@ -34,6 +34,7 @@ def drop(scope: Scope, project: str, queue: str, message_ids: Sequence[str]) -> 
         untaken = {"_id": number, **_NOT_LEASED, "$expr": {"$eq": ["$takes", "$cancelled"]}}
         if scope[OUTBOX].delete_one(untaken):
             scope[DELIVERY_LOG].delete_many({"_id": lines_of(number)})
+            scope[RECEIPTS].delete_many({"_id": receipts_of(number)})
             scope[MESSAGES].delete_one({"_id": number})
 
 

@@ -13,12 +13,12 @@ from typing import Any
 from pymongo import UpdateOne
 from pymongo.errors import BulkWriteError
 
-from zaqar_notify.model import Alert, Draft, LaneKey, LogEntry, State
+from zaqar_notify.model import Alert, Draft, LaneKey, LogEntry, MessageKind, State
 from zaqar_notify.storage import ids
 from zaqar_notify.storage.base import Breaker, Closing, Settlement
 from zaqar_notify.storage.bodies import exchange_text
 from zaqar_notify.storage.codes import OUTCOME_CODES, STATE_CODES
-from zaqar_notify.storage.mongodb import alerting, jobs, projects, publishing
+from zaqar_notify.storage.mongodb import alerting, jobs, projects, publishing, windows
 from zaqar_notify.storage.mongodb.collections import (
     DELIVERIES,
     DELIVERY_LOG,
@@ -27,6 +27,7 @@ from zaqar_notify.storage.mongodb.collections import (
     MESSAGES,
     OUTBOX,
     QUEUES,
+    SUBSCRIPTIONS,
     Document,
     changes,
     delivery_key,
@@ -37,9 +38,11 @@ from zaqar_notify.storage.mongodb.collections import (
     without_nulls,
 )
 from zaqar_notify.storage.mongodb.failing import Verdicts
+from zaqar_notify.storage.mongodb.loading import is_deleted
 from zaqar_notify.storage.mongodb.publishing import Means
 from zaqar_notify.storage.mongodb.scope import Scope
-from zaqar_notify.storage.mongodb.taking import find_lanes
+from zaqar_notify.storage.mongodb.taking import LANE_FIELDS, find_lanes, lane_key
+from zaqar_notify.storage.mongodb.windows import Waiting
 
 _DUPLICATE = 11000
 _FREE: Mapping[str, Any] = {"$set": {"due_at": 0.0}, "$unset": {"lease": ""}}
@@ -73,7 +76,7 @@ class Settling:
         """Returns how many settlements had lost their lease."""
         fences = _Fences(scope, self._parsed, self._closings)
         stored = self._stored(scope)
-        changes_of_this = _Changes(scope, self._now, self._means)
+        changes_of_this = _Changes(scope, self._now, self._means, fences)
         lost = 0
         for one, message, subscription in self._parsed:
             if message is None or subscription is None or not fences.hold(one, message, subscription):
@@ -83,7 +86,7 @@ class Settling:
         fences.touch()
         changes_of_this.store_deliveries()
         try:
-            changes_of_this.store_lines(stored)
+            changes_of_this.store_lines(self._repeated)
         except BulkWriteError as error:
             self._repeated = self._repeated or _is_repeated(error)
             raise
@@ -95,15 +98,28 @@ class Settling:
 
     def _stored(self, scope: Scope) -> set[bytes]:
         """The lines that are in the log already."""
-        if not self._repeated:
-            return set()
-        lines = [_line_of(one, message or 0, subscription or 0) for one, message, subscription in self._parsed]
-        asked = {"_id": {"$in": [line for line in lines if line is not None]}}
-        return {line["_id"] for line in scope[DELIVERY_LOG].find(asked, ["_id"])}
+        asked = [
+            _line_of(one, message or 0, subscription or 0)
+            for one, message, subscription in self._parsed
+            if self._repeated or _waits(one)
+        ]
+        return _known_lines(scope, [line for line in asked if line is not None])
+
+
+def _waits(settlement: Settlement) -> bool:
+    """For a window, without an attempt. Nothing but a later line says that it was stored, and that its row is gone again."""
+    return settlement.window is not None and settlement.log is None and not settlement.from_row
 
 
 def _line_of(settlement: Settlement, message: int, subscription: int) -> bytes | None:
+    """The one that is in the log where it was stored."""
+    if _waits(settlement):
+        return line_key(message, subscription, settlement.lines + 1)
     return None if settlement.log is None else line_key(message, subscription, settlement.log.number)
+
+
+def _known_lines(scope: Scope, lines: Collection[bytes]) -> set[bytes]:
+    return {line["_id"] for line in scope[DELIVERY_LOG].find({"_id": {"$in": list(lines)}}, ["_id"])} if lines else set()
 
 
 def _is_repeated(error: BulkWriteError) -> bool:
@@ -128,7 +144,7 @@ class _Fences:
         self._entries = _leased(scope, OUTBOX, entries, ("lease", "cancelled", "queue_id"))
         self._pages = _leased(scope, JOBS, pages, ("lease", "cancelled"))
         rows = {delivery_key(message, other) for one, message, other in parsed if one.from_row and message and other}
-        self._rows = {key: row["lease"] for key, row in _leased(scope, DELIVERIES, rows, ("lease",)).items()}
+        self._rows = _leased(scope, DELIVERIES, rows, ("lease", "report"))
         self._cancelled = _cancelled(
             scope, [(message, other) for one, message, other in of_entries if self._doubts(one, message)]
         )
@@ -147,12 +163,16 @@ class _Fences:
 
     def hold(self, one: Settlement, message: int, subscription: int) -> bool:
         if one.from_row:
-            return self._rows.get(delivery_key(message, subscription)) == one.token
+            row = self._rows.get(delivery_key(message, subscription))
+            return row is not None and row["lease"] == one.token
         collection, number, found = self._of(one, message)
         if found is None or found["lease"] != one.token or (message, subscription) in self._cancelled:
             return False
         self._held[collection].add(number)
         return True
+
+    def is_report(self, key: bytes) -> bool:
+        return "report" in self._rows.get(key, ())
 
     def touch(self) -> None:
         """What is not written by its closing. Rows are, in any case."""
@@ -218,10 +238,11 @@ def _cancelled(scope: Scope, doubtful: Iterable[tuple[int | None, int | None]]) 
 class _Changes:
     """One settlement after the other goes into lists, which are stored in bulk."""
 
-    def __init__(self, scope: Scope, now: float, means: Means) -> None:
+    def __init__(self, scope: Scope, now: float, means: Means, fences: _Fences) -> None:
         self._scope = scope
         self._now = now
         self._means = means
+        self._fences = fences
         self._lines: dict[bytes, Document] = {}
         self._left: dict[bytes, tuple[Settlement, Document]] = {}
         """Rows that are left, without their lane."""
@@ -236,7 +257,7 @@ class _Changes:
         if settlement.log is not None:
             document = line(message, subscription, settlement.log)
             self._lines.setdefault(document["_id"], document)
-        if settlement.park is not None or settlement.due_at is not None:
+        if not (settlement.park is None and settlement.due_at is None and settlement.window is None):
             self._left[key] = settlement, _left(settlement)
         elif settlement.from_row:
             self._ended.append(key)
@@ -248,19 +269,47 @@ class _Changes:
 
     def store_deliveries(self) -> None:
         rows = self._scope[DELIVERIES]
+        self._pass_over_stored()
+        self._hold_back()
         if self._ended:
             rows.delete_many({"_id": {"$in": self._ended}})
         if self._left:
-            lanes = _ensure_lanes(self._scope, {one.park for one, _ in self._left.values() if one.park is not None})
+            lanes = _ensure_lanes(self._scope, [one.park for one, _ in self._left.values() if one.park is not None])
             for settlement, row in self._left.values():
                 row["lane_id"] = None if settlement.park is None else lanes[settlement.park]
             replaced = [key for key, (settlement, _) in self._left.items() if settlement.from_row]
-            rows.bulk_write([UpdateOne({"_id": key}, changes(self._left[key][1])) for key in replaced])
-            fresh = self._left.keys() - set(replaced)
-            if fresh:
-                # One that is there was left by a commit that was reported as failed: others may work on it.
-                there = {row["_id"] for row in rows.find({"_id": {"$in": list(fresh)}}, ["_id"])}
-                rows.insert_many([self._row(key, self._left[key][1]) for key in sorted(fresh - there)])
+            rows.bulk_write([UpdateOne({"_id": key}, changes(self._replaced(key))) for key in replaced])
+            rows.insert_many([self._row(key, self._left[key][1]) for key in sorted(self._left.keys() - set(replaced))])
+
+    def _pass_over_stored(self) -> None:
+        """New rows that are there were left by a commit that was reported as failed: others may work on them."""
+        fresh = [key for key, (settlement, _) in self._left.items() if not settlement.from_row]
+        if fresh:
+            for row in self._scope[DELIVERIES].find({"_id": {"$in": fresh}}, ["_id"]):
+                del self._left[row["_id"]]
+
+    def _hold_back(self) -> None:
+        """In windows. Before any row is written: what is superseded is none of those that are."""
+        asked = {
+            key: Waiting(self._origin(of_delivery_key(key)[0])["project"], settlement.window, settlement.lines)
+            for key, (settlement, _) in self._left.items()
+            if settlement.window is not None and settlement.park is None
+        }
+        held, superseded = windows.hold(self._scope, asked, self._now)
+        for key, fields in held.items():
+            self._left[key][1].update(fields)
+        for key, lines in superseded.items():
+            self._left.pop(key, None)
+            self._ended.append(key)
+            end = line(*of_delivery_key(key), LogEntry(lines + 1, self._now, State.SUPERSEDED))
+            self._lines.setdefault(end["_id"], end)
+
+    def _replaced(self, key: bytes) -> Document:
+        """A report does not expire. What is to be done because of it does, as the message."""
+        settlement, left = self._left[key]
+        if settlement.log is None or not self._fences.is_report(key):
+            return left
+        return {**left, "report": None, "expires_at": self._origin(of_delivery_key(key)[0])["expires_at"]}
 
     def _row(self, key: bytes, left: Document) -> Document:
         """A new one."""
@@ -284,12 +333,14 @@ class _Changes:
 
     # -- the log ------------------------------------------------------------------------------------------------------------
 
-    def store_lines(self, stored: Collection[bytes]) -> None:
-        """But for those that are stored."""
+    def store_lines(self, repeated: bool) -> None:
+        """``repeated``: some of them may be stored."""
         for key, document in self._lines.items():
             if "exchange" in document and self._origin(of_line_key(key)[0])["encrypted"]:
                 document["exchange"] = self._means.bodies.seal_exchange(*of_line_key(key), document["exchange"])
-        self._scope[DELIVERY_LOG].insert_many([line for key, line in self._lines.items() if key not in stored])
+        log = self._scope[DELIVERY_LOG]
+        stored = _known_lines(self._scope, self._lines) if repeated else set()
+        log.insert_many([line for key, line in self._lines.items() if key not in stored])
 
     # -- messages -----------------------------------------------------------------------------------------------------------
 
@@ -298,19 +349,37 @@ class _Changes:
         posts = [publishing.Post(self._origin(message)["project"], queue, (draft,)) for message, queue, draft in self._posts]
         for message, alert in self._alerts:
             origin = self._origin(message)
-            if alerting.is_due(self._scope, origin["project"], alert, self._now):
-                posts.append(publishing.Post(origin["project"], alert.queue, (alert.draft,), encrypts=origin["encrypted"]))
+            if _has_owner(self._scope, alert) and alerting.is_due(self._scope, origin["project"], alert, self._now):
+                post = publishing.Post(origin["project"], alert.queue, (alert.draft,), encrypts=origin["encrypted"])
+                if alert.subscription_id is None:
+                    posts.append(post)
+                else:
+                    self._call_back(post, ids.parse(alert.subscription_id) or 0)
         if posts:
             publishing.insert(self._scope, posts, self._now, self._means)
 
+    def _call_back(self, post: publishing.Post, owner: int) -> None:
+        publishing.insert_for_one(self._scope, post, owner, MessageKind.CALLBACK, now=self._now, means=self._means)
+
+
+def _has_owner(scope: Scope, alert: Alert) -> bool:
+    """Whether the subscription whose owner is to be told is there."""
+    if alert.subscription_id is None:
+        return True
+    found = scope[SUBSCRIPTIONS].find_one({"_id": ids.parse(alert.subscription_id)}, ["deleted_at", "expires_at"])
+    return found is not None and not is_deleted(found)
+
 
 def _left(settlement: Settlement) -> Document:
-    parked = settlement.park is not None
+    due_at = settlement.due_at if settlement.park is None and settlement.window is None else None
     return {
-        "due_at": None if parked else settlement.due_at,
-        "lease": settlement.token if settlement.hold and not parked else None,
+        "due_at": due_at,
+        "lease": settlement.token if settlement.hold and due_at is not None else None,
         "attempts": settlement.attempts,
         "lines": settlement.lines,
+        "window_id": None if settlement.window_id is None else ids.parse(settlement.window_id),
+        "held": None,
+        "target": settlement.target or None,
     }
 
 
@@ -329,6 +398,7 @@ def line(message: int, subscription: int, entry: LogEntry) -> Document:
         "duration": None if entry.duration is None else round(entry.duration * 1e6),
         "detail": entry.detail or None,
         "exchange": None if entry.exchange is None else exchange_text(entry.exchange),
+        "target": entry.target or None,
     }
     return {
         "_id": line_key(message, subscription, entry.number),
@@ -342,23 +412,28 @@ def line(message: int, subscription: int, entry: LogEntry) -> Document:
 # -- lanes and breakers --------------------------------------------------------------------------------------------------------
 
 
-def _ensure_lanes(scope: Scope, keys: Collection[LaneKey]) -> dict[LaneKey, int]:
+def _ensure_lanes(scope: Scope, keys: Sequence[LaneKey]) -> dict[LaneKey, int]:
     """Their numbers. They are touched, so that no worker removes one as empty in which something is being parked."""
     if not keys:
         return {}
-    lanes = {key: int(lane["_id"]) for key, lane in find_lanes(scope, keys).items()}
-    if lanes:
-        scope[LANES].update_many({"_id": {"$in": list(lanes.values())}}, _TOUCH)
-    for key in sorted(keys - lanes.keys(), key=lambda key: (key.project, key.name)):
-        lanes[key] = _make_lane(scope, key)
+    pools = {key: key.pool for key in keys}  # the last one says it
+    found = find_lanes(scope, pools)
+    of_pool: dict[str, list[int]] = {}
+    for key, lane in found.items():
+        of_pool.setdefault(pools[key], []).append(lane["_id"])
+    for pool, numbers in of_pool.items():
+        scope[LANES].update_many({"_id": {"$in": numbers}}, {**_TOUCH, "$set": {"pool": pool}})
+    lanes = {key: int(lane["_id"]) for key, lane in found.items()}
+    for key in sorted(pools.keys() - lanes.keys(), key=lambda key: (key.project, key.name)):
+        lanes[key] = _make_lane(scope, LaneKey(key.project, key.name, pools[key]))
     return lanes
 
 
 def _make_lane(scope: Scope, key: LaneKey, **others: Any) -> int:
     number = scope.number(LANES)
     project_id = projects.number_of(scope, key.project)
-    lane = {"_id": number, "project": key.project, "name": key.name, "due_at": 0.0, "project_id": project_id, "trips": 0}
-    scope[LANES].insert_one({**lane, **others})
+    named = {"project": key.project, "name": key.name, "pool": key.pool}
+    scope[LANES].insert_one({"_id": number, **named, "due_at": 0.0, "project_id": project_id, "trips": 0, **others})
     return number
 
 
@@ -368,13 +443,13 @@ def _set_breaker(scope: Scope, breaker: Breaker) -> None:
         scope[LANES].update_one({**its, "trips": {"$gt": 0}}, changes({"trips": 0, "probe_at": None}))
         return
     opened = {"due_at": breaker.until, "trips": breaker.trips, "probe_at": breaker.until}
-    if not scope[LANES].update_one(its, changes({**opened, "lease": None})):
+    if not scope[LANES].update_one(its, changes({**opened, "lease": None, "pool": breaker.lane.pool})):
         _make_lane(scope, breaker.lane, **opened)
 
 
 def breakers(scope: Scope) -> list[Breaker]:
-    found = scope[LANES].find({"trips": {"$gt": 0}}, ["project", "name", "trips", "probe_at"], hint="ix_lanes_open")
-    return [Breaker(LaneKey(lane["project"], lane["name"]), lane["trips"], lane["probe_at"]) for lane in found]
+    found = scope[LANES].find({"trips": {"$gt": 0}}, [*LANE_FIELDS, "trips", "probe_at"], hint="ix_lanes_open")
+    return [Breaker(lane_key(lane), lane["trips"], lane["probe_at"]) for lane in found]
 
 
 # -- ending leases -------------------------------------------------------------------------------------------------------------

@@ -18,13 +18,17 @@ from zaqar_notify.storage.mongodb.collections import (
     LIVE,
     MESSAGES,
     OUTBOX,
+    RECEIPTS,
     Document,
+    Filter,
     deliveries_of,
     delivery_key,
     lines_of,
     lines_of_delivery,
     of_delivery_key,
     of_line_key,
+    receipts_of,
+    receipts_of_delivery,
 )
 from zaqar_notify.storage.mongodb.scope import Scope
 from zaqar_notify.storage.mongodb.taking import Pipeline, gathered
@@ -151,8 +155,9 @@ class _Judging:
 def store_looks(scope: Scope, looks: Sequence[Look], now: float) -> int:
     """Unless something has happened to a message since it was looked at."""
     scope[MESSAGES].bulk_write([_stored(look, now) for look in looks])
-    forgotten = [lines_of_delivery(look.id, subscription) for look in looks for subscription in look.forget]
-    return len(looks) + _remove_ranges(scope, forgotten)
+    forgotten = [(look.id, subscription) for look in looks for subscription in look.forget]
+    removed = _remove_ranges(scope, DELIVERY_LOG, (lines_of_delivery(*pair) for pair in forgotten))
+    return len(looks) + removed + _remove_ranges(scope, RECEIPTS, (receipts_of_delivery(*pair) for pair in forgotten))
 
 
 def _stored(look: Look, now: float) -> UpdateOne:
@@ -169,27 +174,34 @@ def _stored(look: Look, now: float) -> UpdateOne:
     return UpdateOne({"_id": look.id, "prune_at": look.seen}, [{"$set": stored}])
 
 
-def _remove_ranges(scope: Scope, ranges: Iterable[Any]) -> int:
+def look_again(scope: Scope, message: Document, now: float, at: float) -> None:
+    """That it has a row now is looked up at this moment, at the latest, and before housekeeping removes what it has seen."""
+    prune_at = at if message["expires_at"] <= now else min(message["prune_at"], at)
+    scope[MESSAGES].update_one({"_id": message["_id"]}, {"$set": {"prune_at": prune_at}, "$inc": {"touches": 1}})
+
+
+def _remove_ranges(scope: Scope, collection: str, ranges: Iterable[Any]) -> int:
     keys: list[bytes] = []
     for its in ranges:
-        keys += (line["_id"] for line in scope[DELIVERY_LOG].find({"_id": its}, ["_id"]))
-    return scope[DELIVERY_LOG].delete_many({"_id": {"$in": keys}}) if keys else 0
+        keys += (found["_id"] for found in scope[collection].find({"_id": its}, ["_id"]))
+    return scope[collection].delete_many({"_id": {"$in": keys}}) if keys else 0
 
 
 def remove_messages(scope: Scope, limit: int) -> int:
-    """Messages whose retention is over, and before them the lines of their logs."""
+    """Messages whose retention is over, and before them the lines of their logs, and then what was heard of them."""
     found = [message["_id"] for message in scope[MESSAGES].find({"prune_at": 0.0}, ["_id"], limit=limit)]
     removed = 0
     for number in found:
-        removed += _remove_lines(scope, number, limit - removed)
-        if removed >= limit:
-            return removed
+        for collection, its in ((DELIVERY_LOG, lines_of(number)), (RECEIPTS, receipts_of(number))):
+            removed += _remove_some(scope, collection, its, limit - removed)
+            if removed >= limit:
+                return removed
     return removed + _remove(scope, found)
 
 
-def _remove_lines(scope: Scope, message: int, most: int) -> int:
-    keys = [line["_id"] for line in scope[DELIVERY_LOG].find({"_id": lines_of(message)}, ["_id"], limit=most)]
-    return scope[DELIVERY_LOG].delete_many({"_id": {"$in": keys}}) if keys else 0
+def _remove_some(scope: Scope, collection: str, its: Filter, most: int) -> int:
+    keys = [found["_id"] for found in scope[collection].find({"_id": its}, ["_id"], limit=most)]
+    return scope[collection].delete_many({"_id": {"$in": keys}}) if keys else 0
 
 
 def _remove(scope: Scope, numbers: Collection[int]) -> int:

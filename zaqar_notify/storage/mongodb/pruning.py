@@ -24,6 +24,7 @@ from zaqar_notify.storage.mongodb.collections import (
     PROJECTS,
     QUEUES,
     SUBSCRIPTIONS,
+    WINDOWS,
     Document,
     changes,
     of_delivery_key,
@@ -216,7 +217,7 @@ def _in(found: Iterable[Document]) -> Document:
     return {"$in": [document["_id"] for document in found]}
 
 
-# -- alerts, lanes, jobs -------------------------------------------------------------------------------------------------------
+# -- alerts, lanes, windows, jobs ----------------------------------------------------------------------------------------------
 
 
 def _forget_alerts(scope: Scope, *, now: float, retention: Retention, limit: int) -> int:
@@ -232,6 +233,13 @@ def _remove_idle_lanes(scope: Scope, *, now: float, retention: Retention, limit:
     as_read = [{**idle, "_id": lane["_id"], "touches": lane.get("touches")} for lane in found if lane["_id"] not in used]
     scope[LANES].bulk_write([DeleteOne(one) for one in as_read])
     return len(as_read)
+
+
+def _remove_windows(scope: Scope, *, now: float, retention: Retention, limit: int) -> int:
+    """Those that have ended, and in whose place none was opened."""
+    over = {"ends_at": {"$lte": now}}
+    found = scope[WINDOWS].find(over, ["_id"], limit=limit, hint="ix_windows_ends")
+    return scope[WINDOWS].delete_many({**over, "_id": _in(found)}) if found else 0
 
 
 def _remove_failed_jobs(scope: Scope, *, now: float, retention: Retention, limit: int) -> int:
@@ -251,6 +259,7 @@ _STEPS = (
     _end_claims,
     _forget_alerts,
     _remove_idle_lanes,
+    _remove_windows,
     _remove_failed_jobs,
     _remove_messages,
 )

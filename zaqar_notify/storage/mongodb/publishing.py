@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 
 from pymongo import UpdateOne
 
-from zaqar_notify.model import ENVELOPE_VERSION, Draft, MessageKind, Subscription
+from zaqar_notify.model import ENVELOPE_VERSION, Draft, MessageKind
 from zaqar_notify.storage import ids
 from zaqar_notify.storage.bodies import Bodies
 from zaqar_notify.storage.codes import KIND_CODES
@@ -86,6 +86,9 @@ class _Target:
             "attributes": json.dumps(dict(draft.attributes)) if draft.attributes else None,
             "parent_id": None if draft.parent_id is None else ids.parse(draft.parent_id),
             "client_id": client_id,
+            "collapse_key": draft.collapse_key,
+            "priority": None if draft.priority is None else int(draft.priority),
+            "language": draft.language,
         }
         return {
             "_id": number,
@@ -146,19 +149,17 @@ def insert(scope: Scope, posts: Sequence[Post], now: float, means: Means) -> lis
     return given
 
 
-def insert_for_one(
-    scope: Scope, subscription: Subscription, draft: Draft, kind: MessageKind, *, now: float, means: Means
-) -> int:
-    """A message that readers never see, with a row for this subscription alone instead of an outbox entry."""
-    queue = ensure_queue(scope, subscription.project, subscription.queue, now)
+def insert_for_one(scope: Scope, post: Post, subscription: int, kind: MessageKind, *, now: float, means: Means) -> int:
+    """One message that readers never see, with a row for this subscription alone instead of an outbox entry."""
+    [draft] = post.drafts
+    queue = ensure_queue(scope, post.project, post.queue, now)
     number = give_ids(scope, [queue], now, means, 1)[0]
-    of = int(subscription.id, 16)
     target = _Target(queue, now, means)
-    scope[MESSAGES].insert_one(target.message(number, draft, shown=False, kind=kind))
+    scope[MESSAGES].insert_one(target.message(number, draft, shown=False, kind=kind, encrypts=post.encrypts))
     scope[DELIVERIES].insert_one(
         {
-            "_id": delivery_key(number, of),
-            "subscription_id": of,
+            "_id": delivery_key(number, subscription),
+            "subscription_id": subscription,
             "due_at": 0.0,
             "attempts": 0,
             "lines": 0,

@@ -9,7 +9,7 @@ from typing import Any
 from zaqar_notify.errors import Conflict, NotFound
 from zaqar_notify.model import LogEntry, State
 from zaqar_notify.storage.codes import STATES
-from zaqar_notify.storage.mongodb import arrivals, ledger
+from zaqar_notify.storage.mongodb import arrivals, ledger, looking
 from zaqar_notify.storage.mongodb.collections import (
     DELIVERIES,
     DELIVERY_LOG,
@@ -72,10 +72,7 @@ def redeliver(place: Place, message_id: str, subscription: int, ttl: float) -> N
             "again": lines,
         }
     )
-    # That the row is there is looked up anew before housekeeping removes what it has seen.
-    look_at = min(expires_at, now + place.means.retention.look_again)
-    prune_at = look_at if message["expires_at"] <= now else min(message["prune_at"], look_at)
-    place.scope[MESSAGES].update_one({"_id": message["_id"]}, {"$set": {"prune_at": prune_at}, "$inc": {"touches": 1}})
+    looking.look_again(place.scope, message, now, min(expires_at, now + place.means.retention.look_again))
 
 
 def cancel(place: Place, message_id: str, subscription: int) -> None:

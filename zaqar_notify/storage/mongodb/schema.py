@@ -6,19 +6,29 @@ whose code may still work on them, so that old and new processes can run side by
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from pymongo import ASCENDING, IndexModel
+from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
 from zaqar_notify.errors import CannotStart
-from zaqar_notify.storage.mongodb.collections import COLLECTIONS, INDEXES, OLDEST_READER, REVISION, SCHEMA, Document
+from zaqar_notify.storage.mongodb.collections import (
+    COLLECTIONS,
+    INDEXES,
+    LANES,
+    OLDEST_READER,
+    REVISION,
+    SCHEMA,
+    Document,
+)
 from zaqar_notify.storage.mongodb.scope import Scope
 
 _KEY = "schema"
 _EXISTS = 48
+_NOT_FOUND = 27
 _UPGRADE = "run: zaqar-notify db upgrade"
 
 
@@ -64,9 +74,24 @@ def upgrade(database: Database[Document]) -> None:
                 if error.code != _EXISTS:
                     raise
     for name, models in _models():
+        _drop_changed(database[name], models)
         database[name].create_indexes(models)
+    database[LANES].update_many({"pool": None}, {"$set": {"pool": ""}})
     stored = {"revision": REVISION, "oldest_reader": OLDEST_READER}
     database[SCHEMA].update_one({"_id": _KEY}, {"$set": stored}, upsert=True)
+
+
+def _drop_changed(collection: Collection[Document], models: Iterable[IndexModel]) -> None:
+    """Indexes of an earlier revision that had other fields under the same name."""
+    there = collection.index_information()
+    for model in models:
+        name = model.document["name"]
+        if name in there and list(model.document["key"].items()) != list(there[name]["key"]):
+            try:
+                collection.drop_index(name)
+            except OperationFailure as error:
+                if error.code != _NOT_FOUND:
+                    raise
 
 
 def _models() -> Iterator[tuple[str, list[IndexModel]]]:

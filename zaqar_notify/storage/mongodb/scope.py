@@ -138,10 +138,15 @@ class Scope:
     def number(self, name: str) -> int:
         """The next number of a collection whose documents are counted: 1, 2, 3, with gaps. At once, whatever becomes of the
         transaction, so that two of them do not meet here."""
+        return self.numbers(name, 1)[0]
+
+    def numbers(self, name: str, count: int) -> Sequence[int]:
+        """So many of them."""
         found = self._collections[COUNTERS].find_one_and_update(
-            {"_id": name}, {"$inc": {"last": 1}}, upsert=True, return_document=pymongo.ReturnDocument.AFTER
+            {"_id": name}, {"$inc": {"last": count}}, upsert=True, return_document=pymongo.ReturnDocument.AFTER
         )
-        return int(found["last"])  # type: ignore[index]  # an upsert finds one
+        last = int(found["last"])  # type: ignore[index]  # an upsert finds one
+        return range(last - count + 1, last + 1)
 
     def rising_id(self, name: str, now: float) -> int:
         """An id like those of messages, above all that this has given out before. At once, as `number`."""

@@ -176,8 +176,9 @@ class Subscriptions:
 
     def _ask(self, scope: Scope, subscription: Subscription, confirmation: Confirmation | None, now: float) -> None:
         if confirmation is not None:
-            kind = MessageKind.CONFIRMATION
-            publishing.insert_for_one(scope, subscription, confirmation(subscription), kind, now=now, means=self._means)
+            post = publishing.Post(subscription.project, subscription.queue, (confirmation(subscription),))
+            number, kind = int(subscription.id, 16), MessageKind.CONFIRMATION
+            publishing.insert_for_one(scope, post, number, kind, now=now, means=self._means)
 
     def _change(self, scope: Scope, existing: Subscription, fields: Mapping[str, Any]) -> Subscription:
         number = {"_id": int(existing.id, 16)}

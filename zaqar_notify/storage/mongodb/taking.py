@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from zaqar_notify.model import LaneKey
+from zaqar_notify.model import LaneKey, Receipt, ReceiptKind
 from zaqar_notify.storage import ids
 from zaqar_notify.storage.base import RANGE, Entry, Row, Taken
 from zaqar_notify.storage.mongodb.collections import (
@@ -23,6 +24,7 @@ from zaqar_notify.storage.mongodb.collections import (
     Document,
     Filter,
     of_delivery_key,
+    values,
 )
 from zaqar_notify.storage.mongodb.scope import Bound, Scope
 
@@ -66,6 +68,8 @@ class _Kind:
 
     collection: str
     index: str
+    where: Filter = dataclasses.field(default_factory=dict)
+    """What all of it has in common: the fields before the project in the index."""
     ended_first: bool = False
     """What is due since some moment goes before what is due at once: leases that have ended before what comes in, so that
     those are not left behind however much comes in."""
@@ -77,7 +81,6 @@ class _Kind:
 
 _ENTRIES = _Kind(OUTBOX, "ix_outbox_due", ended_first=True)
 _ROWS = _Kind(DELIVERIES, "ix_deliveries_due")
-_LANES = _Kind(LANES, "ix_lanes_due")
 
 
 def take(
@@ -91,15 +94,17 @@ def take(
     parked: Mapping[LaneKey, int],
     without: Collection[str] = (),
     ranges: Collection[str] = (),
+    pool: str = "",
 ) -> Taken:
     """``turns`` is changed."""
     # First: what is renewed is not due, and what is removed is not handed out.
     held, emptied = _take_parked(scope, lease, parked) if parked else ({}, [])
     _lease_due(scope, _ENTRIES, lease, turns, entries, passed_over=_numbers(scope, without))
     _lease_due(scope, _ROWS, lease, turns, rows)
-    _lease_due(scope, _LANES, lease, turns, lanes)
+    of_pool = _Kind(LANES, "ix_lanes_due", {"pool": pool})
+    _lease_due(scope, of_pool, lease, turns, lanes)
     pages, ended = _take_pages(scope, lease, ranges) if ranges else ([], [])
-    found_lanes = {_lane_key(lane): lane["trips"] for lane in _leased(scope, _LANES, lease)}
+    found_lanes = {lane_key(lane): lane["trips"] for lane in _leased(scope, of_pool, lease)}
     return Taken(
         lease.token,
         [_entry(entry) for entry in _leased(scope, _ENTRIES, lease)] + pages,
@@ -174,7 +179,7 @@ def _projects_due(of: Bound, kind: _Kind, after: int, now: float, limit: int) ->
     """By number: one look into the index for each that has anything at all (a DISTINCT_SCAN)."""
     found = of.aggregate(
         [
-            {"$match": {"project_id": {"$gt": after}, "due_at": {"$lte": now}}},
+            {"$match": {**kind.where, "project_id": {"$gt": after}, "due_at": {"$lte": now}}},
             {"$sort": {"project_id": 1, "due_at": 1}},
             {"$group": {"_id": "$project_id", "due_at": {"$first": "$due_at"}}},
             {"$limit": limit},
@@ -191,7 +196,7 @@ def _due(of: Bound, kind: _Kind, projects: Sequence[int], now: float, most: int)
     for project in projects:
         ranges: list[Pipeline] = [
             [
-                {"$match": {"project_id": project, "due_at": due_at}},
+                {"$match": {**kind.where, "project_id": project, "due_at": due_at}},
                 {"$sort": {"due_at": 1, "_id": 1}},
                 {"$limit": most},
                 {"$project": fields},
@@ -226,11 +231,18 @@ def find_lanes(scope: Scope, keys: Iterable[LaneKey]) -> dict[LaneKey, Document]
     found: list[Document] = []
     for start in range(0, len(conditions), _MOST_PARTS):
         found += scope[LANES].find({"$or": conditions[start : start + _MOST_PARTS]}, hint="ix_lanes_name")
-    return {_lane_key(lane): lane for lane in found}
+    return {lane_key(lane): lane for lane in found}
 
 
-def _lane_key(lane: Document) -> LaneKey:
-    return LaneKey(lane["project"], lane["name"])
+LANE_FIELDS = ("project", "name", "pool")
+
+
+def lane_key(lane: Document) -> LaneKey:
+    return LaneKey(*values(lane, LANE_FIELDS))
+
+
+def merge_pools(scope: Scope, kept: Collection[str]) -> None:
+    scope[LANES].update_many({"pool": {"$nin": ["", *kept]}}, {"$set": {"pool": ""}}, hint="ix_lanes_due")
 
 
 def _take_parked(scope: Scope, lease: Lease, parked: Mapping[LaneKey, int]) -> tuple[dict[int, LaneKey], list[LaneKey]]:
@@ -251,13 +263,13 @@ def _take_parked(scope: Scope, lease: Lease, parked: Mapping[LaneKey, int]) -> t
         elif key in mine:
             lane = mine[key]
             if parked[key] > 0 and lane["_id"] not in taken_from and _let_go(scope, lane):
-                emptied.append(key)
+                emptied.append(lane_key(lane))
             else:
                 kept.append(lane["_id"])
     if kept:
         held = {"_id": {"$in": kept}, "lease": tokens_of(lease.worker_id)}
         scope[LANES].update_many(held, {"$set": {"due_at": lease.until}})
-    return {lane["_id"]: key for key, lane in mine.items() if lane["_id"] in taken_from}, emptied
+    return {lane["_id"]: lane_key(lane) for lane in mine.values() if lane["_id"] in taken_from}, emptied
 
 
 def _is_held(lane: Document, lease: Lease) -> bool:
@@ -290,13 +302,14 @@ def _let_go(scope: Scope, lane: Document) -> bool:
 def _rows(scope: Scope, rows: Sequence[Document], held: Mapping[int, LaneKey]) -> list[Row]:
     """Those of the lanes that are held stand behind the others."""
     strange = {row["lane_id"] for row in rows if "lane_id" in row} - held.keys()
-    found = scope[LANES].find({"_id": {"$in": list(strange)}}, ["project", "name"]) if strange else []
-    names = {**held, **{lane["_id"]: _lane_key(lane) for lane in found}}
+    found = scope[LANES].find({"_id": {"$in": list(strange)}}, LANE_FIELDS) if strange else []
+    names = {**held, **{lane["_id"]: lane_key(lane) for lane in found}}
     return [_row(row, names) for row in sorted(rows, key=lambda row: row.get("lane_id") in held)]
 
 
 def _row(row: Document, names: Mapping[int, LaneKey]) -> Row:
     message, subscription = of_delivery_key(row["_id"])
+    window, report = row.get("window_id"), row.get("report")
     return Row(
         ids.show(message),
         ids.show(subscription),
@@ -305,6 +318,9 @@ def _row(row: Document, names: Mapping[int, LaneKey]) -> Row:
         names.get(row.get("lane_id", 0)),
         row["expires_at"],
         row["again"],
+        None if window is None else ids.show(window),
+        row.get("target", 0),
+        None if report is None else Receipt(ReceiptKind.FAILED, **json.loads(report)),
     )
 
 
