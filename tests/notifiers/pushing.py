@@ -12,7 +12,8 @@ from oslo_config import cfg
 
 from tests.notifiers.case import WAIT, HttpCase
 from tests.notifiers.endpoint import certificate
-from zaqar_notify.model import Delivery, Message, MessageKind, Outcome, Subscription
+from zaqar_notify import feedback
+from zaqar_notify.model import Delivery, Message, Outcome, Subscription
 from zaqar_notify.notifiers.http import HttpClients
 from zaqar_notify.notifiers.push import PushNotifier
 from zaqar_notify.notifiers.sections import Section
@@ -20,11 +21,9 @@ from zaqar_notify.notifiers.sections import Section
 _Kind = TypeVar("_Kind", bound=PushNotifier)
 
 
-def message(
-    body: Any = "hello", *, ttl: int = 300, number: int = 1, kind: MessageKind = MessageKind.NOTIFICATION, **attributes: Any
-) -> Message:
+def message(body: Any = "hello", *, ttl: int = 300, number: int = 1, **fields: Any) -> Message:
     now = time.time()
-    return Message(f"m{number}", "p", "demo", json.dumps(body).encode(), ttl, now, now + ttl, attributes, kind=kind)
+    return Message(f"m{number}", "p", "demo", json.dumps(body).encode(), ttl, now, now + ttl, **fields)
 
 
 def subscription(uri: str, options: Mapping[str, Any] | None = None) -> Subscription:
@@ -32,10 +31,13 @@ def subscription(uri: str, options: Mapping[str, Any] | None = None) -> Subscrip
 
 
 def delivery(
-    uri: str, sent: Message | None = None, options: Mapping[str, Any] | None = None, *, timeout: float = WAIT
+    uri: str, sent: Message | None = None, options: Mapping[str, Any] | None = None, *, timeout: float = WAIT, **fields: Any
 ) -> Delivery:
     sent = sent or message()
-    return Delivery(f"{sent.id}-s1", 1, time.monotonic() + timeout, sent, subscription(uri, options))
+    return Delivery(f"{sent.id}-s1", 1, time.monotonic() + timeout, sent, subscription(uri, options), **fields)
+
+
+LINKS = {name: f"https://notify.example.org/{name}" for name in feedback.PATHS}
 
 
 class PushCase(HttpCase):

@@ -26,6 +26,7 @@ const server = smpp.createServer((session) => {
       event: 'submit_sm', to, from: pdu.source_addr, from_ton: pdu.source_addr_ton, from_npi: pdu.source_addr_npi,
       to_ton: pdu.dest_addr_ton, to_npi: pdu.dest_addr_npi, data_coding: pdu.data_coding, esm_class: pdu.esm_class,
       validity: pdu.validity_period, registered: pdu.registered_delivery,
+      priority: pdu.priority_flag,
       text: text.message, udh: (text.udh || []).map((one) => Buffer.from(one).toString('hex')),
     });
     if (to.startsWith('4601')) return;

@@ -4,9 +4,9 @@ import time
 import uuid
 
 from tests.notifiers.providers import APNS_REASONS, FakeApns, apns_device, claims_of, pem, written
-from tests.notifiers.pushing import PushCase, delivery, message, subscription
+from tests.notifiers.pushing import LINKS, PushCase, delivery, message, subscription
 from zaqar_notify.errors import CannotStart, InvalidRequest
-from zaqar_notify.model import MessageKind, OutcomeKind, Scope
+from zaqar_notify.model import MessageKind, OutcomeKind, Priority, Scope
 from zaqar_notify.notifiers import apns
 from zaqar_notify.notifiers.apns import ApnsNotifier, ProviderToken
 
@@ -58,7 +58,7 @@ class ApnsCase(PushCase):
 class RequestTest(ApnsCase):
     def test_what_a_device_gets(self):
         device = apns_device()
-        sent = message("hello", collapse_key="order-7", priority="normal")
+        sent = message("hello", collapse_key="order-7", priority=Priority.NORMAL)
         outcome = self.one(device, sent)
         self.assertEqual((DELIVERED, 200), (outcome.kind, outcome.status))
         headers, document = self.received()
@@ -116,7 +116,13 @@ class RequestTest(ApnsCase):
     def test_in_the_background_nothing_has_high_priority(self):
         notifier = self.shop()
         for number, (wanted, body, expected) in enumerate(
-            [("high", {"a": 1}, "5"), ("low", {"a": 1}, "1"), ("high", "x", None), ("urgent", "x", None), ("low", "x", "1")]
+            [
+                (Priority.HIGH, {"a": 1}, "5"),
+                (Priority.LOW, {"a": 1}, "1"),
+                (Priority.VERY_LOW, "x", "1"),
+                (Priority.HIGH, "x", None),
+                (None, "x", None),
+            ]
         ):
             sent = message(body, number=number, priority=wanted)
             self.assertIs(DELIVERED, self.one(apns_device(), sent, notifier=notifier).kind)
@@ -129,11 +135,45 @@ class RequestTest(ApnsCase):
         keys = [request.headers["apns-collapse-id"] for request in self.apple.requests]
         self.assertEqual((4, keys[0], {64}), (len(set(keys)), keys[4], {len(key) for key in keys}))
 
-    def test_links_are_told(self):
-        given = delivery(f"apns://shop/{apns_device()}")
-        given.links = {"acknowledge": "https://x/y"}
+    def test_where_the_application_can_say_that_it_has_it(self):
+        self.deliver(self.shop(), delivery(f"apns://shop/{apns_device()}", links=LINKS))
+        told = self.received()[1]["zaqar_notify"]
+        about = {"id": "m1-s1", "queue": "demo", "message_id": "m1"}
+        self.assertEqual({**about, "acknowledge": "https://notify.example.org/acknowledge"}, told)
+
+    def test_what_attributes_say_is_for_filters(self):
+        self.one(apns_device(), message(attributes={"collapse_key": "k", "priority": "low"}))
+        self.assertEqual(set(), {"apns-collapse-id", "apns-priority"} & self.received()[0].keys())
+
+    def test_templates(self):
+        body = {
+            "text": "t",
+            "title": "T",
+            "data": {"a": 1},
+            "apns": {"aps": {"alert": {"body": "own", "loc-key": "k"}, "badge": 1}},
+        }
+        given = delivery(f"apns://shop/{apns_device()}", message(body, language="de-AT"))
+        given.templates = {"apns": {"text": {"de": "{{ body.data.a }}. Gr\u00fc\u00dfe", "default": "no"}}}
         self.deliver(self.shop(), given)
-        self.assertEqual({"acknowledge": "https://x/y"}, self.received()[1]["zaqar_notify"]["links"])
+        document = self.received()[1]
+        alert = {"title": "T", "body": "1. Gr\u00fc\u00dfe", "loc-key": "k"}
+        self.assertEqual(({"alert": alert, "badge": 1}, {"a": 1}), (document["aps"], document["data"]))
+
+    def test_templates_show_what_else_would_be_data_alone(self):
+        given = delivery(
+            f"apns://shop/{apns_device()}", message({"order": 7}), templates={"*": {"title": "Order {{ body.order }}"}}
+        )
+        self.deliver(self.shop(), given)
+        headers, document = self.received()
+        self.assertEqual(({"alert": {"title": "Order 7"}}, {"order": 7}), (document["aps"], document["data"]))
+        self.assertEqual("alert", headers["apns-push-type"])
+
+    def test_a_template_that_fails(self):
+        given = [delivery(f"apns://shop/{apns_device()}", message(number=number)) for number in range(2)]
+        given[0].templates = {"apns": {"text": "{{ body == [] }}"}}
+        bad, good = self.deliver(self.shop(), *given)
+        self.assertEqual((REJECTED, False, DELIVERED), (bad.kind, bad.target, good.kind))
+        self.assertIn("text of apns", bad.detail)
 
     def test_too_large_is_not_sent(self):
         outcome = self.one(apns_device(), message("x" * 4096))

@@ -19,7 +19,7 @@ from tests.notifiers.mailserver import PASSWORD, USER, MailServer, text_of
 from zaqar_notify.errors import CannotStart, InvalidRequest
 from zaqar_notify.feedback import Links, Tokens
 from zaqar_notify.guard import Guard
-from zaqar_notify.model import Delivery, Message, MessageKind, Outcome, OutcomeKind, Scope, Subscription, delivery_id
+from zaqar_notify.model import Delivery, Message, MessageKind, Outcome, OutcomeKind, Priority, Scope, Subscription, delivery_id
 from zaqar_notify.notifiers.email import EmailNotifier
 from zaqar_notify.notifiers.http import HttpClients
 from zaqar_notify.notifiers.sections import Section
@@ -92,11 +92,13 @@ class EmailCase(unittest.TestCase):
         of: Message | None = None,
         timeout: float = WAIT,
         links: Mapping[str, str] | None = None,
+        templates: Mapping[str, Any] | None = None,
         attempt: int = 1,
     ) -> Outcome:
         delivery = Delivery(
             "m1-s1", attempt, time.monotonic() + timeout, of or message(), subscription(uri, options), links or {}
         )
+        delivery.templates = templates or {}
         return self.deliver(notifier, delivery)["m1-s1"]
 
 
@@ -181,11 +183,8 @@ class MailTest(EmailCase):
         self.assertIn(f"Unsubscribe: {LINKS['unsubscribe']}\n", text_of(parsed))
 
     def test_one_click_is_for_https_only(self) -> None:
-        parsed = self.mail(
-            links={"unsubscribe": "http://notify.example.org/u", "help": "https://notify.example.org/help"}
-        ).parsed
+        parsed = self.mail(links={"unsubscribe": "http://notify.example.org/u"}).parsed
         self.assertEqual("<http://notify.example.org/u>", parsed["List-Unsubscribe"])
-        self.assertEqual("<https://notify.example.org/help>", parsed["List-Help"])
         self.assertIsNone(parsed["List-Unsubscribe-Post"])
 
     def test_tests_and_requests_to_confirm(self) -> None:
@@ -195,9 +194,56 @@ class MailTest(EmailCase):
         text = self.mail(of=asked).text
         self.assertTrue(text.startswith("Do you want to?\n\n{"), text)
         self.assertIn('"URL-Signature": "abc"', text)
-        parsed = self.mail(of=asked, links={"confirm": "https://notify.example.org/c"}).parsed
+        links = {"confirm": "https://notify.example.org/c", "unsubscribe": "https://notify.example.org/u"}
+        parsed = self.mail(of=asked, links=links, templates={"*": {"text": "x", "subject": "x"}}).parsed
         self.assertEqual("Do you want to?\n\nhttps://notify.example.org/c\n", text_of(parsed))
         self.assertEqual("Please confirm: notifications of demo", parsed["Subject"])
+        self.assertIsNone(parsed["List-Unsubscribe"])
+
+    def test_hints(self) -> None:
+        for priority, shown in (
+            (Priority.HIGH, "high"),
+            (Priority.NORMAL, "normal"),
+            (Priority.LOW, "low"),
+            (Priority.VERY_LOW, "low"),
+            (None, None),
+        ):
+            self.assertEqual(shown, self.mail(of=message(priority=priority)).parsed["Importance"])
+        self.assertEqual("de-AT", self.mail(of=message(language="de-AT")).parsed["Content-Language"])
+        for odd in (None, "no tag", "x\r\nBcc: a@b.cc"):
+            self.assertIsNone(self.mail(of=message(language=odd)).parsed["Content-Language"])
+
+    def test_templates(self) -> None:
+        body = {"title": "T", "text": "t", "name": "<Ann>", "email": {"subject": "own", "html": "<p>own</p>"}}
+        templates: dict[str, Any] = {
+            "subject": "Für {{ body.name }}\n",
+            "text": "Hallo {{ body.name }}\n\n{{ links.unsubscribe }}",
+        }
+        mail = self.mail(of=message(body), links=LINKS, templates={"email": templates})
+        self.assertEqual("Für <Ann>", mail.parsed["Subject"])
+        self.assertEqual(f"Hallo <Ann>\n\n{LINKS['unsubscribe']}\n", mail.text)
+        self.assertFalse(mail.parsed.is_multipart())
+        self.assertEqual(f"<{LINKS['unsubscribe']}>", mail.parsed["List-Unsubscribe"])
+        templates = {"html": "<p>Hallo {{ body.name }}</p>", "text": {"en": "Hello", "default": "Hallo"}}
+        parsed = self.mail(of=message(body, language="en-GB"), templates={"email": templates}).parsed
+        self.assertEqual("own", parsed["Subject"])
+        plain, page = parsed.iter_parts()
+        self.assertEqual(("Hello\n", "<p>Hallo &lt;Ann&gt;</p>"), (text_of(plain), text_of(page).strip()))
+
+    def test_templates_of_some_parts(self) -> None:
+        body = {"text": "t", "name": "Ann", "email": {"subject": "own", "html": "<p>own</p>"}}
+        parsed = self.mail(of=message(body), templates={"*": {"title": "For {{ body.name }}"}}).parsed
+        plain, page = parsed.iter_parts()
+        self.assertEqual(("For Ann", "<p>own</p>"), (parsed["Subject"], text_of(page).strip()))
+        self.assertTrue(text_of(plain).startswith("t\n\n-- \nQueue demo"), plain)
+        of_subscriber = self.mail(f"mailto:{ADDRESS}?subject=Mine", of=message(body), templates={"*": {"title": "x"}})
+        self.assertEqual("Mine", of_subscriber.parsed["Subject"])
+
+    def test_a_template_that_fails(self) -> None:
+        server = self.server()
+        outcome = self.attempt(self.for_server(server), templates={"email": {"html": "{{ body == [] }}"}})
+        self.assertEqual((REJECTED, False, []), (outcome.kind, outcome.target, server.mails))
+        self.assertIn("html of email", outcome.detail)
 
     def test_who_it_is_from(self) -> None:
         values = {"sender": "Grüne Meldungen <notify@bücher.example>", "allowed_from": ["@shop.example", "boss@example.com"]}

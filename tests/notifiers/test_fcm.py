@@ -8,9 +8,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from tests.notifiers.http2 import Answer
 from tests.notifiers.providers import FakeFcm, pem
-from tests.notifiers.pushing import PushCase, delivery, message, subscription
+from tests.notifiers.pushing import LINKS, PushCase, delivery, message, subscription
 from zaqar_notify.errors import CannotStart, InvalidRequest
-from zaqar_notify.model import OutcomeKind, Scope
+from zaqar_notify.model import OutcomeKind, Priority, Scope
 from zaqar_notify.notifiers.fcm import FcmNotifier
 
 DELIVERED, RETRY, THROTTLED, AUTH = OutcomeKind.DELIVERED, OutcomeKind.RETRY, OutcomeKind.THROTTLED, OutcomeKind.AUTH
@@ -37,7 +37,9 @@ class FcmCase(PushCase):
 
 class RequestTest(FcmCase):
     def test_what_a_device_gets(self):
-        outcome = self.one("good-a:b_c", message({"title": "T", "text": "t", "data": {"a": 1, "b": "x"}}, priority="high"))
+        outcome = self.one(
+            "good-a:b_c", message({"title": "T", "text": "t", "data": {"a": 1, "b": "x"}}, priority=Priority.HIGH)
+        )
         self.assertEqual((DELIVERED, 200), (outcome.kind, outcome.status))
         self.assertEqual("projects/shop-1234/messages/1", outcome.provider_id)
         [document] = self.google.messages
@@ -53,10 +55,10 @@ class RequestTest(FcmCase):
         self.assertEqual({"message": expected}, document)
 
     def test_wishes_of_a_message(self):
-        self.one(sent=message("x", ttl=5_000_000, priority="low", collapse_key="k" * 100))
-        self.assertEqual(
-            {"ttl": "2419200s", "priority": "NORMAL", "collapse_key": "k" * 100}, self.google.messages[0]["message"]["android"]
-        )
+        for priority in (Priority.NORMAL, Priority.LOW, Priority.VERY_LOW):
+            self.one(sent=message("x", ttl=5_000_000, priority=priority, collapse_key="k" * 100))
+            android = self.google.messages[-1]["message"]["android"]
+            self.assertEqual({"ttl": "2419200s", "priority": "NORMAL", "collapse_key": "k" * 100}, android)
 
     def test_without_anything_to_show(self):
         for body, data in (({"order": {"id": 7}}, {"order": '{"id":7}'}), ([1, 2], {"data": "[1,2]"})):
@@ -73,11 +75,18 @@ class RequestTest(FcmCase):
         self.assertEqual(("good-1", "x"), (made["token"], made["android"]["restricted_package_name"]))
         self.assertIn("ttl", made["android"])
 
-    def test_links_are_told(self):
-        given = delivery("fcm://shop/good-1")
-        given.links = {"acknowledge": "https://x/y"}
-        self.deliver(self.shop(), given)
-        self.assertEqual('{"acknowledge":"https://x/y"}', self.google.messages[0]["message"]["data"]["zaqar_notify_links"])
+    def test_where_the_application_can_say_that_it_has_it(self):
+        self.deliver(self.shop(), delivery("fcm://shop/good-1", links=LINKS))
+        told = self.google.messages[0]["message"]["data"]
+        self.assertEqual("https://notify.example.org/acknowledge", told["zaqar_notify_acknowledge"])
+        self.assertEqual(4, len(told))
+
+    def test_templates(self):
+        body = {"text": "t", "data": {"a": 1}, "fcm": {"notification": {"title": "own", "image": "https://x/y"}}}
+        templates = {"fcm": {"title": "{{ body.data.a }}", "text": "{{ body.text|upper }}"}}
+        self.deliver(self.shop(), delivery("fcm://shop/good-1", message(body), templates=templates))
+        shown = self.google.messages[0]["message"]["notification"]
+        self.assertEqual({"title": "1", "body": "T", "image": "https://x/y"}, shown)
 
     def test_dry_run(self):
         self.assertIs(DELIVERED, self.one(notifier=self.shop(dry_run=True)).kind)

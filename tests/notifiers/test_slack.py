@@ -13,6 +13,7 @@ from tests.notifiers import endpoint as behave
 from tests.notifiers.case import WAIT, HttpCase, closed_port
 from tests.notifiers.endpoint import Endpoint, Received, answer, certificate
 from zaqar_notify.errors import InvalidRequest
+from zaqar_notify.masking import masked
 from zaqar_notify.model import Delivery, Message, MessageKind, Outcome, OutcomeKind, Scope, Subscription
 from zaqar_notify.notifiers.http import HttpClients
 from zaqar_notify.notifiers.sending import sound
@@ -89,15 +90,20 @@ class SlackCase(HttpCase):
         notifier: SlackNotifier | None = None,
         timeout: float = WAIT,
         links: Mapping[str, str] | None = None,
+        templates: Mapping[str, Any] | None = None,
     ) -> Outcome:
         delivery = Delivery("m1-s1", 1, time.monotonic() + timeout, of or message(), subscription(uri), links or {})
+        delivery.templates = templates or {}
         return self.deliver(notifier or self.notifier(), delivery)["m1-s1"]
 
 
 class PayloadTest(SlackCase):
-    def payload(self, of: Message, links: Mapping[str, str] | None = None, **values: Any) -> Any:
+    def payload(
+        self, of: Message, links: Mapping[str, str] | None = None, templates: Mapping[str, Any] | None = None, **values: Any
+    ) -> Any:
         slack = Slack()
-        outcome = self.attempt(self.secured(slack), of=of, links=links, notifier=self.notifier(**values))
+        uri = self.secured(slack)
+        outcome = self.attempt(uri, of=of, links=links, templates=templates, notifier=self.notifier(**values))
         self.assertEqual((DELIVERED, 200), (outcome.kind, outcome.status), outcome)
         (payload,) = slack.payloads
         return payload
@@ -118,6 +124,16 @@ class PayloadTest(SlackCase):
         self.assertEqual(
             own, self.payload(message({"text": "hello", "slack": {**own, "channel": "#other", "username": "boss"}}))
         )
+
+    def test_templates(self) -> None:
+        templates = {"slack": {"text": "*{{ body.name }}*", "title": "Order"}}
+        own = message({"name": "<!here>", "slack": {"text": "own"}})
+        self.assertEqual({"text": "Order\n*&lt;!here&gt;*"}, self.payload(own, templates=templates))
+        test = message({"name": "x"}, kind=MessageKind.TEST)
+        self.assertEqual({"text": "Order\n*x*"}, self.payload(test, templates=templates))
+        outcome = self.attempt(self.secured(Slack()), of=own, templates={"*": {"text": "{{ body == [] }}"}})
+        self.assertEqual((REJECTED, False), (outcome.kind, outcome.target))
+        self.assertIn("text of slack", outcome.detail)
 
     def test_a_payload_that_slack_would_refuse(self) -> None:
         slack = Slack()
@@ -202,7 +218,7 @@ class AnswerTest(SlackCase):
             outcome = self.attempt(uri, notifier=self.notifier(clients))
             self.assertIs(kind, outcome.kind)
             assert outcome.exchange is not None
-            self.assertTrue(outcome.exchange.request["url"].endswith("/***"), outcome.exchange.request)
+            self.assertEqual(masked(uri), "slack+" + outcome.exchange.request["url"])
             self.assertNotIn("s3cretOfTheWebhook", f"{outcome}")
         self.assertIsNone(self.attempt(self.secured(Slack())).exchange)
 

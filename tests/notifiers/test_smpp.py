@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import datetime
 import logging
 import queue
@@ -16,7 +17,7 @@ from tests.notifiers.smsc import PASSWORD, USER, MessageCentre
 from tests.notifiers.test_sms import message, section, subscription
 from zaqar_notify.errors import CannotStart
 from zaqar_notify.guard import Guard
-from zaqar_notify.model import Delivery, Outcome, OutcomeKind, Scope
+from zaqar_notify.model import Delivery, Outcome, OutcomeKind, Priority, Scope
 from zaqar_notify.notifiers.gateways import WORDS, Sms
 from zaqar_notify.notifiers.http import HttpClients
 from zaqar_notify.notifiers.sending import sound
@@ -86,10 +87,23 @@ class MessageCentreTest(SmppCase):
             "data_coding": 0,
             "esm_class": 0,
             "registered": 0,
+            "priority": 0,
             "text": "hello {€}",
             "udh": [],
         }
         self.assertEqual(expected, submitted)
+
+    def test_how_urgent_it_is_and_how_long_it_is_worth_sending(self) -> None:
+        notifier = self.notifier(self.centre.port)
+        for priority, lives, flag in ((Priority.HIGH, 7200, 2), (Priority.NORMAL, 90, 0), (Priority.LOW, 40 * 86400, 0)):
+            self.centre.events.clear()
+            asked = self.delivery()
+            asked.message = dataclasses.replace(asked.message, priority=priority, expires_at=time.time() + lives)
+            self.assertIs(DELIVERED, self.deliver(notifier, asked)["m1-s1"].kind)
+            (submitted,) = self.centre.submitted()
+            until = datetime.datetime.fromisoformat(submitted["validity"]).timestamp()
+            self.assertLess(abs(until - time.time() - min(lives, 30 * 86400)), 60)
+            self.assertEqual(flag, submitted["priority"])
 
     def test_other_letters_and_a_name_as_sender(self) -> None:
         self.attempt(self.notifier(self.centre.port, sender="Notify"), body="中文 😀")

@@ -74,11 +74,13 @@ class SmsCase(HttpCase):
         of: Message | None = None,
         options: Mapping[str, Any] | None = None,
         links: Mapping[str, str] | None = None,
+        templates: Mapping[str, Any] | None = None,
         query: str = "",
         timeout: float = WAIT,
     ) -> Outcome:
         to = subscription(f"sms:+{number}{query}", options)
         delivery = Delivery("m1-s1", 1, time.monotonic() + timeout, of or message(), to, links or {})
+        delivery.templates = templates or {}
         return self.deliver(notifier, delivery)["m1-s1"]
 
     def expect(self, notifier: SmsNotifier, number: str, kind: OutcomeKind, **fields: Any) -> Outcome:
@@ -432,6 +434,19 @@ class GenericTest(SmsCase):
         self.assertIs(DELIVERED, self.attempt(notifier, of=message("x" * 306)).kind)
         outcome = self.attempt(notifier, of=message("x" * 307))
         self.assertEqual((REJECTED, False, 1), (outcome.kind, outcome.target, len(endpoint.requests)))
+
+    def test_templates(self) -> None:
+        endpoint, notifier = self.generic(max_segments=1)
+        default = "Your code: {{ body.code }}. Stop: {{ links.unsubscribe }}"
+        templates = {"sms": {"text": {"de": "Ihr Code: {{ body.code }}", "default": default}}}
+        body, links = {"code": "0815", "text": "for others"}, {"unsubscribe": "https://n.example/u", "receipt": "x"}
+        self.attempt(notifier, of=message(body, language="de-CH"), templates=templates, links=links)
+        self.attempt(notifier, of=message(body), templates=templates, links=links)
+        expected = ["Ihr Code: 0815", "Your code: 0815. Stop: https://n.example/u"]
+        self.assertEqual(expected, [form(one)["text"] for one in endpoint.requests])
+        outcome = self.attempt(notifier, templates={"sms": {"text": "{{ body == [] }}"}})
+        self.assertEqual((REJECTED, False, 2), (outcome.kind, outcome.target, len(endpoint.requests)))
+        self.assertIn("text of sms", outcome.detail)
 
     def test_a_request_to_confirm(self) -> None:
         endpoint, notifier = self.generic()

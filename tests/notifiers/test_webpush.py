@@ -6,11 +6,11 @@ import time
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.notifiers.providers import claims_of, decoded, pem, written
-from tests.notifiers.pushing import PushCase, delivery, message, subscription
+from tests.notifiers.pushing import LINKS, PushCase, delivery, message, subscription
 from tests.notifiers.webpushserver import Browser, PushService, WebPushTesting, point
 from zaqar_notify.errors import CannotStart, InvalidRequest
 from zaqar_notify.guard import Guard
-from zaqar_notify.model import OutcomeKind, Scope
+from zaqar_notify.model import OutcomeKind, Priority, Scope
 from zaqar_notify.notifiers import webpush
 from zaqar_notify.notifiers.webpush import Vapid, WebPushNotifier
 
@@ -80,13 +80,13 @@ class WebPushCase(PushCase):
 
 class RequestTest(WebPushCase):
     def test_what_a_page_gets(self):
-        sent = message({"title": "T", "text": "t", "data": [1]}, priority="high", collapse_key="order-7")
+        sent = message({"title": "T", "text": "t", "data": [1]}, priority=Priority.VERY_LOW, collapse_key="order-7")
         outcome = self.one(sent=sent)
         self.assertEqual((DELIVERED, 201), (outcome.kind, outcome.status))
         about = {"id": "m1-s1", "queue": "demo", "message_id": "m1"}
         self.assertEqual([about | {"title": "T", "text": "t", "data": [1]}], self.service.messages)
         headers = self.service.requests[0].headers
-        self.assertEqual(("high", "order-7"), (headers["urgency"], headers["topic"]))
+        self.assertEqual(("very-low", "order-7"), (headers["urgency"], headers["topic"]))
         self.assertIn(int(headers["ttl"]), range(280, 301))
 
     def test_long_keys_are_hashed_and_long_lives_cut(self):
@@ -97,6 +97,14 @@ class RequestTest(WebPushCase):
         topics = [request.headers["topic"] for request in self.service.requests]
         self.assertEqual((topics[0], 3, {32}), (topics[1], len(set(topics)), {len(topic) for topic in topics}))
         self.assertEqual("2592000", self.service.requests[0].headers["ttl"])
+
+    def test_what_templates_make(self):
+        body = {"title": "T", "text": "t", "data": [1], "webpush": {"text": "own", "icon": "i"}}
+        given = delivery(self.service.subscriber("good-1"), message(body), self.options(), links=LINKS)
+        given.templates = {"webpush": {"text": "{{ body.data[0] }}"}}
+        self.deliver(self.own(), given)
+        about = {"id": "m1-s1", "queue": "demo", "message_id": "m1", "acknowledge": "https://notify.example.org/acknowledge"}
+        self.assertEqual([about | {"title": "T", "text": "1", "data": [1], "icon": "i"}], self.service.messages)
 
     def test_too_large_is_not_sent(self):
         outcome = self.one(sent=message("x" * 4000))

@@ -19,7 +19,7 @@ from oslo_config import cfg
 from zaqar_notify import __version__
 from zaqar_notify.errors import CannotStart, InvalidRequest
 from zaqar_notify.masking import hashed
-from zaqar_notify.model import Delivery, Outcome, OutcomeKind, Scope, Subscription
+from zaqar_notify.model import Delivery, Outcome, OutcomeKind, Priority, Scope, Subscription
 from zaqar_notify.notifiers import answers, push, tokens
 from zaqar_notify.notifiers.base import Report
 from zaqar_notify.notifiers.http import HttpClients, Request, Response
@@ -39,7 +39,7 @@ _NAMESPACE = uuid.UUID("5b7cf5a4-6bd6-4bd1-9b1a-9a6a6f2a1c55")
 _USER_AGENT = f"user-agent: zaqar-notify/{__version__}"
 _PRINTABLE = re.compile("[!-~]+")
 _TYPES = ("alert", "background")
-_PRIORITIES = {"high": 10, "normal": 5, "low": 1, "very-low": 1}
+_PRIORITIES = {Priority.HIGH: 10, Priority.NORMAL: 5, Priority.LOW: 1, Priority.VERY_LOW: 1}
 
 _GONE = frozenset({"Unregistered", "ExpiredToken"})
 _STRIKES = frozenset({"BadDeviceToken", "DeviceTokenNotForTopic", "MissingDeviceToken"})
@@ -230,7 +230,7 @@ def _target(subscriber: str) -> tuple[str, str]:
 
 def payload(delivery: Delivery) -> tuple[bytes, str]:
     """The document for a device, and its push type. What there is nothing to show of is sent in the background."""
-    shown = push.content(delivery.message, "apns")
+    shown = push.content(delivery, "apns")
     alert = {name: value for name, value in (("title", shown.title), ("body", shown.text)) if value is not None}
     kind = delivery.subscription.options.get("push_type", "alert" if alert else "background")
     aps: dict[str, Any] = {"content-available": 1} if kind == "background" else {"alert": alert or {"body": ""}}
@@ -239,7 +239,10 @@ def payload(delivery: Delivery) -> tuple[bytes, str]:
         document["data"] = shown.data
     own = dict(shown.own)
     if isinstance(own.get("aps"), dict):
-        aps.update(own.pop("aps"))
+        theirs = own.pop("aps")
+        if shown.templated and alert and "alert" in aps:
+            theirs = {**theirs, "alert": push.merged(alert, theirs.get("alert"), templated=True)}
+        aps.update(theirs)
     document.update({name: value for name, value in own.items() if name not in document})
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode(), kind
 
@@ -254,14 +257,12 @@ def _headers(delivery: Delivery, topic: str, kind: str) -> list[str]:
         "content-type: application/json",
         _USER_AGENT,
     ]
-    wanted = push.priority(message)
     # Apple refuses what is sent in the background with 10, and takes 10 where nothing is said.
-    number = min(_PRIORITIES.get(wanted or "high", 10), 5 if kind == "background" else 10)
+    number = min(_PRIORITIES[message.priority or Priority.HIGH], 5 if kind == "background" else 10)
     if number != 10:
         headers.append(f"apns-priority: {number}")
-    key = push.collapse_key(message)
-    if key is not None:
-        headers.append(f"apns-collapse-id: {_collapse_id(key)}")
+    if message.collapse_key is not None:
+        headers.append(f"apns-collapse-id: {_collapse_id(message.collapse_key)}")
     return headers
 
 

@@ -3,34 +3,45 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from zaqar_notify.model import Delivery, MessageKind
-
-CONFIRM, UNSUBSCRIBE, RECEIPT = "confirm", "unsubscribe", "receipt"
-"""Names in ``delivery.links``."""
+from zaqar_notify import templates
+from zaqar_notify.feedback import CONFIRM
+from zaqar_notify.model import Delivery, Message, MessageKind
 
 
 class Content(NamedTuple):
     title: str | None
     text: str
-    own: dict[str, Any]
+    own: Mapping[str, Any]
     """What the body says for one channel alone."""
     plain: bool
     """The text is that of a person; else it is JSON."""
+    made: Mapping[str, str] = {}
+    """The parts that templates have made: they come before ``own``. Title and text are among them, and where they belong."""
 
 
 def content(delivery: Delivery, channel: str, *, indent: int | None = None) -> Content:
-    """A body that is a string is the text. Of an object ``title`` and ``text`` (or ``body``) are shown, where they are strings,
-    and ``channel`` holds what is for this channel alone. An object without any of these, and any other body, is shown as JSON:
-    ``indent`` spaces deeper at each level, or all in one line.
+    """What the templates of the channel make of it, and where there are none, what the body says. Of a request to confirm it is
+    what it asks, and the link to answer with where there is one. Raises `InvalidRequest` where a template fails.
 
-    Of a request to confirm it is what it asks, and the link to answer with where there is one.
+    ``indent``: JSON is that many spaces deeper at each level, or all in one line.
     """
     message = delivery.message
-    body = message.body
     if message.kind is MessageKind.CONFIRMATION:
-        return Content(None, _question(body, delivery.links.get(CONFIRM), indent), {}, True)
+        return Content(None, _question(message.body, delivery.links.get(CONFIRM), indent), {}, True)
+    said, made = _said(message, channel, indent), templates.render(delivery, channel)
+    if not made:
+        return said
+    return Content(made.get("title", said.title), made.get("text", said.text), said.own, "text" in made or said.plain, made)
+
+
+def _said(message: Message, channel: str, indent: int | None) -> Content:
+    """A body that is a string is the text. Of an object ``title`` and ``text`` (or ``body``) are shown, where they are strings,
+    and ``channel`` holds what is for this channel alone. An object without any of these, and any other body, is shown as JSON.
+    """
+    body = message.body
     if isinstance(body, str):
         return Content(None, body, {}, True)
     if not isinstance(body, dict):

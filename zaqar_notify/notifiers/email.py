@@ -140,6 +140,7 @@ class EmailNotifier(BatchNotifier):
     named_by: ClassVar[str] = "accounts"
     named_options: ClassVar[list[cfg.Opt]] = _ACCOUNT
     most_threads: ClassVar[int] = 0  # one for each connection, of which the options say how many there may be
+    templated: ClassVar[bool] = True
 
     def __init__(self, conf: Any, http: HttpClients, log: logging.Logger) -> None:
         super().__init__(conf, http, log)
@@ -232,7 +233,10 @@ class EmailNotifier(BatchNotifier):
         delivery = job.delivery
         if time.monotonic() >= delivery.deadline:
             return Outcome(OutcomeKind.OURS, f"all {account.connections} connections to the mail server were busy for too long")
-        envelope = _envelope(delivery, account)
+        try:
+            envelope = _envelope(delivery, account)
+        except InvalidRequest as error:  # a template fails
+            return Outcome(OutcomeKind.REJECTED, str(error))
         if account.dry_run:
             return Outcome(OutcomeKind.DELIVERED, "dry run: not sent")
         try:

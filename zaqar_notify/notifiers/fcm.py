@@ -17,7 +17,7 @@ from oslo_config import cfg
 
 from zaqar_notify import __version__
 from zaqar_notify.errors import CannotStart, InvalidRequest
-from zaqar_notify.model import Delivery, Outcome, OutcomeKind, Scope, Subscription
+from zaqar_notify.model import Delivery, Outcome, OutcomeKind, Priority, Scope, Subscription
 from zaqar_notify.notifiers import answers, push, tokens
 from zaqar_notify.notifiers.base import Report
 from zaqar_notify.notifiers.http import HttpClients, Request, Response
@@ -41,7 +41,6 @@ _APP = re.compile(r"[a-z0-9_]+")
 _TOKEN = re.compile(r"[A-Za-z0-9_:.~%-]{1,1900}")
 _USER_AGENT = f"user-agent: zaqar-notify/{__version__}"
 _JSON = "content-type: application/json"
-_PRIORITIES = {"high": "HIGH", "normal": "NORMAL", "low": "NORMAL", "very-low": "NORMAL"}
 _ERROR = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
 _BAD_REQUEST = "type.googleapis.com/google.rpc.BadRequest"
 
@@ -302,25 +301,20 @@ def _target(subscriber: str) -> tuple[str, str]:
 def document(delivery: Delivery, device: str, dry: bool, now: float) -> dict[str, Any]:
     """What FCM is told. ``now``: epoch seconds."""
     message = delivery.message
-    shown = push.content(message, "fcm")
+    shown = push.content(delivery, "fcm")
     android: dict[str, Any] = {"ttl": f"{min(max(int(message.expires_at - now), 0), MAX_TTL)}s"}
-    key, wanted = push.collapse_key(message), push.priority(message)
-    if key is not None:
-        android["collapse_key"] = key
-    if wanted is not None:
-        android["priority"] = _PRIORITIES[wanted]
-    made: dict[str, Any] = {**shown.own, "token": device, "android": _merged(android, shown.own.get("android"))}
+    if message.collapse_key is not None:
+        android["collapse_key"] = message.collapse_key
+    if message.priority is not None:
+        android["priority"] = "HIGH" if message.priority is Priority.HIGH else "NORMAL"
+    made: dict[str, Any] = {**shown.own, "token": device, "android": push.merged(android, shown.own.get("android"))}
     made.pop("topic", None)  # a message has one target: the subscriber
     made.pop("condition", None)
     notification = {name: value for name, value in (("title", shown.title), ("body", shown.text)) if value is not None}
     if notification:
-        made["notification"] = _merged(notification, shown.own.get("notification"))
-    made["data"] = _merged(_texts(push.about(delivery), shown.data), shown.own.get("data"))
+        made["notification"] = push.merged(notification, shown.own.get("notification"), templated=shown.templated)
+    made["data"] = push.merged(_texts(push.about(delivery), shown.data), shown.own.get("data"))
     return {"validate_only": True, "message": made} if dry else {"message": made}
-
-
-def _merged(ours: dict[str, Any], theirs: Any) -> dict[str, Any]:
-    return {**ours, **theirs} if isinstance(theirs, dict) else ours
 
 
 def _texts(about: dict[str, Any], data: Any) -> dict[str, str]:

@@ -190,6 +190,7 @@ class Sms(NamedTuple):
     seconds: int
     """That it is worth sending for."""
     callback: str
+    urgent: bool = False
 
 
 class Call(NamedTuple):

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import idna
 
-from zaqar_notify import feedback
+from zaqar_notify import feedback, templates
 from zaqar_notify.errors import InvalidRequest
-from zaqar_notify.model import Delivery, MessageKind
+from zaqar_notify.model import Delivery, Message, MessageKind, Priority
 from zaqar_notify.notifiers import content as contents
 from zaqar_notify.notifiers.content import line
 
@@ -40,8 +40,7 @@ NO_SUCH = ("5.1.", "5.2.1", "5.6.7")
 """Enhanced codes (RFC 3463) that are about the address: it does not exist, or takes nothing any more."""
 NOT_THE_SENDER = ("5.1.7", "5.1.8")
 """They say that it is the sender's that is wrong."""
-_LIST = ("unsubscribe", "help", "archive", "owner", "subscribe")
-"""Links that have a header in RFC 2369."""
+_IMPORTANCE = {Priority.HIGH: "high", Priority.NORMAL: "normal", Priority.LOW: "low", Priority.VERY_LOW: "low"}
 
 
 class Address(NamedTuple):
@@ -169,22 +168,39 @@ def is_no_such(enhanced: str) -> bool:
 
 
 def content(delivery: Delivery, subject: str | None) -> Content:
-    """``subject``: the subscriber's own, which comes before what the message says."""
-    message = delivery.message
-    kind = message.kind
+    """``subject``: the subscriber's own, which comes before what the message says. Raises `InvalidRequest` where a template
+    fails. Below the text of a template stands nothing that is not of it."""
     shown = contents.content(delivery, "email", indent=2)
-    lines = [shown.text.rstrip("\n")]
-    if kind is MessageKind.CONFIRMATION:
-        usual = f"Please confirm: notifications of {message.queue}"
-    else:
-        usual = f"{'Test' if kind is MessageKind.TEST else 'Notification'}: {message.queue}"
-        lines += ["", "-- ", f"Queue {message.queue}, message {line(message.public_id, 100)}"]
-    link = delivery.links.get(contents.UNSUBSCRIBE)
-    if link:
-        lines.append(f"Unsubscribe: {link}")
-    own, page = shown.own.get("subject"), shown.own.get("html")
-    chosen = subject or (own if isinstance(own, str) else None) or shown.title or usual
-    return Content(chosen, "\n".join(lines) + "\n", page if isinstance(page, str) else None)
+    text = shown.made["text"] if "text" in shown.made else "\n".join([shown.text.rstrip("\n"), *_below(delivery)])
+    page = shown.made.get("html")
+    if page is None and "text" not in shown.made:
+        page = _string(shown.own.get("html"))
+    return Content(subject or _title(shown) or _usual(delivery.message), text.rstrip("\n") + "\n", page)
+
+
+def _title(shown: contents.Content) -> str | None:
+    made = shown.made.get("subject") or shown.made.get("title")
+    return made or _string(shown.own.get("subject")) or shown.title
+
+
+def _usual(message: Message) -> str:
+    if message.kind is MessageKind.CONFIRMATION:
+        return f"Please confirm: notifications of {message.queue}"
+    return f"{'Test' if message.kind is MessageKind.TEST else 'Notification'}: {message.queue}"
+
+
+def _below(delivery: Delivery) -> list[str]:
+    """What stands under the text of a notification."""
+    message = delivery.message
+    if message.kind is MessageKind.CONFIRMATION:
+        return []
+    link = delivery.links.get(feedback.UNSUBSCRIBE)
+    lines = ["", "-- ", f"Queue {message.queue}, message {line(message.public_id, 100)}"]
+    return [*lines, f"Unsubscribe: {link}"] if link else lines
+
+
+def _string(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 # -- the mail -----------------------------------------------------------------------------------------------------------------
@@ -209,7 +225,8 @@ def compose(
         _header("Date", email.utils.formatdate(usegmt=True)),
         _header("Message-ID", f"<{delivery.id}@{domain}>"),
         _header("Auto-Submitted", "auto-generated"),  # RFC 3834: absence notices are not wanted
-        *_list_headers(delivery, bounce_to),
+        *_hints(message),
+        *(() if message.kind is MessageKind.CONFIRMATION else _list_headers(delivery, bounce_to)),
         _header("zaqar-notify-queue", message.queue),
         _header("zaqar-notify-subscription-id", delivery.subscription.id),
         _header("zaqar-notify-attempt", str(delivery.attempt)),
@@ -219,16 +236,22 @@ def compose(
     return b"".join(headers) + _body(content)
 
 
+def _hints(message: Message) -> list[bytes]:
+    """RFC 2156, 5.3.4, and RFC 3282."""
+    headers = [] if message.priority is None else [_header("Importance", _IMPORTANCE[message.priority])]
+    if message.language is not None and templates.is_tag(message.language):
+        headers.append(_header("Content-Language", message.language))
+    return headers
+
+
 def _list_headers(delivery: Delivery, bounce_to: Address | None) -> list[bytes]:
     """RFC 2369; and RFC 8058, which is for https only."""
-    headers = []
-    for name in _LIST:
-        links = [link for link in (delivery.links.get(name),) if link and len(link) < _MOST_HEADER - 30]
-        if name == contents.UNSUBSCRIBE:
-            headers += _one_click(links)
-            links += _by_mail(delivery, bounce_to)
-        if links:
-            headers.append(_header(f"List-{name.capitalize()}", ",\r\n ".join(f"<{link}>" for link in links)))
+    link = delivery.links.get(feedback.UNSUBSCRIBE)
+    links = [link] if link and len(link) < _MOST_HEADER - 30 else []
+    headers = _one_click(links)
+    links += _by_mail(delivery, bounce_to)
+    if links:
+        headers.append(_header("List-Unsubscribe", ",\r\n ".join(f"<{one}>" for one in links)))
     return headers
 
 

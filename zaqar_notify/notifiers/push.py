@@ -6,11 +6,14 @@ import abc
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from oslo_config import cfg, types
 
+from zaqar_notify import templates
+from zaqar_notify.errors import InvalidRequest
+from zaqar_notify.feedback import ACKNOWLEDGE
 from zaqar_notify.model import Delivery, Message, MessageKind, Outcome, OutcomeKind, Subscription
 from zaqar_notify.notifiers import answers, exchanges
 from zaqar_notify.notifiers.base import BatchNotifier, Report
@@ -19,7 +22,6 @@ from zaqar_notify.notifiers.http import Fault, HttpClients, Request, Response
 KEEP_BYTES = 4096
 """Of an answer's body: providers say in it what was wrong."""
 _LEAST_SECRET = 6  # shorter ones would be found everywhere
-_PRIORITIES = frozenset({"very-low", "low", "normal", "high"})
 
 COMMON: list[cfg.Opt] = [
     cfg.Opt(
@@ -48,9 +50,20 @@ class Content(NamedTuple):
     """None: there is none."""
     own: dict[str, Any]
     """What the body says for one provider alone."""
+    templated: bool = False
+    """Title and text are those of templates, and come before ``own``."""
 
 
-def content(message: Message, provider: str) -> Content:
+def content(delivery: Delivery, provider: str) -> Content:
+    """What the body says, with what templates make of it in the place of title and text. Raises `InvalidRequest` where one
+    fails."""
+    said, made = _said(delivery.message, provider), templates.render(delivery, provider)
+    if not made:
+        return said
+    return said._replace(title=made.get("title", said.title), text=made.get("text", said.text), templated=True)
+
+
+def _said(message: Message, provider: str) -> Content:
     """A body that is a string is shown. Of an object ``title`` and ``text`` (or ``body``) are, where they are strings; ``data``
     is for the application, and ``provider`` what goes into this provider's document. An object without any of these, and any
     other body, is data as a whole. So is a request to confirm, with what it asks as its text.
@@ -73,24 +86,19 @@ def _string(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def merged(ours: Mapping[str, Any], theirs: Any, *, templated: bool = False) -> dict[str, Any]:
+    """What is shown, and what the body says of the same for one provider alone: that comes first, but not before templates."""
+    if not isinstance(theirs, Mapping):
+        return dict(ours)
+    return {**theirs, **ours} if templated else {**ours, **theirs}
+
+
 def about(delivery: Delivery) -> dict[str, Any]:
-    """What an application may want to know of a notification, and where it can answer."""
+    """What an application may want to know of a notification, and where it can say that it has it."""
     message = delivery.message
-    found: dict[str, Any] = {"id": delivery.id, "queue": message.queue, "message_id": message.public_id}
-    if delivery.links:
-        found["links"] = dict(delivery.links)
-    return found
-
-
-def collapse_key(message: Message) -> str | None:
-    key = message.attributes.get("collapse_key")
-    return str(key) if isinstance(key, str | int) and key != "" else None
-
-
-def priority(message: Message) -> str | None:
-    """``very-low``, ``low``, ``normal`` or ``high``; None: the message does not say."""
-    wanted = message.attributes.get("priority")
-    return wanted if isinstance(wanted, str) and wanted in _PRIORITIES else None
+    found = {"id": delivery.id, "queue": message.queue, "message_id": message.public_id}
+    link = delivery.links.get(ACKNOWLEDGE)
+    return found if link is None else {**found, ACKNOWLEDGE: link}
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -121,6 +129,7 @@ class PushNotifier(BatchNotifier):
     """Makes a request of each delivery, and an outcome of each answer."""
 
     options: ClassVar[list[cfg.Opt]] = COMMON
+    templated: ClassVar[bool] = True
 
     def __init__(self, conf: Any, http: HttpClients, log: logging.Logger) -> None:
         super().__init__(conf, http, log)
@@ -140,6 +149,8 @@ class PushNotifier(BatchNotifier):
                 requests.append(self._request(delivery, report))
             except Unsendable as unsendable:
                 report(delivery, unsendable.outcome)
+            except InvalidRequest as error:
+                report(delivery, Outcome(OutcomeKind.REJECTED, str(error)))
             except Exception as error:  # bad data in one delivery must not stop the others of its batch
                 self.log.exception("Delivery %s could not be made into a request", delivery.id)
                 report(delivery, Outcome(OutcomeKind.OURS, f"no request could be made: {type(error).__name__}"))

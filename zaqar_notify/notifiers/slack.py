@@ -15,6 +15,7 @@ from oslo_config import cfg, types
 
 from zaqar_notify import __version__
 from zaqar_notify.errors import InvalidRequest
+from zaqar_notify.masking import hashed
 from zaqar_notify.model import Delivery, MessageKind, Outcome, OutcomeKind, Scope, Subscription
 from zaqar_notify.notifiers import answers, content, exchanges
 from zaqar_notify.notifiers.base import BatchNotifier, Report
@@ -48,6 +49,7 @@ def _seconds(name: str, default: float, help: str) -> cfg.Opt:
 
 class SlackNotifier(BatchNotifier):
     section: ClassVar[str] = "slack"
+    templated: ClassVar[bool] = True
     options: ClassVar[list[cfg.Opt]] = [
         cfg.ListOpt(
             "hosts",
@@ -133,7 +135,7 @@ class SlackNotifier(BatchNotifier):
     def _exchange(self, request: Request, response: Response) -> HttpExchange:
         phases = response.phases or {"end": time.monotonic() - request.started_at}
         recorded = exchanges.of_request(request, response, phases, self._log_body_bytes)
-        sent = {**recorded.request, "url": f"{_host(request.url)}/{exchanges.MASK}"}
+        sent = {**recorded.request, "url": f"{_host(request.url)}/{hashed(_path(request.url))}"}
         return HttpExchange(sent, recorded.response, recorded.phases)
 
 
@@ -155,20 +157,22 @@ def _path(url: str) -> str:
 
 
 def payload(delivery: Delivery, max_text: int) -> dict[str, Any]:
-    """``slack`` in a body is a payload for Slack as it is, as far as an incoming webhook takes it; all else is shown as text
-    in which nothing has a meaning for Slack. Raises `InvalidRequest` for a payload that Slack would refuse."""
+    """``slack`` in a body is a payload for Slack as it is, as far as an incoming webhook takes it. All else, and what templates
+    make, is shown as text that calls nobody. Raises `InvalidRequest` for a payload that Slack would refuse, and where a
+    template fails."""
     message = delivery.message
     shown = content.content(delivery, "slack", indent=2)
     own = {key: shown.own[key] for key in _KEYS if key in shown.own}
-    if own:
+    if own and not shown.made:
         return _checked(own)
-    text = f"Test of {message.queue}" if message.kind is MessageKind.TEST else shown.text
+    is_test = message.kind is MessageKind.TEST and not shown.made
+    text = f"Test of {message.queue}" if is_test else shown.text
     if shown.title and shown.title != text:
         text = f"{shown.title}\n{text}"
     if len(text) > max_text:
         text = text[: max_text - 1] + "\u2026"
     text = html.escape(text, quote=False)
-    return {"text": (text if shown.plain or message.kind is MessageKind.TEST else f"```\n{text}\n```") or " "}
+    return {"text": (text if shown.plain or is_test else f"```\n{text}\n```") or " "}
 
 
 def _checked(own: dict[str, Any]) -> dict[str, Any]:

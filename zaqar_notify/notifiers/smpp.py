@@ -36,6 +36,7 @@ _GOODBYE = 1.0
 _TON_INTERNATIONAL, _TON_ALPHANUMERIC, _NPI_ISDN = 1, 5, 1
 _UDH = 0x40  # in esm_class: the text begins with a header
 _UCS2 = 8
+_URGENT = 2  # of 0 to 3; in GSM each but 0 means priority (SMPP 3.4, 5.2.14)
 _DAY = 86400
 _RECEIPT = re.compile(rb"id:(\S+).*?stat:(\w+)", re.IGNORECASE | re.DOTALL)
 
@@ -235,6 +236,7 @@ class SmppGateway:
             "data_coding": _UCS2 if sms.unicode else 0,
             "esm_class": _UDH if is_part else 0,
             "validity_period": _validity(sms.seconds),
+            "priority_flag": _URGENT if sms.urgent else 0,
             "registered_delivery": 1 if self._on_receipt is not None else 0,
         }
 

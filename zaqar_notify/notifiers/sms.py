@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from oslo_config import cfg, types
 
 from zaqar_notify.errors import CannotStart, InvalidRequest
-from zaqar_notify.model import Delivery, Outcome, OutcomeKind, Subscription
+from zaqar_notify.feedback import RECEIPT
+from zaqar_notify.model import Delivery, Outcome, OutcomeKind, Priority, Subscription
 from zaqar_notify.notifiers import content, gsm
 from zaqar_notify.notifiers.base import BatchNotifier, Report
 from zaqar_notify.notifiers.gateways import HttpGateway, Sms
@@ -151,6 +152,7 @@ class SmsNotifier(BatchNotifier):
     ]
     named_by: ClassVar[str] = "gateways"
     named_options: ClassVar[list[cfg.Opt]] = _GATEWAY
+    templated: ClassVar[bool] = True
 
     def __init__(self, conf: Any, http: HttpClients, log: logging.Logger) -> None:
         super().__init__(conf, http, log)
@@ -232,9 +234,10 @@ class SmsNotifier(BatchNotifier):
         terms = self._chosen(target, subscription.options)
         if terms is None:
             return Outcome(OutcomeKind.OURS, "the gateway to send with is not in the configuration any more")
-        sms = _sms(delivery, target, terms)
-        if sms is None:
-            return Outcome(OutcomeKind.REJECTED, f"the text is longer than {terms.max_segments} short messages")
+        try:
+            sms = _sms(delivery, target, terms)
+        except InvalidRequest as error:
+            return Outcome(OutcomeKind.REJECTED, str(error))
         if terms.dry_run:
             return Outcome(OutcomeKind.DELIVERED, "dry run: not sent")
         gateway = self._gateways[terms.name]
@@ -277,13 +280,13 @@ def _terms(name: str, section: Any, most: float) -> Terms:
     )
 
 
-def _sms(delivery: Delivery, target: Target, terms: Terms) -> Sms | None:
-    """None: it is too long."""
+def _sms(delivery: Delivery, target: Target, terms: Terms) -> Sms:
+    """Raises `InvalidRequest` where it is too long, or a template fails."""
     text = content.content(delivery, "sms").text
     text = "".join(one if one.isprintable() or one == "\n" else " " for one in text.replace("\r\n", "\n")) or " "
     if gsm.measure(text).segments > terms.max_segments:
         if not terms.cut:
-            return None
+            raise InvalidRequest(f"the text is longer than {terms.max_segments} short messages")
         text = gsm.cut(text, terms.max_segments)
     return Sms(
         delivery.id,
@@ -291,7 +294,8 @@ def _sms(delivery: Delivery, target: Target, terms: Terms) -> Sms | None:
         text,
         not gsm.is_gsm(text),
         max(int(delivery.message.expires_at - time.time()), 1),
-        delivery.links.get(content.RECEIPT, ""),
+        delivery.links.get(RECEIPT, ""),
+        delivery.message.priority is Priority.HIGH,
     )
 
 

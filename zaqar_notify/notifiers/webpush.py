@@ -283,9 +283,10 @@ def _keys_of(keys: dict[str, Any]) -> Keys:
 
 def payload(delivery: Delivery) -> bytes:
     """What the service worker of the page gets."""
-    shown = push.content(delivery.message, "webpush")
+    shown = push.content(delivery, "webpush")
     found = {"title": shown.title, "text": shown.text, "data": shown.data}
-    document = {**push.about(delivery), **{name: value for name, value in found.items() if value is not None}, **shown.own}
+    found = {name: value for name, value in found.items() if value is not None}
+    document = {**push.about(delivery), **push.merged(found, shown.own, templated=shown.templated)}
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -297,12 +298,10 @@ def _headers(delivery: Delivery, now: float) -> list[str]:
         f"ttl: {min(max(int(message.expires_at - now), 0), MAX_TTL)}",
         _USER_AGENT,
     ]
-    urgency = push.priority(message)
-    if urgency is not None:
-        headers.append(f"urgency: {urgency}")
-    key = push.collapse_key(message)
-    if key is not None:
-        headers.append(f"topic: {_topic(key)}")
+    if message.priority is not None:
+        headers.append(f"urgency: {message.priority.text}")
+    if message.collapse_key is not None:
+        headers.append(f"topic: {_topic(message.collapse_key)}")
     return headers
 
 
