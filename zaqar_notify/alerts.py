@@ -1,4 +1,5 @@
-"""What owners are told when something of theirs goes wrong: alerts, and dead letters. Both are messages in ordinary queues."""
+"""What owners are told when something of theirs goes wrong: alerts, and dead letters. Both are messages in ordinary queues; an
+alert goes to the owner's callback URL as well."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import dataclasses
 import json
 from typing import Any
 
+from zaqar_notify.addresses import callback_url
 from zaqar_notify.masking import masked
 from zaqar_notify.model import Alert, Draft, Message, MessageKind, State, Subscription
 
@@ -14,12 +16,14 @@ SAMPLE = 1024
 MOST_HOPS = 5
 """So often at most is a message moved from one dead-letter queue to the next: they may form a circle."""
 HOPS = "dead_letter_hops"
+OWNERS = frozenset({"delivery.dead", "subscription.disabled"})
+"""The events that the owner of a subscription is told of at its ``callback`` URL."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Alerts:
     queue: str | None
-    """Of the project concerned; None: nobody is told."""
+    """Of the project concerned; None: nobody is told but at the ``callback`` URL of a subscription."""
     every: float = 3600.0
     ttl: int = 345600
 
@@ -38,8 +42,13 @@ class Alerts:
     def _about(
         self, name: str, message: Message, subscription: Subscription, event: dict[str, Any], of: str | None = None
     ) -> list[Alert]:
-        """Never about the alert queue itself: an alert that cannot be delivered would raise the next one."""
-        if self.queue is None or message.queue == self.queue:
+        """For the alert queue, and for the owner's callback URL. Neither about the alert queue itself nor about what told an
+        owner of something: an alert that cannot be delivered would raise the next one."""
+        if message.kind is MessageKind.CALLBACK:
+            return []
+        queue = None if message.queue == self.queue else self.queue
+        owner = subscription.id if name in OWNERS and callback_url(subscription) is not None else None
+        if queue is None and owner is None:
             return []
         document = {
             "event": name,
@@ -49,7 +58,11 @@ class Alerts:
             **event,
             "sample": _sample(message),
         }
-        return [Alert(f"{name}:{of or subscription.id}", self.queue, Draft(_json(document), self.ttl), self.every)]
+        cause, draft = f"{name}:{of or subscription.id}", Draft(_json(document), self.ttl)
+        return [
+            *([Alert(cause, queue, draft, self.every)] if queue is not None else ()),
+            *([Alert(f"{cause}:callback", message.queue, draft, self.every, owner)] if owner is not None else ()),
+        ]
 
 
 def dead_letter(
@@ -63,7 +76,8 @@ def dead_letter(
         return []
     queue = subscription.options.get("dead_letter_queue")
     hops = message.attributes.get(HOPS, 0)
-    if not isinstance(queue, str) or not isinstance(hops, int) or hops >= MOST_HOPS or message.sealed:
+    # The body cannot be opened, or was dropped before what had been delivered was reported as failed.
+    if not isinstance(queue, str) or not isinstance(hops, int) or hops >= MOST_HOPS or not message.body_json:
         return []
     attributes = {
         **message.attributes,
@@ -75,7 +89,16 @@ def dead_letter(
         "dead_letter_subscription_id": subscription.id,
         HOPS: hops + 1,
     }
-    return [(queue, Draft(message.body_json, message.ttl, attributes, parent_id=message.id))]
+    draft = Draft(
+        message.body_json,
+        message.ttl,
+        attributes,
+        parent_id=message.id,
+        collapse_key=message.collapse_key,
+        priority=message.priority,
+        language=message.language,
+    )
+    return [(queue, draft)]
 
 
 def _sample(message: Message) -> str:

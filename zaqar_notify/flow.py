@@ -22,7 +22,7 @@ from taskflow import engines, retry, states, task
 from taskflow.patterns import linear_flow
 from taskflow.utils import persistence_utils
 
-from zaqar_notify import errors
+from zaqar_notify import addresses, errors, windows
 from zaqar_notify.alerts import Alerts, dead_letter
 from zaqar_notify.attempt_log import AttemptLog, attempt_line
 from zaqar_notify.lanes import Chosen, Lane, Lanes, OpenEntry, Send, Turn
@@ -35,16 +35,20 @@ from zaqar_notify.model import (
     LaneKey,
     LogEntry,
     Message,
+    MessageKind,
     Outcome,
     OutcomeKind,
+    Receipt,
     State,
     Subscription,
     delivery_id,
 )
 from zaqar_notify.notifiers.sending import Route
 from zaqar_notify.retry import Next, Policy, next_state, policy_of
-from zaqar_notify.storage.base import Breaker, Closing, Entry, Failure, Loaded, Row, Settlement, Storage, Taken
+from zaqar_notify.schemes import ALL, Schemes
+from zaqar_notify.storage.base import Breaker, Closing, Entry, Failure, Loaded, Row, Settlement, Storage, Taken, Window
 from zaqar_notify.templates import merged
+from zaqar_notify.windows import Bounds
 
 BREATH = 50
 """Pairs of message and subscription between two breaths."""
@@ -90,6 +94,8 @@ class Dispatched:
     """How many pairs of a message and a subscription were looked at, sent or not."""
     pages: Sequence[OpenEntry] = ()
     """Of ranges: those that are not given back."""
+    together: Collection[LaneKey] = ()
+    """Lanes in which rows are parked that make digests."""
 
 
 # -- dispatch ------------------------------------------------------------------------------------------------------------------
@@ -110,10 +116,12 @@ class Dispatch:
         breathe: Callable[[], None],
         confirmed_only: bool,
         links: LinksOf = no_links,
+        schemes: Schemes = ALL,
+        digest: int = 500,
     ) -> None:
         """``page``: subscriptions that are matched with one message at a time; after ``cut_after`` of them, in whole pages,
         what is left of an entry becomes a job. ``breathe`` is called every few milliseconds: it starts sends in the places of
-        those that have ended meanwhile."""
+        those that have ended meanwhile. ``digest``: the most messages of one digest."""
         self.storage = storage
         self.routes = routes
         self.lanes = lanes
@@ -125,6 +133,8 @@ class Dispatch:
         self.breathe = breathe
         self.confirmed_only = confirmed_only
         self.links = links
+        self.schemes = schemes
+        self.digest = digest
         self._flow = _Flow(
             linear_flow.Flow("dispatch").add(
                 task.FunctorTask(self.load, name="load", revert=self.give_back, provides="loaded"),
@@ -147,8 +157,9 @@ class Dispatch:
 
     def match(self, leased: Leased, loaded: Loaded) -> Dispatched:
         match = _Match(self, leased)
-        for row in leased.taken.rows:
+        for row in _shuffled(leased.taken.rows):
             match.row(row, loaded)
+        match.make_digests()
         entries = leased.taken.entries
         matched = 0
         while matched < len(entries) and match.pairs < leased.room:
@@ -157,7 +168,7 @@ class Dispatch:
         if matched < len(entries):
             messages, ranges = _apart(entries[matched:])
             self.storage.give_back(leased.taken.token, messages, (), ranges)
-        return Dispatched(match.sends, matched, match.pairs, match.pages)
+        return Dispatched(match.sends, matched, match.pairs, match.pages, match.together)
 
     def grows_huge(self, message_id: str, more: int) -> bool:
         """Whether an entry, of which a whole page was matched, is to be cut."""
@@ -197,8 +208,38 @@ def _apart(entries: Sequence[Entry]) -> tuple[list[str], list[str]]:
     return [entry.message_id for entry in entries if entry.job_id is None], ranges
 
 
+def _shuffled(rows: Sequence[Row]) -> Sequence[Row]:
+    """What is released from windows comes last, in random order: nobody is to learn from it what came first."""
+    released = [row for row in rows if row.window_id is not None]
+    if not released:
+        return rows
+    random.shuffle(released)
+    return [*(row for row in rows if row.window_id is None), *released]
+
+
 _SEALED = Outcome(OutcomeKind.OURS, detail="It was encrypted with a key that is not there any more")
 """The body of the message, or the secret of the subscription."""
+_NO_ADDRESS = Outcome(OutcomeKind.REJECTED, detail="The subscription does not have this address any more")
+
+
+def _reported(report: Receipt) -> Outcome:
+    """That the target does not exist is evidence, and no proof: reports come late, and from others than those that know."""
+    return Outcome(OutcomeKind.REJECTED, detail=report.detail or "reported as not delivered", target=report.gone)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Way:
+    """How what goes to one address of a subscription is handled."""
+
+    route: Route
+    lane: Lane
+    window: Bounds | None = None
+    off: str | None = None
+    """Why nothing is sent there."""
+    elsewhere: bool = False
+    """Other workers send it."""
+    straight: bool = True
+    """There is nothing of all that, and neither templates nor digests: it is sent."""
 
 
 class _Match:
@@ -209,13 +250,17 @@ class _Match:
         self._settling = dispatch.settling
         self._leased = leased
         self._pages: dict[tuple[str, str, str | None], list[Subscription]] = {}
-        self._routes: dict[str, tuple[Route, Lane] | Outcome] = {}
+        self._ways: dict[str, _Way | Outcome] = {}
+        self._keys: dict[str, str] = {}
+        """What later messages have in common with one that they supersede, by the message's id."""
+        self._digests: collections.defaultdict[tuple[Any, ...], list[Send]] = collections.defaultdict(list)
         self._wall = dispatch.storage.now()
         self._now = time.monotonic()
         self._most = min(dispatch.page, leased.page or dispatch.page)
         self.pairs = 0
         self.sends: list[Send] = []
         self.pages: list[OpenEntry] = []
+        self.together: set[LaneKey] = set()
 
     def entry(self, entry: Entry, loaded: Loaded) -> None:
         opened = OpenEntry(entry.message_id, self._leased.taken.token, job_id=entry.job_id)
@@ -265,35 +310,79 @@ class _Match:
         message = loaded.messages.get(row.message_id)
         subscription = loaded.subscriptions.get(row.subscription_id)
         if message is None or subscription is None:
-            line = LogEntry(row.lines + 1, self._wall, State.CANCELLED)
-            self._settling.add(Settlement(row.message_id, row.subscription_id, self._leased.taken.token, True, line), None)
+            self._orphan(row)
+        elif row.report is not None:
+            self._report(message, subscription, row, row.report)
+        elif row.target or message.kind is MessageKind.CALLBACK:
+            self._aside(message, subscription, row)
         else:
             self._pair(message, subscription, None, row)
 
-    def _pair(self, message: Message, subscription: Subscription, entry: OpenEntry | None, row: Row | None = None) -> None:
+    def _orphan(self, row: Row) -> None:
+        line = LogEntry(row.lines + 1, self._wall, State.CANCELLED)
+        if row.report is not None:
+            outcome = _reported(row.report)
+            line = dataclasses.replace(line, state=State.DEAD, outcome=outcome.kind, detail=outcome.detail, target=row.target)
+        self._settling.add(Settlement(row.message_id, row.subscription_id, self._leased.taken.token, True, line), None)
+
+    def _report(self, message: Message, subscription: Subscription, row: Row, report: Receipt) -> None:
+        """It was delivered, and was not after all: that counts like the answer to an attempt."""
+        addressed = addresses.at(subscription, row.target) or subscription
+        row = dataclasses.replace(row, expires_at=message.expires_at)
+        send = self._make(message, addressed, None, row, addresses.suffix(row.target))
+        self._settling.settle(send, _reported(report), self._wall, None)
+
+    def _aside(self, message: Message, subscription: Subscription, row: Row) -> None:
+        """It goes to another address than the subscriber."""
+        if message.kind is MessageKind.CALLBACK:
+            addressed, suffix = addresses.callback(subscription), addresses.CALLBACK
+        else:
+            addressed, suffix = addresses.at(subscription, row.target), addresses.suffix(row.target)
+        if addressed is None:
+            send = self._make(message, subscription, None, row, suffix)
+            self._settling.settle(send, _NO_ADDRESS, self._wall, None)
+        else:
+            self._pair(message, addressed, None, row, suffix)
+
+    def _pair(
+        self, message: Message, subscription: Subscription, entry: OpenEntry | None, row: Row | None = None, address: str = ""
+    ) -> None:
+        """``subscription`` has this address as its subscriber."""
         self.pairs += 1
         if self.pairs % BREATH == 0:
             self._dispatch.breathe()
         if entry is not None:
             entry.unsettled += 1
-        send = self._make(message, subscription, entry, row)
+        send = self._make(message, subscription, entry, row, address)
         end = wanted(
-            message, subscription, self._wall, confirmed_only=self._dispatch.confirmed_only, expires_at=send.expires_at
+            message,
+            subscription,
+            self._wall,
+            confirmed_only=self._dispatch.confirmed_only,
+            expires_at=send.expires_at,
+            target=send.target,
         )
         if end is not None:
             self._settling.end(send, end, self._wall)
-        elif isinstance(route := self._route(subscription) if not message.sealed else _SEALED, Outcome):
-            self._settling.settle(send, route, self._wall, None)
+        elif isinstance(way := self._way(subscription, address) if not message.sealed else _SEALED, Outcome):
+            self._settling.settle(send, way, self._wall, None)
         else:
-            send.sender, send.timeout, send.lane = route[0].sender, route[0].timeout, route[1]
-            if route[0].templated:
-                send.templates = self._templates(message, subscription)
-            self.sends.append(send)
+            route = way.route
+            send.sender, send.timeout, send.lane = route.sender, route.timeout, way.lane
+            if way.straight:
+                self.sends.append(send)
+            elif not self._waits(send, way):
+                self._send(send, route)
 
-    def _make(self, message: Message, subscription: Subscription, entry: OpenEntry | None, row: Row | None) -> Send:
-        if row is not None and row.expires_at != message.expires_at:
-            # A redelivery has an expiry of its own, and providers are told how long it is worth delivering.
-            message = dataclasses.replace(message, expires_at=row.expires_at)
+    def _make(
+        self, message: Message, subscription: Subscription, entry: OpenEntry | None, row: Row | None, address: str
+    ) -> Send:
+        target = 0
+        if row is not None:
+            target = row.target
+            if row.expires_at != message.expires_at:
+                # A redelivery has an expiry of its own, and providers are told how long it is worth delivering.
+                message = dataclasses.replace(message, expires_at=row.expires_at)
         its_id = delivery_id(message.id, subscription.id)
         return Send(
             id=its_id,
@@ -301,7 +390,8 @@ class _Match:
             deadline=0.0,
             message=message,
             subscription=subscription,
-            links=self._dispatch.links(its_id, 0),
+            links=self._dispatch.links(its_id, target),
+            target=target,
             token=self._leased.taken.token,
             lease_until=self._leased.until,
             entry=entry,
@@ -311,32 +401,108 @@ class _Match:
             from_parking=row is not None and row.lane is not None,
             expires_at=message.expires_at,
             yields=entry is not None and entry.job_id is not None,
+            address=address,
+            window_id=row.window_id if row else None,
         )
+
+    def _waits(self, send: Send, way: _Way) -> bool:
+        """Whether it is not sent now, but ends or waits."""
+        if way.off is not None and self._dispatch.schemes.drops:
+            self._settling.end(send, State.SUPPRESSED, self._wall, way.off)
+        elif way.off is not None and not way.elsewhere:
+            self._shut(send)
+        elif way.window is not None and _is_first(send):
+            self._settling.hold_back(send, self._window(send.message, way.window, way.route))
+        elif way.elsewhere:
+            self._hand_over(send)
+        else:
+            return False
+        return True
+
+    def _send(self, send: Send, route: Route) -> None:
+        if route.templated:
+            send.templates = self._templates(send.message, send.subscription)
+        if route.digests and send.window_id is not None:
+            self._digests[send.window_id, send.whose, send.attempts].append(send)
+        else:
+            self.sends.append(send)
+
+    def _shut(self, send: Send) -> None:
+        """It waits in its lane, which is shut for all workers: until that time nothing of it is looked at."""
+        lane = send.lane
+        if not lane.trips or lane.held_until > self._now:
+            turn = self._dispatch.lanes.pause(lane, self._dispatch.schemes.recheck)
+            self._settling.turn(turn, self._wall)
+        self._settling.park(send)
+
+    def _hand_over(self, send: Send) -> None:
+        if send.from_parking:
+            # Its lane was another pool's, and changes over with it.
+            self._dispatch.lanes.emptied([send.lane.key])
+        self._settling.hand_over(send)
+
+    def _window(self, message: Message, bounds: Bounds, route: Route) -> Window:
+        key = self._keys.get(message.id)
+        if key is None:
+            key = self._keys[message.id] = windows.key(message)
+        return Window(bounds.scope, bounds.draw(), key, 0.0 if route.digests else windows.SPREAD)
+
+    def make_digests(self) -> None:
+        """What was released together, for one address, is sent at once, the oldest message first."""
+        for sends in self._digests.values():
+            sends.sort(key=lambda send: send.id)
+            for first in range(0, len(sends), self._dispatch.digest):
+                digest = sends[first : first + self._dispatch.digest]
+                digest[0].others = digest[1:]
+                self._gather(digest[0])
+        self._digests.clear()
+
+    def _gather(self, send: Send) -> None:
+        """What is parked is taken a few at a time, and would come as many digests: once more then, with all that is there."""
+        lane = send.lane
+        parked = send.from_parking or any(other.from_parking for other in send.others)
+        if parked:
+            self.together.add(lane.key)
+        if parked and not lane.together:
+            self._settling.park(send)
+        else:
+            self.sends.append(send)
 
     def _templates(self, message: Message, subscription: Subscription) -> Mapping[str, Any]:
         """Raises `StorageUnavailable`: what the queue has is not known, and without it something else would be sent."""
         metadata = self._settling.policies.metadata(message.project, message.queue)
         return merged(subscription.options.get("templates"), metadata.get("_templates"))
 
-    def _route(self, subscription: Subscription) -> tuple[Route, Lane] | Outcome:
-        found = self._routes.get(subscription.id)
+    def _way(self, subscription: Subscription, address: str) -> _Way | Outcome:
+        whose = subscription.id + address
+        found = self._ways.get(whose)
         if found is None:
-            found = self._routes[subscription.id] = self._look_up(subscription)
+            found = self._ways[whose] = self._look_up(subscription, whose)
         return found
 
-    def _look_up(self, subscription: Subscription) -> tuple[Route, Lane] | Outcome:
+    def _look_up(self, subscription: Subscription, whose: str) -> _Way | Outcome:
         if subscription.sealed:
             return _SEALED
         try:
             route = self._dispatch.routes(subscription)
         except errors.NotifyError as error:
             return Outcome(OutcomeKind.OURS, detail=str(error))
-        lanes, chosen = self._dispatch.lanes, _chosen(subscription)
-        shared = LaneKey(subscription.project, route.lane)
-        own = shared.own(subscription.id)
+        schemes, lanes, chosen = self._dispatch.schemes, self._dispatch.lanes, _chosen(subscription)
+        shared = LaneKey(subscription.project, route.lane, schemes.pool(subscription.subscriber))
+        own = shared.own(whose)
         # What has limits of its own has a lane of its own, and what has asked to be left in peace until it is over.
         key = shared if chosen is None and not lanes.is_shut(own) else own
-        return route, lanes.lane(key, self._now, chosen, route.most)
+        elsewhere = key.pool not in schemes.pools
+        lane = Lane(key, 1, self._now) if elsewhere else lanes.lane(key, self._now, chosen, route.most)
+        window, off = windows.bounds(subscription, route.window), schemes.off(subscription.subscriber)
+        straight = window is None and off is None and not (elsewhere or route.templated or route.digests)
+        return _Way(route, lane, window, off, elsewhere, straight)
+
+
+def _is_first(send: Send) -> bool:
+    """Nothing was tried yet, and it was in no window: one that failed, or was asked for again, has waited enough."""
+    tried = send.attempts or send.lines_before or send.window_id is not None or send.address
+    return not tried and send.message.kind is MessageKind.NOTIFICATION
 
 
 def _chosen(subscription: Subscription) -> Chosen | None:
@@ -362,6 +528,8 @@ class Endurance:
 
 _UNDELIVERED = frozenset({State.DEAD, State.GONE})
 """What has ended without success, and its owner wants to know."""
+_FREE = frozenset({OutcomeKind.THROTTLED, OutcomeKind.AUTH, OutcomeKind.OURS})
+"""What uses up no attempt."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -388,8 +556,10 @@ class Settling:
         micro_batch: int,
         log: logging.Logger,
         closed: Callable[[Closing], None] = lambda _: None,
+        tell_others: Callable[[], None] = lambda: None,
     ) -> None:
-        """``closed`` is called for each page that is settled, unless it was the last one of an entry."""
+        """``closed`` is called for each page that is settled, unless it was the last one of an entry; ``tell_others`` when
+        something was stored that waits for other workers."""
         self._storage = storage
         self._telling = telling
         self._alerts = telling.alerts
@@ -402,6 +572,9 @@ class Settling:
         self._micro_batch = micro_batch
         self._log = log
         self._closed = closed
+        self._tell_others = tell_others
+        self._handed_over = False
+        """Whatever there was to hand over once, there will be more of."""
         self._queue: collections.deque[tuple[Settlement | None, OpenEntry | None]] = collections.deque()
         self._batch: tuple[list[Settlement], list[Closing], list[Breaker]] | None = None
         self.since: float | None = None
@@ -421,20 +594,41 @@ class Settling:
     # The ways in which a delivery comes here:
 
     def settle(self, send: Send, outcome: Outcome, wall: float, duration: float | None) -> None:
-        """An attempt has come to this outcome."""
+        """An attempt has come to this outcome; all that is in a digest has. What is to be tried again is due again together."""
+        chance, faults = random.random(), self._faults(send, outcome)  # noqa: S311 - jitter
+        self._settle(send, outcome, wall, duration, chance=chance, faults=faults)
+        if send.others:
+            again = dataclasses.replace(outcome, publish=())
+            for other in send.others:
+                self._settle(other, again, wall, duration, chance=chance, faults=faults, about=False)
+
+    def _settle(
+        self,
+        send: Send,
+        outcome: Outcome,
+        wall: float,
+        duration: float | None,
+        *,
+        chance: float,
+        faults: int,
+        about: bool = True,
+    ) -> None:
+        """``about``: it says something about the subscription, too, that another one has not said already."""
         delivered = outcome.kind is OutcomeKind.DELIVERED
         logged = self._telling.attempts.wants(outcome.kind)
         policy = self.policies.of(send.subscription) if logged or not delivered else self._policy
         following = next_state(
             outcome,
             attempts=send.attempts,
-            faults=send.lines - send.lines_before - send.attempts,
+            faults=faults,
             now=wall,
             expires_at=send.expires_at,
             policy=policy,
-            chance=random.random(),  # noqa: S311 - jitter
+            chance=chance,
+            further=0 if delivered else _further(send),
         )
-        disable = outcome.disable or (outcome.detail or "gone" if outcome.kind is OutcomeKind.GONE else None)
+        told = _going_on(send, outcome) if following.goes_on else outcome
+        disable = self._disables(send, outcome) if about else None
         line = LogEntry(
             number=send.lines + 1,
             at=wall,
@@ -442,15 +636,16 @@ class Settling:
             outcome=outcome.kind,
             status=outcome.status,
             duration=duration,
-            detail=outcome.detail,
+            detail=told.detail,
             exchange=None if delivered and not self._telling.record_successes else outcome.exchange,
+            target=send.target,
         )
         self._count(send, outcome, following, wall, duration)
         if logged:
             self._telling.attempts.add(
                 attempt_line(
                     send,
-                    outcome,
+                    told,
                     attempt=send.attempt,
                     most=len(policy.schedule),
                     duration=duration,
@@ -470,26 +665,52 @@ class Settling:
                 lines=line.number,
                 disable=Disabled(disable, wall) if disable else None,
                 publish=(*outcome.publish, *self._letters(send, following, outcome.detail)),
-                failure=self._failure(send, outcome, wall),
-                recovered=self._recovered(send, outcome),
-                alerts=self._alerts_about(send, outcome, following, disable, wall),
+                failure=self._failure(send, outcome, wall) if about else None,
+                recovered=about and self._recovered(send, outcome),
+                alerts=self._alerts_about(send, outcome, following, disable, wall) if about else (),
                 job_id=_range(send),
+                window_id=send.window_id,
+                target=send.target + following.goes_on,
             ),
             send.entry,
         )
 
+    def _faults(self, send: Send, outcome: Outcome) -> int:
+        """Attempts before this one, to the same address, that used up nothing."""
+        if not send.target:
+            return send.lines - send.lines_before - send.attempts
+        if outcome.kind not in _FREE:
+            return 0
+        message, subscription = send.message, send.subscription
+        try:
+            record = self._storage.get_delivery(message.project, message.queue, message.public_id, subscription.id)
+        except errors.StorageUnavailable:
+            return 0
+        log = record.log if record is not None else ()
+        return sum(line.target == send.target and line.outcome in _FREE for line in log if line.number > send.lines_before)
+
     def _count(self, send: Send, outcome: Outcome, following: Next, wall: float, duration: float | None) -> None:
         message = send.message
-        # A delayed message is late only once its delay has ended; a redelivery has waited for somebody to ask for it.
-        late = outcome.kind is OutcomeKind.DELIVERED and not send.lines_before
+        # A delayed message is late only once its delay has ended; a redelivery has waited for somebody to ask for it, and what
+        # comes from a window was to wait.
+        late = outcome.kind is OutcomeKind.DELIVERED and not send.lines_before and send.window_id is None
         lag = wall - max(message.created_at, message.expires_at - message.ttl) if late else None
         self._telling.metrics.attempt(send.subscription.subscriber, outcome.kind, duration, lag)
         if following.state in _UNDELIVERED:
             self._telling.metrics.dead_letter()
 
+    @staticmethod
+    def _disables(send: Send, outcome: Outcome) -> str | None:
+        """Why the subscription is to be disabled."""
+        if outcome.kind is OutcomeKind.DELIVERED and outcome.disable is None:  # nearly always
+            return None
+        if send.address:
+            return None
+        return outcome.disable or (outcome.detail or "gone" if outcome.kind is OutcomeKind.GONE else None)
+
     def _failure(self, send: Send, outcome: Outcome, wall: float) -> Failure | None:
         strike = outcome.kind is OutcomeKind.REJECTED and outcome.target
-        if not (strike or outcome.kind is OutcomeKind.RETRY):
+        if not (strike or outcome.kind is OutcomeKind.RETRY) or send.address:
             return None
         if len(self._failing) >= MOST_FAILING:
             self._failing.clear()
@@ -497,10 +718,12 @@ class Settling:
         limits = self._telling.endurance
         reasons = (f"{limits.strikes} attempts in a row found the target to be wrong", "nothing but failures for too long")
         about = self._alerts.disabled(send.message, send.subscription, reasons[0 if strike else 1], outcome.detail, wall)
-        return Failure(wall, strike, limits.strikes, limits.failing, *reasons, alert=about[0] if about else None)
+        alert = next((alert for alert in about if alert.subscription_id is None), None)
+        callback = next((alert for alert in about if alert.subscription_id is not None), None)
+        return Failure(wall, strike, limits.strikes, limits.failing, *reasons, alert, callback)
 
     def _recovered(self, send: Send, outcome: Outcome) -> bool:
-        if outcome.kind is not OutcomeKind.DELIVERED:
+        if outcome.kind is not OutcomeKind.DELIVERED or send.address:
             return False
         subscription = send.subscription
         if subscription.failing_since is None and not subscription.strikes and subscription.id not in self._failing:
@@ -539,17 +762,21 @@ class Settling:
         saving = self._batch[2] if self._batch else ()
         return {breaker.lane: breaker.trips for breaker in (*saving, *self._turns.values())}
 
-    def end(self, send: Send, state: State, wall: float) -> None:
-        """It ends without an attempt: expired, suppressed, cancelled ..."""
-        line = LogEntry(send.lines + 1, wall, state)
+    def end(self, send: Send, state: State, wall: float, detail: str = "") -> None:
+        """It ends without an attempt: expired, suppressed, cancelled ... So does all that is in a digest."""
+        for one in (send, *send.others):
+            self._end(one, state, wall, detail)
+
+    def _end(self, send: Send, state: State, wall: float, detail: str) -> None:
+        line = LogEntry(send.lines + 1, wall, state, detail=detail)
         letters: Sequence[tuple[str, Draft]] = ()
         about: Sequence[Alert] = ()
         # What was tried or parked, and ran out of time, has failed like any other.
         if state is State.EXPIRED and (send.entry is None or send.lines):
             self._telling.metrics.dead_letter()
-            detail = "expired before it could be delivered"
-            letters = dead_letter(send.message, send.subscription, state, detail, send.attempts)
-            about = self._alerts.dead(send.message, send.subscription, state, detail, wall)
+            why = "expired before it could be delivered"
+            letters = dead_letter(send.message, send.subscription, state, why, send.attempts)
+            about = self._alerts.dead(send.message, send.subscription, state, why, wall)
         self.add(
             Settlement(
                 send.message.id,
@@ -568,6 +795,15 @@ class Settling:
         """It has to wait for its lane."""
         self._leave_row(send, park=send.lane.key)
 
+    def hand_over(self, send: Send) -> None:
+        """It waits in its lane for the workers that serve it."""
+        self._handed_over = True
+        self.park(send)
+
+    def hold_back(self, send: Send, window: Window) -> None:
+        """It waits for the end of this window."""
+        self._leave_row(send, window=window)
+
     def later(self, send: Send, due_at: float) -> None:
         """It is not started now; anyone may take it from then on."""
         self._leave_row(send, due_at=due_at)
@@ -578,17 +814,20 @@ class Settling:
         send.entry = None
 
     def _leave_row(self, send: Send, **kind: Any) -> None:
-        settlement = Settlement(
-            send.message.id,
-            send.subscription.id,
-            send.token,
-            send.entry is None,
-            attempts=send.attempts,
-            lines=send.lines,
-            job_id=_range(send),
-            **kind,
-        )
-        self.add(settlement, send.entry)
+        for one in (send, *send.others):
+            settlement = Settlement(
+                one.message.id,
+                one.subscription.id,
+                one.token,
+                one.entry is None,
+                attempts=one.attempts,
+                lines=one.lines,
+                job_id=_range(one),
+                window_id=one.window_id,
+                target=one.target,
+                **kind,
+            )
+            self.add(settlement, one.entry)
 
     def close(self, entry: OpenEntry) -> None:
         """An entry with nothing left to settle."""
@@ -622,6 +861,8 @@ class Settling:
             self._log.warning(
                 "%d of %d deliveries were settled by another worker: the lease had run out", lost, len(settlements)
             )
+        if self._handed_over and any(settlement.park is not None for settlement in settlements):
+            self._tell_others()
         return any(settlement.publish or settlement.alerts for settlement in settlements)
 
     def store(self, settlements: list[Settlement], closings: list[Closing], breakers: list[Breaker]) -> int:
@@ -648,6 +889,20 @@ class Settling:
         breakers = list(self._turns.values())
         self._turns.clear()
         return settlements, closings, breakers
+
+
+def _further(send: Send) -> int:
+    """How many addresses there are to fall back on: for what clients posted, where there is still something to send."""
+    if send.message.kind is not MessageKind.NOTIFICATION or not send.message.body_json:
+        return 0
+    return addresses.further(send.subscription, send.target)
+
+
+def _going_on(send: Send, outcome: Outcome) -> Outcome:
+    """What the log says of the last attempt to an address."""
+    target = send.target + 1
+    on = f"goes on with fallback address {target} ({addresses.scheme(send.subscription, target)}:)"
+    return dataclasses.replace(outcome, detail=f"{outcome.detail}; {on}" if outcome.detail else on)
 
 
 def _range(send: Send) -> str | None:

@@ -148,10 +148,20 @@ class Send(Delivery):
     """It is of a huge fan-out: what else may start goes first."""
     expires_at: float = math.inf
     """Epoch seconds: nothing is sent after it."""
+    address: str = ""
+    """What tells its address from the subscriber of its subscription, which has none (`zaqar_notify.addresses`)."""
+    window_id: str | None = None
+    """Of the window that it was released from."""
+    others: Sequence[Send] = ()
     # Where it goes, once that has been looked up:
     lane: Lane = dataclasses.field(init=False)
     sender: Sender = dataclasses.field(init=False)
     timeout: float = dataclasses.field(init=False)
+
+    @property
+    def whose(self) -> str:
+        """The subscription, or the address beside it that this goes to."""
+        return self.subscription.id + self.address
 
 
 _NOBODY: collections.deque[Send] = collections.deque(maxlen=0)
@@ -173,6 +183,7 @@ class Lane:
         "sender",
         "slow",
         "stride",
+        "together",
         "trips",
         "used_at",
         "waiting",
@@ -190,6 +201,7 @@ class Lane:
         self.parked_until = 0.0
         self.held_until = 0.0
         self.stride = 0  # parked rows to take at once, while they end without being sent
+        self.together = False  # it has parked rows that make digests: as many as possible are to be taken at once
         self.used_at = now
         self.sender: Sender | None = None
         self.chosen: Chosen | None = None
@@ -589,14 +601,17 @@ class Lanes:
             if key in self._held:
                 self._held[key].bare_until = until
 
-    def pulled(self, taken: Collection[LaneKey], sent: Collection[LaneKey]) -> None:
-        """Parked rows were taken from the lanes ``taken``, and those in ``sent`` had some to send. What only ends (its
-        subscription was deleted, say) is taken in growing strides: a million rows would take for ever otherwise."""
+    def pulled(self, taken: Collection[LaneKey], sent: Collection[LaneKey], together: Collection[LaneKey] = ()) -> None:
+        """Parked rows were taken from the lanes ``taken``, and those in ``sent`` had some to send; those in ``together`` had
+        some that make digests. What only ends (its subscription was deleted, say) is taken in growing strides: a million rows
+        would take for ever otherwise. What was only parked again, in a lane that was shut, does not end."""
         for key in taken:
             lane = self._lanes.get(key)
             if lane is None:
                 continue  # another worker had taken them, and all of them have ended
-            lane.stride = 0 if key in sent else min(max(lane.stride * 2, 2 * lane.limit), MOST_STRIDE)
+            ends = key not in sent and key in self._held
+            lane.stride = min(max(lane.stride * 2, 2 * lane.limit), MOST_STRIDE) if ends else 0
+            lane.together = key in together
 
     def holdable(self) -> int:
         return max(0, self.limits.max_lanes - len(self._held))
@@ -626,6 +641,8 @@ class Lanes:
         return rooms
 
     def _soon(self, lane: Lane, busy: int, now: float) -> int:
+        if lane.together:
+            return MOST_STRIDE
         if lane.trips:
             return max(1, lane.stride)
         soon = max(2 * lane.limit - busy, lane.stride)

@@ -14,6 +14,7 @@ from typing import Any
 from zaqar_notify.errors import InvalidRequest
 from zaqar_notify.model import Message, MessageKind
 
+_DOCUMENTS = frozenset({MessageKind.CONFIRMATION, MessageKind.CALLBACK})
 PLACEHOLDER = '"$zaqar_message$"'
 _PLACEHOLDER = PLACEHOLDER.encode()
 
@@ -30,8 +31,8 @@ _RESERVED_PREFIXES = ("webhook-", "zaqar-notify-", "proxy-")
 
 def zaqar(message: Message) -> bytes:
     """``{"body", "ttl", "Message_Type", "queue_name"}`` as Zaqar sends it; ``ttl`` is the message's own. A request to confirm
-    is the document that is to be sent."""
-    if message.kind is MessageKind.CONFIRMATION:
+    is the document that is to be sent, and so is what tells an owner of trouble."""
+    if message.kind in _DOCUMENTS:
         return message.body_json
     return b'{"body": %b, "ttl": %d, "Message_Type": "Notification", "queue_name": %b}' % (
         message.body_json,

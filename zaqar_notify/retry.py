@@ -35,6 +35,8 @@ class Next:
     """How many attempts of the schedule are used up now."""
     due_at: float | None = None
     """When to try again; None when the delivery has ended."""
+    goes_on: bool = False
+    """To the next address of the subscription, whose attempts are counted anew."""
 
 
 _ENDS = {
@@ -43,6 +45,8 @@ _ENDS = {
     OutcomeKind.GONE: State.GONE,
     OutcomeKind.REFUSED: State.REFUSED,
 }
+_FALL_BACK = frozenset({State.DEAD, State.GONE})
+"""Ends of one address, after which the next one is tried."""
 
 
 def next_state(
@@ -54,21 +58,22 @@ def next_state(
     expires_at: float,
     policy: Policy,
     chance: float,
+    further: int = 0,
 ) -> Next:
     """The state after an attempt.
 
     ``attempts`` counts those used up before this one, ``faults`` the ones before it that used up nothing. ``chance`` is a
     random number from 0 to 1 for the jitter. A wait never reaches beyond the message's expiry: at that instant the delivery
-    is looked at again and recorded as expired.
+    is looked at again and recorded as expired. ``further``: how many addresses are left to fall back on.
     """
     ended = _ENDS.get(outcome.kind)
     if ended is not None:
         used = 0 if outcome.kind is OutcomeKind.REFUSED else 1
-        return Next(ended, attempts + used)
+        return _end(Next(ended, attempts + used), further, now, expires_at)
     if outcome.kind is OutcomeKind.RETRY:
         attempts += 1
         if attempts >= len(policy.schedule):
-            return Next(State.DEAD, attempts)
+            return _end(Next(State.DEAD, attempts), further, now, expires_at)
         wait = max(policy.schedule[attempts], _asked(outcome, policy))
     elif outcome.kind is OutcomeKind.THROTTLED:
         # Waits longer each time, although nothing is used up: who says "later" for ever is asked ever more rarely.
@@ -80,6 +85,11 @@ def next_state(
     wait *= 1.0 + policy.jitter * (2.0 * chance - 1.0)
     wait = max(wait, _asked(outcome, policy))
     return Next(State.PENDING, attempts, min(now + wait, expires_at))
+
+
+def _end(end: Next, further: int, now: float, expires_at: float) -> Next:
+    goes_on = further > 0 and end.state in _FALL_BACK and now < expires_at
+    return Next(State.PENDING, 0, now, goes_on=True) if goes_on else end
 
 
 def _fault_wait(faults: int, policy: Policy) -> float:

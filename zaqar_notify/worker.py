@@ -14,7 +14,7 @@ import math
 import os
 import select
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from zaqar_notify import errors
@@ -24,6 +24,7 @@ from zaqar_notify.model import Delivery, LaneKey, Outcome, OutcomeKind, Scope, S
 from zaqar_notify.notifiers.sending import sound
 from zaqar_notify.ranges import Ranges, Share, Window
 from zaqar_notify.retry import Policy
+from zaqar_notify.schemes import ALL, OURS, Schemes
 from zaqar_notify.storage.base import Closing, Entry, Storage, Taken
 from zaqar_notify.wake import Listener
 
@@ -69,6 +70,8 @@ class Settings:
     """Subscriptions that are matched with one message at a time."""
     cut_after: int = 10_000
     """Subscriptions, in whole pages, after which what is left of an entry becomes a job."""
+    window_batch: int = 500
+    """Of what is released from windows, at most so much is handed to a notifier at once, and is put into one digest."""
     range_share: float = 0.5
     """Of the worker's time that huge fan-outs have at most while other messages come in."""
 
@@ -108,12 +111,14 @@ class Worker:
         telling: Telling | None = None,
         confirmed_only: bool = False,
         links: LinksOf = no_links,
+        schemes: Schemes = ALL,
         jobs: LongWork | None = None,
         identity: Identity | None = None,
+        tell_others: Callable[[], None] = lambda: None,
         closing: Callable[[], None] = lambda: None,
     ) -> None:
-        """``confirmed_only`` is ``[notification] require_confirmation``. ``closing`` is called at the very end of `run`, when
-        everything is settled."""
+        """``confirmed_only`` is ``[notification] require_confirmation``. ``tell_others`` is called when there is something for
+        workers that serve other schemes: quick. ``closing`` is called at the very end of `run`, when everything is settled."""
         self._log = logging.getLogger(__name__)
         self._storage = storage
         self._listener = listener
@@ -125,6 +130,7 @@ class Worker:
         self._unwatch: Callable[[], None] = lambda: None
         self._closing = closing
         self._settings = settings
+        self._schemes = schemes
         self._lanes = Lanes(limits)
         self._telling = telling or Telling()
         self._settling = Settling(
@@ -134,6 +140,7 @@ class Worker:
             micro_batch=settings.micro_batch,
             log=self._log,
             closed=self._closed,
+            tell_others=tell_others,
         )
         dispatch = functools.partial(
             Dispatch,
@@ -145,6 +152,8 @@ class Worker:
             cut_after=settings.cut_after,
             confirmed_only=confirmed_only,
             links=links,
+            schemes=schemes,
+            digest=settings.window_batch,
         )
         self._dispatch = dispatch(breathe=self._refill)
         self._page_dispatch = dispatch(breathe=self._attend)
@@ -165,7 +174,7 @@ class Worker:
         self._held_back = False  # sends of huge fan-outs, although more might be under way: after what else there is
         self._others_at = 0.0
         self._policy = policy
-        # Subscriptions, by id: since when disabled, and until when asked to leave in peace (``time.monotonic()``).
+        # Since when a subscription is disabled, and until when an address is to be left in peace (``time.monotonic()``).
         self._disabled: dict[str, float] = {}
         self._paused: dict[str, float] = {}
         self._poller = select.epoll()
@@ -177,6 +186,7 @@ class Worker:
     def start(self) -> None:
         """Register with the storage, and warm up: the first flow of a process takes about 0.1 s."""
         self._join(time.monotonic())
+        self._storage.merge_pools(self._schemes.apart)
         self._learn_of_breakers(time.monotonic())
         nothing = Taken(0, (), ())
         self._dispatch.run(Leased(nothing, 0.0, 0))
@@ -344,15 +354,15 @@ class Worker:
         self._settling.settle(send, outcome, wall, duration)
         if turn is not None:
             self._turn(turn, wall)
-        if outcome.disable or outcome.kind is OutcomeKind.GONE:
+        if (outcome.disable or outcome.kind is OutcomeKind.GONE) and not send.address:
             self._disabled[send.subscription.id] = at
         if outcome.kind is OutcomeKind.THROTTLED and outcome.after:
             wait = min(outcome.after, self._policy.after_max)
             lane = send.lane
-            if outcome.scope is Scope.SUBSCRIPTION and lane.chosen is None and not lane.key.is_own(send.subscription.id):
+            if outcome.scope is Scope.SUBSCRIPTION and lane.chosen is None and not lane.key.is_own(send.whose):
                 # What waits here already; the rest, and the other workers, find its own lane shut.
-                self._paused[send.subscription.id] = at + wait
-                lane = self._lanes.lane(lane.key.own(send.subscription.id), at)
+                self._paused[send.whose] = at + wait
+                lane = self._lanes.lane(lane.key.own(send.whose), at)
             self._turn(self._lanes.pause(lane, wait), wall)
         if outcome.kind is OutcomeKind.AUTH:
             refused = self._lanes.refused(send.lane, self._policy.fault_delay, self._policy.fault_delay_max, at)
@@ -437,7 +447,8 @@ class Worker:
                 self._storage.recover()
                 if now >= self._learn_at:
                     self._learn_of_breakers(now)
-            self._take_and_dispatch(room, parked, now)
+            for pool in self._schemes.pools:
+                self._take_and_dispatch(pool, room, parked, now)
         except errors.StorageUnavailable as error:
             self._trouble("taking", error)
 
@@ -445,7 +456,7 @@ class Worker:
         """Under load, what has come in meanwhile for a project of which nothing waits here does not stand behind what does."""
         self._hear()
         held = self._lanes.in_flight + self._lanes.waiting + self._settling.outstanding
-        if not self._told or held >= self._settings.max_active:
+        if not self._told or OURS not in self._schemes.pools or held >= self._settings.max_active:
             return
         self._told = False
         waiting = self._lanes.projects_waiting()
@@ -457,17 +468,22 @@ class Worker:
         except errors.StorageUnavailable as error:
             self._trouble("taking", error)
 
-    def _take_and_dispatch(self, room: int, parked: Mapping[LaneKey, int], now: float) -> None:
-        entries = max(1, int(room / max(1.0, self._fan_out)))
+    def _take_and_dispatch(self, pool: str, room: int, parked: Mapping[LaneKey, int], now: float) -> None:
+        # What is due is handed over, by those that take it, to whom serves its scheme: in parked rows.
+        entries, rows = (max(1, int(room / max(1.0, self._fan_out))), room) if pool == OURS else (0, 0)
+        if len(self._schemes.pools) > 1:
+            parked = {lane: most for lane, most in parked.items() if lane.pool == pool}
         taken = self._storage.take(
             self._id,
             self._settings.lease,
             entries=entries,
-            rows=room,
+            rows=rows,
             lanes=self._lanes.holdable(),
             parked=parked,
+            pool=pool,
         )
-        self._more = len(taken.entries) == entries or len(taken.rows) >= room or bool(taken.lanes)
+        others = pool != self._schemes.pools[0] and self._more
+        self._more = others or 0 < entries == len(taken.entries) or len(taken.rows) >= room or bool(taken.lanes)
         self._polled_at = now
         self._lanes.emptied(taken.emptied)
         self._lanes.hold(taken.lanes, now + self._settings.lease, now, taken.probes)
@@ -483,7 +499,7 @@ class Worker:
             self._more = self._more or dispatched.entries < len(taken.entries)
             parked_lanes = {row.lane for row in taken.rows if row.lane is not None}
             if parked_lanes:
-                self._lanes.pulled(parked_lanes, {send.lane.key for send in dispatched.sends})
+                self._lanes.pulled(parked_lanes, {send.lane.key for send in dispatched.sends}, dispatched.together)
             if dispatched.entries:
                 fan_out = (dispatched.pairs - len(taken.rows)) / dispatched.entries
                 self._fan_out += 0.5 * (fan_out - self._fan_out)
@@ -531,7 +547,7 @@ class Worker:
         # What is in flight and what is not settled yet is what a kill can make us send twice: both are bounded.
         places = self._lanes.limits.max_in_flight + self._settings.micro_batch
         places -= self._lanes.in_flight + self._settling.outstanding
-        starting: dict[Sender, list[Delivery]] = {}
+        starting: dict[Sender, list[Send]] = {}
         yielded = 0
         for send in self._lanes.start(places, now, min(yielding, self._window.size - self._lanes.yielding)):
             yielded += send.yields
@@ -540,15 +556,29 @@ class Worker:
                 starting.setdefault(send.sender, []).append(send)
         self._held_back = yielded >= STEP
         for sender, deliveries in starting.items():
-            sender.send_many(deliveries, self._report)
+            if len(deliveries) <= self._settings.window_batch:
+                sender.send_many(deliveries, self._report)
+            else:
+                self._hand_out(sender, deliveries)
+
+    def _hand_out(self, sender: Sender, deliveries: Sequence[Send]) -> None:
+        """What is released from windows a part at a time, however much of it there is."""
+        released = [send for send in deliveries if send.window_id is not None]
+        most = self._settings.window_batch
+        for first in range(0, len(released), most):
+            sender.send_many(released[first : first + most], self._report)
+        if len(released) < len(deliveries):
+            sender.send_many([send for send in deliveries if send.window_id is None], self._report)
 
     def _may_start(self, send: Send, now: float, wall: float) -> bool:
         """The checks that stand before every attempt."""
+        if send.others and not self._is_whole(send, wall):
+            return False
         if send.expires_at <= wall or not send.subscription.live(wall):
             state = State.EXPIRED
-        elif self._disabled.get(send.subscription.id, 0.0) > send.waiting_since:
+        elif self._disabled and self._disabled.get(send.whose, 0.0) > send.waiting_since:
             state = State.SUPPRESSED
-        elif (pause := self._paused.get(send.subscription.id, 0.0) - now) > 0:
+        elif self._paused and (pause := self._paused.get(send.whose, 0.0) - now) > 0:
             self._lanes.release(send)
             self._settling.later(send, wall + pause)
             return False
@@ -560,6 +590,22 @@ class Worker:
             return True
         self._lanes.release(send)
         self._settling.end(send, state, wall)
+        return False
+
+    def _is_whole(self, send: Send, wall: float) -> bool:
+        """What has expired of a digest is left out. Where that is the one in which the others are, they start anew."""
+        expired = [one for one in (send, *send.others) if one.expires_at <= wall]
+        if not expired or len(expired) > len(send.others):
+            return True
+        left = [one for one in (send, *send.others) if one.expires_at > wall]
+        send.others = ()
+        for one in expired:
+            self._settling.end(one, State.EXPIRED, wall)
+        left[0].others = left[1:]
+        if left[0] is send:
+            return True
+        self._lanes.release(send)
+        self._settling.later(left[0], wall)
         return False
 
     def _report(self, delivery: Delivery, outcome: Outcome) -> None:

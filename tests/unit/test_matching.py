@@ -30,6 +30,18 @@ class WantedTest(unittest.TestCase):
         disabled = dataclasses.replace(SUBSCRIPTION, disabled=Disabled("gone", 950.0))
         self.assertIs(wanted(MESSAGE, disabled, 1060.0), State.EXPIRED)
 
+    def test_a_fallback_address_is_sent_to_although_the_subscriber_is_disabled(self):
+        disabled = dataclasses.replace(SUBSCRIPTION, disabled=Disabled("gone", 950.0))
+        self.assertIsNone(wanted(MESSAGE, disabled, 1000.0, target=1))
+        self.assertIs(wanted(MESSAGE, disabled, 1060.0, target=1), State.EXPIRED)
+        self.assertIs(wanted(MESSAGE, disabled, 1000.0, target=1, confirmed_only=True), State.SUPPRESSED)
+
+    def test_what_the_owner_is_to_hear_comes_through(self):
+        callback = dataclasses.replace(MESSAGE, kind=MessageKind.CALLBACK)
+        disabled = dataclasses.replace(SUBSCRIPTION, disabled=Disabled("gone", 950.0))
+        self.assertIsNone(wanted(callback, disabled, 1000.0, confirmed_only=True))
+        self.assertIs(wanted(callback, disabled, 1060.0, confirmed_only=True), State.EXPIRED)
+
     def test_who_has_not_confirmed_gets_only_the_request_to_do_so_where_confirmation_is_required(self):
         confirmed = dataclasses.replace(SUBSCRIPTION, confirmed=True)
         request = dataclasses.replace(MESSAGE, kind=MessageKind.CONFIRMATION)

@@ -27,6 +27,10 @@ class ZaqarTest(unittest.TestCase):
         request = dataclasses.replace(message(b'{"Message_Type":"SubscriptionConfirmation"}'), kind=MessageKind.CONFIRMATION)
         self.assertEqual(b'{"Message_Type":"SubscriptionConfirmation"}', payload.zaqar(request))
 
+    def test_what_tells_an_owner_of_trouble_is_its_body(self) -> None:
+        told = dataclasses.replace(message(b'{"event":"delivery.dead"}'), kind=MessageKind.CALLBACK)
+        self.assertEqual(b'{"event":"delivery.dead"}', payload.zaqar(told))
+
 
 class PostDataTest(unittest.TestCase):
     def test_the_placeholder_is_replaced_with_its_quotes_wherever_it_stands(self) -> None:

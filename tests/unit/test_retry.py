@@ -12,10 +12,17 @@ FAR = 1e12
 def after(
     kind: OutcomeKind, *, attempts: int = 0, faults: int = 0, expires_at: float = FAR, chance: float = 0.5, **more
 ) -> Next:
-    policy = more.pop("policy", Policy())
+    policy, further = more.pop("policy", Policy()), more.pop("further", 0)
     outcome = Outcome(kind, **more)
     return next_state(
-        outcome, attempts=attempts, faults=faults, now=1000.0, expires_at=expires_at, policy=policy, chance=chance
+        outcome,
+        attempts=attempts,
+        faults=faults,
+        now=1000.0,
+        expires_at=expires_at,
+        policy=policy,
+        chance=chance,
+        further=further,
     )
 
 
@@ -100,6 +107,38 @@ class Schedule(unittest.TestCase):
     def test_one_attempt_only(self) -> None:
         self.assertIs(after(OutcomeKind.RETRY, policy=Policy(schedule=(0.0,))).state, State.DEAD)
         self.assertIs(after(OutcomeKind.THROTTLED, policy=Policy(schedule=(0.0,))).state, State.PENDING)
+
+
+class Fallback(unittest.TestCase):
+    """When there are further addresses."""
+
+    ENDS = (
+        (OutcomeKind.RETRY, 9, State.DEAD),
+        (OutcomeKind.REJECTED, 0, State.DEAD),
+        (OutcomeKind.GONE, 0, State.GONE),
+    )
+
+    def test_what_is_dead_or_gone_goes_on_at_once_with_all_attempts(self) -> None:
+        for kind, attempts, _ in self.ENDS:
+            with self.subTest(kind):
+                self.assertEqual(
+                    Next(State.PENDING, 0, 1000.0, goes_on=True), after(kind, attempts=attempts, further=1), "the next address"
+                )
+
+    def test_without_another_address_it_ends(self) -> None:
+        for kind, attempts, state in self.ENDS:
+            with self.subTest(kind):
+                self.assertEqual(Next(state, attempts + 1), after(kind, attempts=attempts, further=0))
+
+    def test_nothing_goes_on_beyond_the_expiry(self) -> None:
+        for kind, attempts, state in self.ENDS:
+            with self.subTest(kind):
+                self.assertEqual(Next(state, attempts + 1), after(kind, attempts=attempts, further=1, expires_at=1000.0))
+
+    def test_what_ends_otherwise_or_is_tried_again_stays_with_its_address(self) -> None:
+        for kind in set(OutcomeKind) - {OutcomeKind.REJECTED, OutcomeKind.GONE}:
+            with self.subTest(kind):
+                self.assertEqual(after(kind), after(kind, further=5))
 
 
 class PolicyOf(unittest.TestCase):

@@ -146,6 +146,10 @@ class Route:
     """It wants to know the templates of the subscription and its queue."""
     most: int | None = None
     """Attempts that may come to be under way at once in that lane; None: as many as in any other."""
+    digests: bool = False
+    """It sends what was released from a window together at once."""
+    window: tuple[str, float, float] | None = None
+    """What `Notifier.window` says."""
 
 
 class Senders:
@@ -165,8 +169,15 @@ class Senders:
         notifier = self._pick(subscription.subscriber)
         sender = self._senders.get(id(notifier)) or self._start(notifier)
         try:
-            lane, timeout = _storable(notifier.lane(subscription)), self._bounded(notifier.timeout(subscription))
-            return Route(sender, lane, timeout, notifier.templated, _positive(notifier.in_flight(subscription)))
+            return Route(
+                sender,
+                _storable(notifier.lane(subscription)),
+                self._bounded(notifier.timeout(subscription)),
+                notifier.templated,
+                _positive(notifier.in_flight(subscription)),
+                notifier.digests,
+                _window(notifier.window(subscription)),
+            )
         except NotifyError:
             raise
         except BaseException as error:
@@ -199,6 +210,15 @@ def _positive(number: int | None) -> int | None:
     if number is not None and not (type(number) is int and number > 0):
         raise NotifierFailed(f"The notifier lets {number!r} attempts be in flight")
     return number
+
+
+def _window(window: tuple[str, float, float] | None) -> tuple[str, float, float] | None:
+    if window is None:
+        return None
+    name, least, most = window
+    if not 0 <= least <= most < math.inf:
+        raise NotifierFailed(f"The notifier names a window of {least} to {most} seconds")
+    return (_storable(name), float(least), float(most)) if most else None
 
 
 def _storable(lane: str) -> str:

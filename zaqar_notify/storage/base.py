@@ -138,6 +138,12 @@ class Failure:
     reason_longest: str
     alert: Alert | None = None
     """Published when this disables the subscription."""
+    callback: Alert | None = None
+    """The same for the subscription's owner."""
+
+    @property
+    def alerts(self) -> tuple[Alert, ...]:
+        return tuple(alert for alert in (self.alert, self.callback) if alert is not None)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

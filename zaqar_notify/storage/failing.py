@@ -86,6 +86,4 @@ def _judge(standing: Standing, settlement: Settlement) -> list[Alert]:
     if settlement.recovered:
         standing.recover()
     failure = settlement.failure
-    if failure is not None and standing.fail(failure) and failure.alert is not None:
-        return [failure.alert]
-    return []
+    return list(failure.alerts) if failure is not None and standing.fail(failure) else []

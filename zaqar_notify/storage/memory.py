@@ -1299,8 +1299,8 @@ class MemoryStorage(Storage):
         else:
             return
         subscription.record = dataclasses.replace(record, disabled=Disabled(reason, failure.at))
-        if failure.alert is not None:
-            self._alert(message, failure.alert)
+        for alert in failure.alerts:
+            self._alert(message, alert)
 
     def _alert(self, message: _Message, alert: Alert) -> None:
         project = message.record.project
