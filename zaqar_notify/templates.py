@@ -24,7 +24,7 @@ ANY = "*"
 DEFAULT = "default"
 """Stands for each language that is not named."""
 PARTS: Mapping[str, tuple[str, ...]] = {
-    "email": ("subject", "title", "text", "html"),
+    "email": ("subject", "title", "text", "html", "digest_subject"),
     "sms": ("text",),
     "fcm": ("title", "text"),
     "apns": ("title", "text"),
@@ -32,7 +32,8 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "slack": ("title", "text"),
     ANY: ("subject", "title", "text", "html"),
 }
-"""What each channel can show. The title is the subject of a mail that has no other."""
+"""What each channel can show. The title is the subject of a mail that has no other; a mail of several notifications has one of
+its own."""
 MOST_TOGETHER = 65536
 """Characters of all templates of a document."""
 
@@ -43,12 +44,14 @@ _FIELDS: Mapping[str, tuple[str, ...] | None] = {
         *("language", "priority", "collapse_key", "attributes"),
     ),
     "subscription": ("id", "subscriber"),
+    "digest": ("count",),
     "links": (feedback.UNSUBSCRIBE, feedback.ACKNOWLEDGE),
 }
 """What a template can speak of."""
 _SANDBOX = Sandbox(_FIELDS)
 _TAG = re.compile(r"[A-Za-z0-9]{1,8}(-[A-Za-z0-9]{1,8})*")
 _MOST_TAG = 64
+_DIGEST_SUBJECT = "digest_subject"
 _NONE: Mapping[str, Any] = {}
 
 
@@ -148,23 +151,46 @@ def render(delivery: Delivery, channel: str) -> Mapping[str, str]:
 
     Raises `InvalidRequest` that says which template failed, and why.
     """
-    found = delivery.templates.get(channel) or delivery.templates.get(ANY) if delivery.templates else None
-    if not isinstance(found, Mapping) or delivery.message.kind is MessageKind.CONFIRMATION:
+    found = _found(delivery, channel)
+    if found is None:
         return _NONE
-    # The options of older versions were taken without looking: whatever there is, is checked when it is used.
-    language = language_of(delivery)
-    budget, data = Budget(), _data(delivery)
+    language, budget, data = language_of(delivery), Budget(), _data(delivery)
     made: dict[str, str] = {}
     for part in PARTS.get(channel, PARTS[ANY]):
-        source = found.get(part)
-        if isinstance(source, Mapping):
-            source = chosen(source, language)
-        if isinstance(source, str):
+        source = _source(found, part, language) if part != _DIGEST_SUBJECT else None
+        if source is not None:
             try:
                 made[part] = _SANDBOX.run(source, data, budget, html=part == "html")
             except Refused as refused:
                 raise InvalidRequest(f"The template for the {part} of {channel} failed: {refused}") from None
     return made
+
+
+def digest_subject(delivery: Delivery, count: int) -> str | None:
+    """The subject of a mail of ``count`` notifications, of which this is the first. None: there is no template, or it fails."""
+    found = _found(delivery, "email")
+    source = None if found is None else _source(found, _DIGEST_SUBJECT, language_of(delivery))
+    if source is None:
+        return None
+    try:
+        return _SANDBOX.run(source, {**_data(delivery), "digest": {"count": count}}, Budget())
+    except Refused:
+        return None
+
+
+def _found(delivery: Delivery, channel: str) -> Mapping[str, Any] | None:
+    """The templates of a channel, by part. What an older version took without looking, and are none, count as none."""
+    if not delivery.templates or delivery.message.kind is MessageKind.CONFIRMATION:  # nearly always there are none
+        return None
+    found = delivery.templates.get(channel) or delivery.templates.get(ANY)
+    return found if isinstance(found, Mapping) else None
+
+
+def _source(found: Mapping[str, Any], part: str, language: str | None) -> str | None:
+    source = found.get(part)
+    if isinstance(source, Mapping):
+        source = chosen(source, language)
+    return source if isinstance(source, str) else None
 
 
 def _data(delivery: Delivery) -> Mapping[str, Any]:
@@ -173,6 +199,7 @@ def _data(delivery: Delivery) -> Mapping[str, Any]:
         "body": delivery.message.body,
         "message": _message(delivery.message),
         "subscription": _subscription(delivery.subscription),
+        "digest": {"count": 1},
         "links": _Links(delivery.links),
     }
 

@@ -157,7 +157,7 @@ class MessageCentreTest(SmppCase):
         self.assertEqual((RETRY, Scope.LANE, 8), (outcome.kind, outcome.scope, outcome.status))
 
     def test_many_over_one_connection_within_the_window(self) -> None:
-        notifier = self.notifier(self.centre.port, window=5)
+        notifier = self.notifier(self.centre.port, max_unanswered=5)
         deliveries = [self.delivery(name=str(number)) for number in range(200)]
         outcomes = self.deliver(notifier, *deliveries)
         self.assertEqual({DELIVERED}, {outcome.kind for outcome in outcomes.values()})
@@ -165,7 +165,7 @@ class MessageCentreTest(SmppCase):
         self.assertEqual((1, 200), (self.centre.count("connection"), len(self.centre.submitted())))
 
     def test_no_answer_to_some(self) -> None:
-        notifier = self.notifier(self.centre.port, window=3)
+        notifier = self.notifier(self.centre.port, max_unanswered=3)
         silent = [self.delivery("46010000000", name=f"silent{n}", timeout=0.6) for n in range(3)]
         outcomes = self.deliver(notifier, *silent, self.delivery(name="late", timeout=0.3), self.delivery(name="good"))
         self.assertEqual([RETRY] * 3, [outcomes[one.id].kind for one in silent])
@@ -173,7 +173,7 @@ class MessageCentreTest(SmppCase):
         self.assertEqual(1, self.centre.count("connection"))
 
     def test_it_hangs_up(self) -> None:
-        notifier = self.notifier(self.centre.port, window=1)
+        notifier = self.notifier(self.centre.port, max_unanswered=1)
         outcomes = self.deliver(notifier, self.delivery("46020000000", name="cut"), self.delivery(name="after"))
         self.assertEqual((RETRY, Scope.LANE), (outcomes["cut"].kind, outcomes["cut"].scope))
         self.assertIs(DELIVERED, outcomes["after"].kind)
@@ -330,7 +330,7 @@ class HostileTest(SmppCase):
         rounds: list[int] = []
         centre = Centre(behave)
         self.addCleanup(centre.close)
-        notifier = self.notifier(centre.port, window=5)
+        notifier = self.notifier(centre.port, max_unanswered=5)
         outcomes = self.deliver(notifier, *(self.delivery(name=str(number)) for number in range(12)))
         self.assertEqual({DELIVERED}, {outcome.kind for outcome in outcomes.values()})
         self.assertEqual([5, 5, 2], [number for number in rounds if number])

@@ -20,7 +20,7 @@ from zaqar_notify import __version__
 from zaqar_notify.errors import CannotStart, InvalidRequest
 from zaqar_notify.masking import hashed
 from zaqar_notify.model import Delivery, Outcome, OutcomeKind, Priority, Scope, Subscription
-from zaqar_notify.notifiers import answers, push, tokens
+from zaqar_notify.notifiers import answers, push, tokens, windows
 from zaqar_notify.notifiers.base import Report
 from zaqar_notify.notifiers.http import HttpClients, Request, Response
 
@@ -117,6 +117,7 @@ class _App:
     url: str
     topic: str
     token: ProviderToken
+    window: windows.Bounds | None
 
 
 class ApnsNotifier(push.PushNotifier):
@@ -143,6 +144,7 @@ class ApnsNotifier(push.PushNotifier):
             help="Which of Apple's two services knows the device tokens.",
         ),
         cfg.StrOpt("url", help="Where to send in the place of Apple's service, such as https://127.0.0.1:2197."),
+        windows.OPTION,
         cfg.BoolOpt("dry_run", default=False, help="Do everything but send."),
     ]
 
@@ -162,6 +164,11 @@ class ApnsNotifier(push.PushNotifier):
         kind = subscription.options.get("push_type", "alert")
         if kind not in _TYPES:
             raise InvalidRequest(f"options.push_type has to be {' or '.join(_TYPES)}.")
+
+    def window(self, subscription: Subscription) -> tuple[str, float, float] | None:
+        name = _target(subscription.subscriber)[0]
+        app = self._apps.get(name)
+        return None if app is None or app.window is None else (_credential(name), *app.window)
 
     def lane(self, subscription: Subscription) -> str:
         return f"apns://{_target(subscription.subscriber)[0]}"
@@ -214,7 +221,8 @@ def _app(name: str, section: Any) -> _App:
         if not section[option]:
             raise CannotStart(f"[apns_{name}] {option} is not set")
     url = section.url or HOSTS[section.environment]
-    return _App(name, url.rstrip("/"), section.topic, ProviderToken(section.team, section.key_id, section.key_file))
+    token = ProviderToken(section.team, section.key_id, section.key_file)
+    return _App(name, url.rstrip("/"), section.topic, token, windows.parse(section.window, f"apns_{name}"))
 
 
 @functools.lru_cache(maxsize=16384)
@@ -321,5 +329,9 @@ def _explained(response: Response) -> tuple[str, float | None]:
     return shown, at / 1000 if isinstance(at, int | float) else None
 
 
+def _credential(name: str) -> str:
+    return f"apns/{name}"
+
+
 def _refused_credential(name: str, detail: str) -> Outcome:
-    return Outcome(OutcomeKind.AUTH, detail, scope=Scope.CREDENTIAL, credential=f"apns/{name}")
+    return Outcome(OutcomeKind.AUTH, detail, scope=Scope.CREDENTIAL, credential=_credential(name))

@@ -10,6 +10,9 @@ from zaqar_notify import templates
 from zaqar_notify.feedback import CONFIRM
 from zaqar_notify.model import Delivery, Message, MessageKind
 
+_MOST_INDENTED = 16384
+"""Characters."""
+
 
 class Content(NamedTuple):
     title: str | None
@@ -22,16 +25,16 @@ class Content(NamedTuple):
     """The parts that templates have made: they come before ``own``. Title and text are among them, and where they belong."""
 
 
-def content(delivery: Delivery, channel: str, *, indent: int | None = None) -> Content:
+def content(delivery: Delivery, channel: str, *, indent: int | None = None, templated: bool = True) -> Content:
     """What the templates of the channel make of it, and where there are none, what the body says. Of a request to confirm it is
     what it asks, and the link to answer with where there is one. Raises `InvalidRequest` where a template fails.
 
-    ``indent``: JSON is that many spaces deeper at each level, or all in one line.
+    ``indent``: JSON is that many spaces deeper at each level, or all in one line. ``templated`` false: templates are left out.
     """
     message = delivery.message
     if message.kind is MessageKind.CONFIRMATION:
         return Content(None, _question(message.body, delivery.links.get(CONFIRM), indent), {}, True)
-    said, made = _said(message, channel, indent), templates.render(delivery, channel)
+    said, made = _said(message, channel, indent), templates.render(delivery, channel) if templated else {}
     if not made:
         return said
     return Content(made.get("title", said.title), made.get("text", said.text), said.own, "text" in made or said.plain, made)
@@ -66,7 +69,9 @@ def _string(value: Any) -> str | None:
 
 
 def _json(value: Any, indent: int | None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    text = json.dumps(value, ensure_ascii=False)
+    # What is nested deeply becomes very much longer by that.
+    return json.dumps(value, ensure_ascii=False, indent=indent) if indent and len(text) <= _MOST_INDENTED else text
 
 
 def line(value: str, most: int) -> str:

@@ -15,7 +15,7 @@ from oslo_config import cfg, types
 from zaqar_notify import feedback
 from zaqar_notify.errors import CannotStart, InvalidRequest
 from zaqar_notify.model import Delivery, Exchange, Outcome, OutcomeKind, Scope, Subscription
-from zaqar_notify.notifiers import mail
+from zaqar_notify.notifiers import digests, mail, windows
 from zaqar_notify.notifiers.base import BatchNotifier, Report
 from zaqar_notify.notifiers.content import line
 
@@ -90,6 +90,7 @@ _ACCOUNT: list[cfg.Opt] = [
         help="Delivery status notifications (RFC 3461) that are asked for where the server offers them. The envelope's id, "
         "which comes back in them, is a signed token that names the delivery: 'zaqar-notify receive' reads it.",
     ),
+    windows.OPTION,
     cfg.BoolOpt("dry_run", default=False, help="Do everything but send."),
 ]
 
@@ -107,6 +108,7 @@ class Account:
     idle: float
     timeout: float
     notify: str | None
+    window: windows.Bounds | None
     dry_run: bool
 
     def may_be_from(self, address: mail.Address) -> bool:
@@ -141,6 +143,7 @@ class EmailNotifier(BatchNotifier):
     named_options: ClassVar[list[cfg.Opt]] = _ACCOUNT
     most_threads: ClassVar[int] = 0  # one for each connection, of which the options say how many there may be
     templated: ClassVar[bool] = True
+    digests: ClassVar[bool] = True
 
     def __init__(self, conf: Any, http: HttpClients, log: logging.Logger) -> None:
         super().__init__(conf, http, log)
@@ -177,6 +180,10 @@ class EmailNotifier(BatchNotifier):
     def timeout(self, subscription: Subscription) -> float | None:
         account = self._account(mail.parse(subscription.subscriber), subscription.options)
         return None if account is None else account.timeout
+
+    def window(self, subscription: Subscription) -> tuple[str, float, float] | None:
+        account = self._account(mail.parse(subscription.subscriber), subscription.options)
+        return None if account is None or account.window is None else (_credential(account.name), *account.window)
 
     def send_many(self, deliveries: Sequence[Delivery], report: Report) -> None:
         started_at = time.monotonic()
@@ -221,7 +228,7 @@ class EmailNotifier(BatchNotifier):
 
     def _work(self, account: Account, connection: Connection, job: _Job) -> None:
         try:
-            outcome = self._attempt(account, connection, job)
+            outcome = _named(self._attempt(account, connection, job), job.delivery, account)
         except Exception as error:  # a bug costs this delivery, not the thread
             self.log.exception("Delivery %s could not be mailed", job.delivery.id)
             outcome = Outcome(OutcomeKind.OURS, f"no mail could be made: {type(error).__name__}")
@@ -294,6 +301,7 @@ def _account(name: str, section: str, conf: Any, most: float) -> Account:
         float(conf.idle),
         min(float(conf.timeout), most),
         _NOTIFY[conf.dsn],
+        windows.parse(conf.window, section),
         conf.dry_run,
     )
 
@@ -334,16 +342,30 @@ def _envelope(delivery: Delivery, account: Account) -> Envelope:
         wanted = mail.mailbox(options["from"])
         if account.may_be_from(wanted.address):  # what is allowed may have changed since
             sender = wanted
+    found = digests.members(delivery)
+    subject = target.subject or options.get("subject")
     made = mail.compose(
         delivery,
-        mail.content(delivery, target.subject or options.get("subject")),
+        mail.content(delivery, subject) if len(found) == 1 else digests.content(found, subject),
         sender=sender,
         recipient=target.address,
-        domain=account.sender.address.domain,
+        message_id=_message_id(found, account),
         bounce_to=account.bounce_to,
     )
     token = delivery.links.get(feedback.ENVELOPE, "")
     return Envelope(account.bounces(token), str(target.address), made, token or delivery.id, account.notify)
+
+
+def _message_id(found: Sequence[Delivery], account: Account) -> str:
+    return f"{digests.name(found)}@{account.sender.address.domain}"
+
+
+def _named(outcome: Outcome, delivery: Delivery, account: Account) -> Outcome:
+    """In the record of each delivery of a digest stands which one it was in."""
+    if not delivery.others:
+        return outcome
+    found = digests.members(delivery)
+    return dataclasses.replace(outcome, detail=f"digest of {len(found)} <{_message_id(found, account)}>: {outcome.detail}")
 
 
 def _exchange(
@@ -381,13 +403,17 @@ def classify(failed: Failed, envelope: Envelope, account: str) -> Outcome:
     return _refused(failed, detail, account)
 
 
+def _credential(account: str) -> str:
+    return f"email account {account}"
+
+
 def _refused(failed: Failed, detail: str, account: str) -> Outcome:
     """For ever, with a code of 5xx."""
     code, enhanced = failed.code, failed.enhanced
     too_large = code == 552 or enhanced == "5.3.4"
     about_us = failed.stage.name in ("CONNECT", "TLS", "LOGIN") or (failed.stage.name == "SENDER" and not too_large)
     if about_us or code in (530, 534, 535, 538) or enhanced in mail.NOT_THE_SENDER:
-        return Outcome(OutcomeKind.AUTH, detail, code, scope=Scope.CREDENTIAL, credential=f"email account {account}")
+        return Outcome(OutcomeKind.AUTH, detail, code, scope=Scope.CREDENTIAL, credential=_credential(account))
     unknown = mail.is_no_such(enhanced) if enhanced else failed.stage.name == "RECIPIENT" and code in (550, 551, 553)
     return Outcome(OutcomeKind.REJECTED, detail, code, target=unknown)
 

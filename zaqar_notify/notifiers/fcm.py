@@ -18,7 +18,7 @@ from oslo_config import cfg
 from zaqar_notify import __version__
 from zaqar_notify.errors import CannotStart, InvalidRequest
 from zaqar_notify.model import Delivery, Outcome, OutcomeKind, Priority, Scope, Subscription
-from zaqar_notify.notifiers import answers, push, tokens
+from zaqar_notify.notifiers import answers, push, tokens, windows
 from zaqar_notify.notifiers.base import Report
 from zaqar_notify.notifiers.http import HttpClients, Request, Response
 
@@ -185,6 +185,7 @@ class _App:
     url: str
     file: str
     token: AccessToken
+    window: windows.Bounds | None
     dry: bool
 
     def send_url(self) -> str:
@@ -215,6 +216,7 @@ class FcmNotifier(push.PushNotifier):
     named_options: ClassVar[list[cfg.Opt]] = [
         cfg.StrOpt("service_account", help="The file (JSON) with the key of a service account that may send messages."),
         cfg.StrOpt("url", help="Where to send in the place of Google's service."),
+        windows.OPTION,
         cfg.BoolOpt("dry_run", default=False, help="Have FCM look at each message and not deliver it."),
     ]
 
@@ -227,7 +229,9 @@ class FcmNotifier(push.PushNotifier):
         if not file:
             raise CannotStart(f"[fcm_{name}] service_account is not set")
         token = AccessToken(name, file, self.http.engine, self.http.connect_timeout)
-        return _App((section.url or URL).rstrip("/"), file, token, section.dry_run)
+        return _App(
+            (section.url or URL).rstrip("/"), file, token, windows.parse(section.window, f"fcm_{name}"), section.dry_run
+        )
 
     def check(self, subscription: Subscription) -> None:
         name, token = _target(subscription.subscriber)
@@ -237,6 +241,11 @@ class FcmNotifier(push.PushNotifier):
             raise InvalidRequest(
                 f"The application {name[:64]!r} is not known here; known are: {', '.join(self._apps) or 'none'}."
             )
+
+    def window(self, subscription: Subscription) -> tuple[str, float, float] | None:
+        name = _target(subscription.subscriber)[0]
+        app = self._apps.get(name)
+        return None if app is None or app.window is None else (_credential(name), *app.window)
 
     def lane(self, subscription: Subscription) -> str:
         return f"fcm://{_target(subscription.subscriber)[0]}"
@@ -421,5 +430,9 @@ def _is_about_device(document: Any) -> bool:
     return any("device" in json.dumps(one).lower() for one in _details(document) if one.get("violations"))
 
 
+def _credential(name: str) -> str:
+    return f"fcm/{name}"
+
+
 def refused_credential(name: str, detail: str) -> Outcome:
-    return Outcome(OutcomeKind.AUTH, detail, scope=Scope.CREDENTIAL, credential=f"fcm/{name}")
+    return Outcome(OutcomeKind.AUTH, detail, scope=Scope.CREDENTIAL, credential=_credential(name))

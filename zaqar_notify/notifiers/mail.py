@@ -11,6 +11,7 @@ import functools
 import re
 import secrets
 import urllib.parse
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import idna
@@ -172,13 +173,15 @@ def content(delivery: Delivery, subject: str | None) -> Content:
     fails. Below the text of a template stands nothing that is not of it."""
     shown = contents.content(delivery, "email", indent=2)
     text = shown.made["text"] if "text" in shown.made else "\n".join([shown.text.rstrip("\n"), *_below(delivery)])
-    page = shown.made.get("html")
-    if page is None and "text" not in shown.made:
-        page = _string(shown.own.get("html"))
-    return Content(subject or _title(shown) or _usual(delivery.message), text.rstrip("\n") + "\n", page)
+    return Content(subject or title(shown) or _usual(delivery.message), text.rstrip("\n") + "\n", page(shown))
 
 
-def _title(shown: contents.Content) -> str | None:
+def page(shown: contents.Content) -> str | None:
+    """In HTML. That of the body stands for its text, and not for one that a template has made."""
+    return _string(shown.own.get("html")) if shown.made.keys().isdisjoint(("text", "html")) else shown.made.get("html")
+
+
+def title(shown: contents.Content) -> str | None:
     made = shown.made.get("subject") or shown.made.get("title")
     return made or _string(shown.own.get("subject")) or shown.title
 
@@ -212,35 +215,41 @@ def compose(
     *,
     sender: Mailbox,
     recipient: Address,
-    domain: str,
+    message_id: str,
     bounce_to: Address | None = None,
 ) -> bytes:
-    """Headers and body, with CRLF. ``domain`` is that of the ``Message-ID``, which is the same over all attempts. Mails to
-    ``bounce_to`` are read: one with a token can unsubscribe."""
+    """Headers and body, with CRLF. ``message_id`` is the same over all attempts. Mails to ``bounce_to`` are read: one with a
+    token can unsubscribe."""
     message = delivery.message
     headers = [
         _header("From", _shown(sender)),
         _header("To", str(recipient)),
         _header("Subject", _encoded(line(content.subject, _SUBJECT) or "(none)", len("Subject: "))),
         _header("Date", email.utils.formatdate(usegmt=True)),
-        _header("Message-ID", f"<{delivery.id}@{domain}>"),
+        _header("Message-ID", f"<{message_id}>"),
         _header("Auto-Submitted", "auto-generated"),  # RFC 3834: absence notices are not wanted
-        *_hints(message),
+        *_hints([message, *(one.message for one in delivery.others)]),
         *(() if message.kind is MessageKind.CONFIRMATION else _list_headers(delivery, bounce_to)),
         _header("zaqar-notify-queue", message.queue),
         _header("zaqar-notify-subscription-id", delivery.subscription.id),
         _header("zaqar-notify-attempt", str(delivery.attempt)),
     ]
+    if delivery.others:
+        headers.append(_header("zaqar-notify-digest", str(1 + len(delivery.others))))
     if message.kind is MessageKind.TEST:
         headers.append(_header("zaqar-notify-test", "true"))
     return b"".join(headers) + _body(content)
 
 
-def _hints(message: Message) -> list[bytes]:
-    """RFC 2156, 5.3.4, and RFC 3282."""
-    headers = [] if message.priority is None else [_header("Importance", _IMPORTANCE[message.priority])]
-    if message.language is not None and templates.is_tag(message.language):
-        headers.append(_header("Content-Language", message.language))
+def _hints(messages: Sequence[Message]) -> list[bytes]:
+    """RFC 2156, 5.3.4, and RFC 3282: of the most urgent, and where all are in one language."""
+    headers = []
+    priority = max((one.priority for one in messages if one.priority is not None), default=None)
+    if priority is not None:
+        headers.append(_header("Importance", _IMPORTANCE[priority]))
+    languages = {one.language for one in messages}
+    if len(languages) == 1 and templates.is_tag(language := languages.pop()):
+        headers.append(_header("Content-Language", str(language)))
     return headers
 
 

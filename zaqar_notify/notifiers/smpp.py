@@ -122,7 +122,7 @@ class SmppGateway:
             raise CannotStart(f"[{section}] username, password and sender have to be ASCII")
         self._tls_context = _tls_context(conf.ca_file, section) if tls else None
         self._sender = _sender(conf.sender or "")
-        self._window = int(conf.window)
+        self._window = int(conf.max_unanswered)
         self._enquire_after = float(conf.enquire_link)
         self._connect_timeout = float(conf.connect_timeout)
         self._throttle_delay = float(conf.throttle_delay)

@@ -16,7 +16,7 @@ from oslo_config import cfg, types
 from zaqar_notify.errors import CannotStart, InvalidRequest
 from zaqar_notify.feedback import RECEIPT
 from zaqar_notify.model import Delivery, Outcome, OutcomeKind, Priority, Subscription
-from zaqar_notify.notifiers import content, gsm
+from zaqar_notify.notifiers import content, gsm, windows
 from zaqar_notify.notifiers.base import BatchNotifier, Report
 from zaqar_notify.notifiers.gateways import HttpGateway, Sms
 from zaqar_notify.notifiers.http import HttpClients, Request, Response
@@ -104,9 +104,12 @@ _GATEWAY: list[cfg.Opt] = [
     ),
     _seconds("timeout", 15.0, "How long an attempt may take. At most [worker] lease - 10."),
     _seconds("connect_timeout", 5.0, "How long connecting may take."),
-    cfg.IntOpt("window", default=20, min=1, max=1000, help="Of SMPP: most messages on their way without an answer."),
+    cfg.IntOpt(
+        "max_unanswered", default=20, min=1, max=1000, help="Of SMPP: most short messages on their way without an answer."
+    ),
     _seconds("enquire_link", 30.0, "Of SMPP: how long a connection may be silent before it is asked for a sign of life."),
     cfg.StrOpt("ca_file", help="Of SMPP with TLS: file of certificates (PEM) to trust. Unset: those of the system."),
+    windows.OPTION,
     cfg.BoolOpt("dry_run", default=False, help="Do everything but send."),
 ]
 
@@ -129,6 +132,7 @@ class Terms:
     allowed_prefixes: tuple[str, ...]
     timeout: float
     connect_timeout: float
+    window: windows.Bounds | None
     dry_run: bool
 
 
@@ -191,6 +195,10 @@ class SmsNotifier(BatchNotifier):
     def timeout(self, subscription: Subscription) -> float | None:
         terms = self._chosen(parse(subscription.subscriber), subscription.options)
         return None if terms is None else terms.timeout
+
+    def window(self, subscription: Subscription) -> tuple[str, float, float] | None:
+        terms = self._chosen(parse(subscription.subscriber), subscription.options)
+        return None if terms is None or terms.window is None else (f"sms {terms.name}", *terms.window)
 
     def close(self) -> None:
         for gateway in self._gateways.values():
@@ -276,6 +284,7 @@ def _terms(name: str, section: Any, most: float) -> Terms:
         tuple(section.allowed_prefixes),
         min(float(section.timeout), most),
         float(section.connect_timeout),
+        windows.parse(section.window, f"sms_{name}"),
         section.dry_run,
     )
 

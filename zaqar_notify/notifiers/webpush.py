@@ -22,7 +22,7 @@ from zaqar_notify import __version__
 from zaqar_notify.errors import CannotStart, InvalidRequest
 from zaqar_notify.masking import hashed
 from zaqar_notify.model import Delivery, Outcome, OutcomeKind, Scope, Subscription
-from zaqar_notify.notifiers import answers, push, tokens
+from zaqar_notify.notifiers import answers, push, tokens, windows
 from zaqar_notify.notifiers.base import Report
 from zaqar_notify.notifiers.http import HttpClients, Request, Response
 
@@ -170,6 +170,7 @@ class WebPushNotifier(push.PushNotifier):
     named_options: ClassVar[list[cfg.Opt]] = [
         cfg.StrOpt("key_file", help="The file (PEM) with the private VAPID key, of the curve P-256."),
         cfg.StrOpt("subject", help="How push services can reach who runs this: mailto:push@example.org, or an https URL."),
+        windows.OPTION,
         cfg.BoolOpt("dry_run", default=False, help="Do everything but send."),
     ]
     named_by: ClassVar[str] = "apps"
@@ -189,7 +190,8 @@ class WebPushNotifier(push.PushNotifier):
         sections = {name: conf.named[name] for name in conf.named}
         if conf.key_file:
             sections[""] = conf
-        self._keys = {name: _vapid(f"webpush_{name}" if name else "webpush", section) for name, section in sections.items()}
+        self._keys = {name: _vapid(_section(name), section) for name, section in sections.items()}
+        self._windows = {name: windows.parse(section.window, _section(name)) for name, section in sections.items()}
         self._dry = {name for name, section in sections.items() if section.dry_run}
 
     def check(self, subscription: Subscription) -> None:
@@ -215,6 +217,11 @@ class WebPushNotifier(push.PushNotifier):
             _keys_of(keys)
         except ValueError as error:
             raise InvalidRequest(f"options.keys: {error}.") from None
+
+    def window(self, subscription: Subscription) -> tuple[str, float, float] | None:
+        name = str(subscription.options.get("app", ""))
+        window = self._windows.get(name)
+        return None if window is None else (_credential(name), *window)
 
     def lane(self, subscription: Subscription) -> str:
         return PREFIX + origin(endpoint(subscription.subscriber))
@@ -251,8 +258,12 @@ class WebPushNotifier(push.PushNotifier):
             subscription = sent.delivery.subscription
             name = str(subscription.options.get("app", ""))
             self._keys[name].forget(origin(endpoint(subscription.subscriber)), signed)
-            outcome = dataclasses.replace(outcome, credential=f"webpush/{name}".rstrip("/"))
+            outcome = dataclasses.replace(outcome, credential=_credential(name))
         return outcome
+
+
+def _section(name: str) -> str:
+    return f"webpush_{name}" if name else "webpush"
 
 
 def _vapid(section: str, conf: Any) -> Vapid:
@@ -340,5 +351,8 @@ def _passing(response: Response, detail: str, now: float) -> Outcome:
 
 
 def _refused_credential(name: str, detail: str, status: int | None = None) -> Outcome:
-    credential = f"webpush/{name}".rstrip("/")
-    return Outcome(OutcomeKind.AUTH, detail, status, scope=Scope.CREDENTIAL, credential=credential)
+    return Outcome(OutcomeKind.AUTH, detail, status, scope=Scope.CREDENTIAL, credential=_credential(name))
+
+
+def _credential(name: str) -> str:
+    return f"webpush/{name}".rstrip("/")
