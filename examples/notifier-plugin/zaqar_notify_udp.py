@@ -30,6 +30,8 @@ class UdpNotifier(SingleNotifier):
                 return Outcome(OutcomeKind.REFUSED, refusal)
             with socket.socket(family, kind) as sender:
                 sender.sendto(body, address)
+        except InvalidRequest as error:  # was subscribed before `check` was what it is
+            return Outcome(OutcomeKind.REJECTED, str(error), target=True)
         except OSError as error:
             return Outcome(OutcomeKind.RETRY, str(error))
         return Outcome(OutcomeKind.DELIVERED, "sent; UDP does not tell whether it arrived")

@@ -326,6 +326,8 @@ def wrong_with(document: dict[str, Any]) -> str | None:
     known = {"token", "data", "notification", "android", "apns", "webpush", "fcm_options"}
     if set(document) - {"message", "validate_only"} or set(message) - known:
         return "message"
+    if not message.get("token"):
+        return "message.token"
     for name, value in message.get("data", {}).items():
         if not isinstance(value, str) or name in ("from", "message_type") or name.startswith(("google.", "gcm.notification.")):
             return f"message.data[{name}]"

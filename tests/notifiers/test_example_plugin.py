@@ -1,7 +1,10 @@
 import importlib.util
 import logging
 import pathlib
+import re
 import socket
+import subprocess
+import sys
 import unittest
 from typing import Any
 
@@ -13,7 +16,8 @@ from zaqar_notify.guard import Guard
 from zaqar_notify.model import Delivery, Message, Outcome, OutcomeKind, Subscription
 from zaqar_notify.notifiers.http import HttpClients
 
-FILE = pathlib.Path(__file__).parents[2] / "examples" / "notifier-plugin" / "zaqar_notify_udp.py"
+FOLDER = pathlib.Path(__file__).parents[2] / "examples" / "notifier-plugin"
+FILE = FOLDER / "zaqar_notify_udp.py"
 
 
 def load() -> Any:
@@ -53,6 +57,20 @@ class UdpTest(unittest.TestCase):
             self.assertEqual(b'"hello"', receiver.recv(2000))
             self.assertIs(OutcomeKind.REFUSED, self.send(self.notifier(), uri).kind)
             self.assertIs(OutcomeKind.REJECTED, self.send(self.notifier(*LOOPBACK), uri, b"x" * 1401).kind)
+
+    def test_its_own_test_as_its_readme_has_it(self) -> None:
+        (line,) = re.findall(r"^python (-m unittest)$", (FOLDER / "README.md").read_text(), re.MULTILINE)
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-B", *line.split()],
+            cwd=FOLDER,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        self.assertEqual(0, done.returncode, done.stderr)
+        self.assertRegex(done.stderr, r"Ran \d\d tests")
 
     def test_check(self) -> None:
         notifier = self.notifier()

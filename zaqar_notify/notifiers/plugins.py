@@ -91,6 +91,18 @@ def inspected(extension: stevedore.extension.Extension[Any]) -> Plugin | Broken:
     return Plugin(extension.name.lower(), cls, cls.section or extension.name, package, version)
 
 
+def examined(scheme: str, cls: Any) -> Plugin | Broken:
+    """A class that nothing is installed for."""
+    module = getattr(cls, "__module__", "?")
+    path = f"{module}:{getattr(cls, '__qualname__', cls)}"
+    defect = _defect(cls)
+    if defect is not None:
+        return Broken(
+            scheme.lower(), path, module, "unknown", _is_own(module), f"The notifier {scheme} ({path}) {defect}", defect
+        )
+    return Plugin(scheme.lower(), cls, cls.section or scheme, module.partition(".")[0], "unknown")
+
+
 def _defect(cls: Any) -> str | None:
     if not (inspect.isclass(cls) and issubclass(cls, SingleNotifier | BatchNotifier)):
         return "is neither a SingleNotifier nor a BatchNotifier"

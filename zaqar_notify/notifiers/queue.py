@@ -39,7 +39,12 @@ class QueueNotifier(BatchNotifier):
 
     def send_many(self, deliveries: Sequence[Delivery], report: Report) -> None:
         for delivery in deliveries:
-            report(delivery, self._copy(delivery))
+            try:
+                outcome = self._copy(delivery)
+            except Exception as error:
+                self.log.exception("Delivery %s could not be copied", delivery.id)
+                outcome = Outcome(OutcomeKind.OURS, f"no copy could be made: {type(error).__name__}")
+            report(delivery, outcome)
 
     def _copy(self, delivery: Delivery) -> Outcome:
         message = delivery.message

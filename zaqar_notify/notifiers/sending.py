@@ -25,6 +25,8 @@ EXCHANGE_LENGTH = 32768
 """Characters of JSON that an exchange may have."""
 LANE_LENGTH = 512
 """Characters of a lane's name that count."""
+FAILED = "The notifier failed: "
+"""Begins what is told of a bug in one; its text stays in the log."""
 
 
 class Threads:
@@ -94,7 +96,7 @@ class Threads:
             return self._notifier.send(delivery)
         except BaseException as error:  # noqa: BLE001 - a driver's bug, sys.exit() too, costs this delivery only
             self._log.exception("%s: a bug in the notifier", self._name)
-            return Outcome(OutcomeKind.OURS, detail=f"The notifier failed: {type(error).__name__}")
+            return Outcome(OutcomeKind.OURS, detail=f"{FAILED}{type(error).__name__}")
 
     def close(self) -> None:
         for _ in range(self._threads):
@@ -124,7 +126,7 @@ class Direct:
                 self._notifier.send_many(deliveries, report)
         except BaseException as error:  # noqa: BLE001 - a driver's bug, sys.exit() too, costs its own deliveries only
             self._log.exception("%s: a bug in the notifier", self._name)
-            outcome = Outcome(OutcomeKind.OURS, detail=f"The notifier failed: {type(error).__name__}")
+            outcome = Outcome(OutcomeKind.OURS, detail=f"{FAILED}{type(error).__name__}")
             for delivery in deliveries:
                 report(delivery, outcome)
 
@@ -182,7 +184,7 @@ class Senders:
             raise
         except BaseException as error:
             notifier.log.exception("a bug in the notifier")
-            raise NotifierFailed(f"The notifier failed: {type(error).__name__}") from error
+            raise NotifierFailed(f"{FAILED}{type(error).__name__}") from error
 
     def _bounded(self, timeout: float | None) -> float:
         seconds = self._timeout if timeout is None else float(timeout)
