@@ -37,7 +37,7 @@ its own."""
 MOST_TOGETHER = 65536
 """Characters of all templates of a document."""
 
-_FIELDS: Mapping[str, tuple[str, ...] | None] = {
+FIELDS: Mapping[str, tuple[str, ...] | None] = {
     "body": None,
     "message": (
         *("id", "queue", "created_at", "expires_at", "ttl"),
@@ -48,7 +48,7 @@ _FIELDS: Mapping[str, tuple[str, ...] | None] = {
     "links": (feedback.UNSUBSCRIBE, feedback.ACKNOWLEDGE),
 }
 """What a template can speak of."""
-_SANDBOX = Sandbox(_FIELDS)
+_SANDBOX = Sandbox(FIELDS)
 _TAG = re.compile(r"[A-Za-z0-9]{1,8}(-[A-Za-z0-9]{1,8})*")
 _MOST_TAG = 64
 _DIGEST_SUBJECT = "digest_subject"
@@ -194,7 +194,7 @@ def _source(found: Mapping[str, Any], part: str, language: str | None) -> str | 
 
 
 def _data(delivery: Delivery) -> Mapping[str, Any]:
-    """What `_FIELDS` promises."""
+    """What `FIELDS` promises."""
     return {
         "body": delivery.message.body,
         "message": _message(delivery.message),

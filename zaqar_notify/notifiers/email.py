@@ -345,15 +345,15 @@ def _envelope(delivery: Delivery, account: Account) -> Envelope:
     found = digests.members(delivery)
     subject = target.subject or options.get("subject")
     made = mail.compose(
-        delivery,
+        found,
         mail.content(delivery, subject) if len(found) == 1 else digests.content(found, subject),
         sender=sender,
         recipient=target.address,
         message_id=_message_id(found, account),
         bounce_to=account.bounce_to,
     )
-    token = delivery.links.get(feedback.ENVELOPE, "")
-    return Envelope(account.bounces(token), str(target.address), made, token or delivery.id, account.notify)
+    token = found[0].links.get(feedback.ENVELOPE, "")
+    return Envelope(account.bounces(token), str(target.address), made, token or found[0].id, account.notify)
 
 
 def _message_id(found: Sequence[Delivery], account: Account) -> str:

@@ -210,7 +210,7 @@ def _string(value: Any) -> str | None:
 
 
 def compose(
-    delivery: Delivery,
+    deliveries: Sequence[Delivery],
     content: Content,
     *,
     sender: Mailbox,
@@ -218,8 +218,9 @@ def compose(
     message_id: str,
     bounce_to: Address | None = None,
 ) -> bytes:
-    """Headers and body, with CRLF. ``message_id`` is the same over all attempts. Mails to ``bounce_to`` are read: one with a
-    token can unsubscribe."""
+    """Headers and body, with CRLF. Of several ``deliveries``, ids and links are those of the first. ``message_id`` is the
+    same over all attempts. Mails to ``bounce_to`` are read: one with a token can unsubscribe."""
+    delivery = deliveries[0]
     message = delivery.message
     headers = [
         _header("From", _shown(sender)),
@@ -228,14 +229,14 @@ def compose(
         _header("Date", email.utils.formatdate(usegmt=True)),
         _header("Message-ID", f"<{message_id}>"),
         _header("Auto-Submitted", "auto-generated"),  # RFC 3834: absence notices are not wanted
-        *_hints([message, *(one.message for one in delivery.others)]),
+        *_hints([one.message for one in deliveries]),
         *(() if message.kind is MessageKind.CONFIRMATION else _list_headers(delivery, bounce_to)),
         _header("zaqar-notify-queue", message.queue),
         _header("zaqar-notify-subscription-id", delivery.subscription.id),
         _header("zaqar-notify-attempt", str(delivery.attempt)),
     ]
-    if delivery.others:
-        headers.append(_header("zaqar-notify-digest", str(1 + len(delivery.others))))
+    if len(deliveries) > 1:
+        headers.append(_header("zaqar-notify-digest", str(len(deliveries))))
     if message.kind is MessageKind.TEST:
         headers.append(_header("zaqar-notify-test", "true"))
     return b"".join(headers) + _body(content)

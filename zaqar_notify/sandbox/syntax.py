@@ -75,7 +75,7 @@ _REFUSED: Mapping[str, str] = {
 """What Jinja2 has, and is not to be had here."""
 
 
-_OF_LOOPS = ("index", "index0", "first", "last", "length")
+OF_LOOPS = ("index", "index0", "first", "last", "length")
 
 
 class _Look:
@@ -209,11 +209,11 @@ class _Look:
 
     def _fields(self, name: str, scope: _Scope) -> Collection[str] | None:
         if name == "loop" and scope.loops:
-            return _OF_LOOPS
+            return OF_LOOPS
         return self._names.get(name)
 
     def _example(self, name: str) -> str:
-        return next(iter(self._names.get(name) or _OF_LOOPS))
+        return next(iter(self._names.get(name) or OF_LOOPS))
 
     def _look_condexpr(self, node: nodes.CondExpr, scope: _Scope) -> None:
         self._all([node.test, node.expr1, *([node.expr2] if node.expr2 is not None else [])], scope)
