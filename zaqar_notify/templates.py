@@ -50,7 +50,7 @@ FIELDS: Mapping[str, tuple[str, ...] | None] = {
 """What a template can speak of."""
 _SANDBOX = Sandbox(FIELDS)
 _TAG = re.compile(r"[A-Za-z0-9]{1,8}(-[A-Za-z0-9]{1,8})*")
-_MOST_TAG = 64
+MOST_TAG = 64
 _DIGEST_SUBJECT = "digest_subject"
 _NONE: Mapping[str, Any] = {}
 
@@ -117,7 +117,7 @@ def _plain(document: Any) -> Mapping[str, Any]:
 
 def is_tag(text: Any) -> bool:
     """In the form of RFC 5646; `DEFAULT` is one of these, too."""
-    return isinstance(text, str) and len(text) <= _MOST_TAG and _TAG.fullmatch(text) is not None
+    return isinstance(text, str) and len(text) <= MOST_TAG and _TAG.fullmatch(text) is not None
 
 
 def chosen(by_language: Mapping[str, Any], language: str | None) -> Any:

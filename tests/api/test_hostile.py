@@ -37,6 +37,7 @@ DOCUMENTS = {
             "retry_backoff_function": "linear",
             "ignore_subscription_override": True,
         },
+        "_templates": {"email": {"subject": "{{ body.a }}", "text": {"de": "x", "default": "{% if body %}y{% endif %}"}}},
         "own": {"a": [1]},
     },
     ("/v2/queues/{queue}", "PATCH"): [
@@ -74,6 +75,7 @@ DOCUMENTS = {
             "window": {"min": 1, "max": 2},
             "fallback": ["http://endpoint.example/second"],
             "callback": "http://endpoint.example/owner",
+            "templates": {"*": {"text": "{{ body }}"}},
         },
     },
     ("/v2/queues/{queue}/subscriptions/{subscription_id}", "PATCH"): {

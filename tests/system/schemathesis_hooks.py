@@ -162,9 +162,17 @@ def _correct_delays(policy: Any) -> None:
         policy["maximum_delay"] = max(policy["maximum_delay"], policy["minimum_delay"] + 10)
 
 
+def _correct_templates(templates: Any) -> None:
+    """Any text is a template but where it has something in braces."""
+    for parts in (templates or {}).values():
+        for part in parts:
+            parts[part] = "{{ body }}"
+
+
 def _correct_metadata(case: Any) -> None:
     """A limit that leaves room for the messages that are posted to the queue later."""
     if isinstance(case.body, dict):
+        _correct_templates(case.body.get("_templates"))
         if "_max_messages_post_size" in case.body:
             case.body["_max_messages_post_size"] = max(case.body["_max_messages_post_size"], 200_000)
         _correct_delays(case.body.get("_retry_policy"))
@@ -204,6 +212,7 @@ def _correct_subscription(case: Any) -> None:
     if "dead_letter_queue" in options:
         options["dead_letter_queue"] = f"{options['dead_letter_queue'][:60]}.dlq"
     _correct_delays(options.get("_retry_policy"))
+    _correct_templates(options.get("templates"))
     if "min" in options.get("window", {}):
         options["window"]["min"] = min(options["window"].values())
     if "fallback" in options:

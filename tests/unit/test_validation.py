@@ -127,6 +127,12 @@ class QueueMetadataTest(unittest.TestCase):
             with self.subTest(value=value), self.assertRaisesRegex(InvalidRequest, "_max_messages_post_size"):
                 validation.queue_metadata({"_max_messages_post_size": value}, LIMITS)
 
+    def test_templates(self):
+        validation.queue_metadata({"_templates": {"*": {"text": "{{ body }}"}}}, LIMITS)
+        for templates in (None, [], "x", {"email": {"footer": "x"}}, {"sms": {"text": "{% include 'x' %}"}}):
+            with self.subTest(templates=templates), self.assertRaisesRegex(InvalidRequest, "_templates"):
+                validation.queue_metadata({"_templates": templates}, LIMITS)
+
     def test_retry_policy(self):
         good = {
             "retries_with_no_delay": 1,
@@ -451,6 +457,7 @@ class SubscriptionTest(unittest.TestCase):
             "window": {"seconds": 86400},
             "fallback": ["mailto:a@example.org", *(f"sms:+4670123456{number}" for number in range(4))],
             "callback": "HTTPS://example.org/owner",
+            "templates": {"email": {"subject": "Order {{ body.order }}", "text": {"de": "Hallo", "default": "Hello"}}},
             "_retry_policy": {"schedule": [0] * 100, "max_attempts": 1},
         }
         self.assertEqual(self.make({"subscriber": "http://e/", "options": good}).options, good)
@@ -482,6 +489,7 @@ class SubscriptionTest(unittest.TestCase):
                 *([], "http://a/", None, {}, ["http://a/"] * 6, [None], ["a"], [["http://a/"]], ["http://a/\n"]),
                 *(["trust+http://a/"], ["http://a/", "http://a/" + "x" * 2040]),
             ],
+            "templates": [None, [], "x", {"email": "x"}, {"fax": {"text": "x"}}, {"sms": {"text": "{{"}}, {"sms": {"text": 5}}],
             "callback": [None, "", 5, [], ["http://a/"], "a", "http:", "mailto:a@b", "httpx://a/", "http://a/\n"],
         }
         for name, values in wrong.items():

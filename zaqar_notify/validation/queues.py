@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from zaqar_notify import templates
 from zaqar_notify.errors import Conflict, InvalidRequest
 from zaqar_notify.validation.documents import check_size, compact_json, integer, json_object, kind
 from zaqar_notify.validation.drafts import message_delay, message_ttl
@@ -164,4 +165,5 @@ _RESERVED: Mapping[str, Callable[[Any, Limits, str], object]] = {
     "_max_claim_count": _claim_count,
     "_enable_encrypt_messages": _flag,
     "_retry_policy": check_retry_policy,
+    "_templates": lambda value, limits, what: templates.check(value, what),
 }

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from zaqar_notify import signing
+from zaqar_notify import signing, templates
 from zaqar_notify.errors import InvalidRequest, UnknownScheme
 from zaqar_notify.model import Subscription
 from zaqar_notify.validation.documents import CONTROL, integer, is_number, json_object, kind
@@ -185,6 +185,7 @@ _CHECKED_OPTIONS: Mapping[str, Callable[[Any, Limits, str], object]] = {
     "window": _check_window,
     "fallback": _check_fallback,
     "callback": _check_callback,
+    "templates": lambda value, limits, what: templates.check(value, what),
 }
 
 

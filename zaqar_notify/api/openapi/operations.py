@@ -968,7 +968,7 @@ def _receipts(operation: _Operations) -> Json:
     fields = parameter(
         "query",
         "fields",
-        {"type": "object", "additionalProperties": {"type": "string"}, "maxProperties": 100},
+        {"type": "object", "maxProperties": 100},
         "What the provider has to say, in fields of its own.",
     )
     report = {"type": "object", "maxProperties": 100}

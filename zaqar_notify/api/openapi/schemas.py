@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from zaqar_notify import signing, validation
+from zaqar_notify import signing, templates, validation
 from zaqar_notify.api import deliveries
 from zaqar_notify.api.openapi.fragments import Json, integer, listed, nullable, record, schema
 from zaqar_notify.model import OutcomeKind, ReceiptKind, State
+from zaqar_notify.sandbox import MOST_SOURCE
 from zaqar_notify.validation import Limits
 
 INT64 = 2**63 - 1
@@ -100,8 +101,11 @@ def _queues(limits: Limits) -> Json:
             "type": "object",
             "description": "The queue's metadata, with the reserved names at their defaults where they are not set.",
             "properties": {name: _unbounded(described) for name, described in _reserved(limits).items()}
-            | {"_retry_policy": {"type": "object", "description": "How deliveries are tried again."}},
-            "required": sorted(_reserved(limits).keys() - {"_retry_policy"}),
+            | {
+                "_retry_policy": {"type": "object", "description": "How deliveries are tried again."},
+                "_templates": {"type": "object", "description": "What messages become, by channel."},
+            },
+            "required": sorted(_reserved(limits).keys() - {"_retry_policy", "_templates"}),
         },
         "Queue": record(
             {"name": schema("QueueName"), "href": TEXT, "metadata": schema("ShownMetadata")}, optional=("metadata",)
@@ -163,6 +167,7 @@ def _queues(limits: Limits) -> Json:
             "and URL-Signature.",
         ),
         "RetryPolicy": _retry_policy(limits),
+        "Templates": _templates(),
     }
 
 
@@ -206,6 +211,29 @@ def _reserved(limits: Limits) -> Json:
             "description": "Whether bodies are encrypted where they are stored. Readers and subscribers get plain text.",
         },
         "_retry_policy": schema("RetryPolicy"),
+        "_templates": schema("Templates"),
+    }
+
+
+def _templates() -> Json:
+    source: Json = {"type": "string", "maxLength": MOST_SOURCE}
+    by_language = {
+        "type": "object",
+        "propertyNames": {"maxLength": templates.MOST_TAG, "pattern": "^[A-Za-z0-9]{1,8}(-[A-Za-z0-9]{1,8})*$"},
+        "additionalProperties": source,
+    }
+    return {
+        "type": "object",
+        "description": "Templates (Jinja2, sandboxed) by channel and part, each of them one, or several by language.",
+        "properties": {
+            channel: {
+                "type": "object",
+                "properties": {part: {"anyOf": [source, by_language]} for part in parts},
+                "additionalProperties": False,
+            }
+            for channel, parts in templates.PARTS.items()
+        },
+        "additionalProperties": False,
     }
 
 
@@ -518,6 +546,7 @@ def _options(limits: Limits, secret: str, otherwise: str) -> Json:
                 **QUEUE_NAME,
                 "description": "Another queue of the project, which gets the messages that could not be delivered.",
             },
+            "templates": schema("Templates"),
             "window": _window(limits),
             "fallback": listed(_URI, validation.MAX_FALLBACKS)
             | {
