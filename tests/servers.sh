@@ -7,7 +7,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 # MongoDB's mongod comes with the package's `test` extra.
-APT_PACKAGES="curl etcd-server faketime iproute2 nginx-light postgresql prometheus redis-server zookeeper"
+APT_PACKAGES="curl etcd-server faketime iproute2 nginx-light postfix postgresql prometheus redis-server zookeeper"
 NPM_PACKAGES="smpp@0.5.1 web-push-testing@1.2.2"
 PIP_PACKAGES=""
 

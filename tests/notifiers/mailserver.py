@@ -61,7 +61,7 @@ class _Protocol(SMTP):
         await super().smtp_MAIL(" ".join(word for word in arg.split() if word not in kept))
 
     async def smtp_RCPT(self, arg: str) -> None:
-        kept = [word for word in arg.split() if word.startswith("NOTIFY=")]
+        kept = [word for word in arg.split() if word.startswith(("NOTIFY=", "ORCPT="))]
         self.event_handler.rcpt_parameters = kept
         await super().smtp_RCPT(" ".join(word for word in arg.split() if word not in kept))
 

@@ -11,7 +11,7 @@ import tempfile
 import unittest
 
 from tests.notifiers.mailserver import MailServer
-from tests.receiving.mails import letter
+from tests.receiving.mails import DELIVERED, NO_SUCH_USER, letter, report
 from tests.servers.base import free_port
 from tests.system.service import WAIT, Service, wait_for
 from tests.system.serving import Client, Program, children_of
@@ -57,6 +57,24 @@ class ReceiveTest(unittest.TestCase):
 
     def record(self, message_id):
         return (self.service.deliveries(message_id) or [{"state": None}])[0]
+
+    def test_a_bounce_comes_into_the_record(self) -> None:
+        self.start()
+        message_id, subscription_id, mail = self.delivered()
+        (envelope_id,) = [word[6:] for word in mail.mail_options if word.startswith("ENVID=")]
+        self.assertEqual(f"bounces+{envelope_id}@notify.example.org", mail.sender)
+        forged = f"bounces+{envelope_id[:-1]}{'b' if envelope_id[-1] == 'a' else 'a'}@notify.example.org"
+        hand_over(self.port, "", forged, report(f"{message_id}-{subscription_id}"))
+        hand_over(self.port, "", "bounces@notify.example.org", report(envelope_id, (DELIVERED,)))
+        hand_over(self.port, "", mail.sender, report("lost", (NO_SUCH_USER,)))
+        heard = [one["kind"] for one in self.record(message_id)["receipts"]]
+        self.assertEqual(["delivered_to_device", "failed"], heard)
+        log = self.service.log("receive")
+        self.assertIn(f"delivery={message_id}-{subscription_id} delivered_to_device: delivered 2.0.0", log)
+        self.assertIn(f"delivery={message_id}-{subscription_id} failed: failed 5.1.1", log)
+        self.assertEqual(1, log.count("a mail was dropped"))
+        for secret in (envelope_id, "ann@", "Traceback"):
+            self.assertNotIn(secret, log)
 
     def test_unsubscribing_by_mail(self) -> None:
         self.start()

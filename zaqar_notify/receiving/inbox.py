@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 
 from zaqar_notify import errors, receipts
@@ -54,7 +53,7 @@ class Inbox:
             about = self._subject(Use.ENVELOPE, report.envelope_id) or self._subject(Use.ENVELOPE, token)
             if about is None:
                 return _drop("it reports of nothing that was sent from here")
-            return self._receive(about, reports.receipt(report, time.time()))
+            return self._receive(about, reports.receipt(report, self._storage.now()))
         except errors.StorageUnavailable as error:
             LOG.warning("a mail has to come again later: %s", error)
             return "later"
@@ -75,9 +74,13 @@ class Inbox:
     def _receive(self, about: Subject, receipt: Receipt | None) -> str:
         if receipt is None:
             return "nothing"
-        if receipts.store(self._storage, about.message_id, about.subscription_id, receipt, PATIENCE) is receipts.Stored.EARLY:
+        stored = receipts.store(self._storage, about.message_id, about.subscription_id, receipt, PATIENCE)
+        if stored is receipts.Stored.EARLY:
             LOG.info("delivery=%s-%s is not settled yet: its report has to come again later", *about[:2])
             return "later"
+        if stored is receipts.Stored.KNOWN:
+            LOG.info("delivery=%s-%s: that is known already, or it was too long ago", *about[:2])
+            return "known"
         if receipt.kind is ReceiptKind.FAILED:
             self._wake()
         LOG.info("delivery=%s-%s %s: %s", *about[:2], receipt.kind.value, receipt.detail)
