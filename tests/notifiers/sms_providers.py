@@ -6,12 +6,25 @@ import base64
 import json
 import re
 import threading
+import urllib.error
 import urllib.parse
+import urllib.request
 from typing import Any
 
 from tests.notifiers.endpoint import Endpoint, Received, answer
 
 E164 = re.compile(r"\+[1-9]\d{6,14}")
+
+
+def fetch(url: str, data: bytes | None = None, kind: str = "application/x-www-form-urlencoded") -> int:
+    """The status of the answer."""
+    request = urllib.request.Request(url, data, {"Content-Type": kind} if data is not None else {})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answered:
+            return int(answered.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
 
 
 class Provider:
@@ -88,6 +101,22 @@ class Twilio(Provider):
         }
         return 201, ["Content-Type: application/json"], json.dumps(made).encode()
 
+    def report(self, asked: dict[str, str], status: str, code: int | None = None) -> int:
+        """ "Track the Message Status of Outbound Messages": a form is posted to the URL as it was given."""
+        fields = {
+            "ApiVersion": "2010-04-01",
+            "AccountSid": self.SID,
+            "From": asked.get("From", "+15005550006"),
+            "To": asked["To"],
+            "MessageSid": self.MESSAGE,
+            "SmsSid": self.MESSAGE,
+            "MessageStatus": status,
+            "SmsStatus": status,
+            "RawDlrDoneDate": "2603031000",
+            **({} if code is None else {"ErrorCode": str(code)}),
+        }
+        return fetch(asked["StatusCallback"], urllib.parse.urlencode(fields).encode())
+
     @staticmethod
     def error(status: int, code: int, message: str, *headers: str) -> tuple[int, list[str], bytes]:
         document = {
@@ -123,6 +152,28 @@ class Vonage(Provider):
             return self.messages(good, {"status": wanted, "error-text": f"Code {wanted} for {asked['to']}"})
         self.taken.append(asked)
         return self.messages({"to": asked["to"], "message-id": "0A0000000123ABCD1", "status": "0", "network": "24001"})
+
+    def report(self, asked: dict[str, str], status: str, code: str = "0", how: str = "GET") -> int:
+        """ "Delivery receipts": as a query, a form or JSON, which the account chooses."""
+        fields = {
+            "msisdn": asked["to"],
+            "to": asked["from"],
+            "network-code": "24001",
+            "messageId": "0A0000000123ABCD1",
+            "price": "0.03330000",
+            "status": status,
+            "scts": "2603031000",
+            "err-code": code,
+            "api-key": self.KEY,
+            "client-ref": asked["client-ref"],
+            "message-timestamp": "2026-03-03 10:00:00",
+        }
+        query, url = urllib.parse.urlencode(fields), asked["callback"]
+        if how == "GET":
+            return fetch(f"{url}{'&' if '?' in url else '?'}{query}")
+        if how == "JSON":
+            return fetch(url, json.dumps(fields).encode(), "application/json")
+        return fetch(url, query.encode())
 
     @staticmethod
     def messages(*entries: dict[str, str]) -> tuple[int, list[str], bytes]:
@@ -161,3 +212,9 @@ class Kannel(Provider):
             return status, [], body
         self.taken.append(asked)
         return 202, [], b"0: Accepted for delivery"
+
+    def report(self, asked: dict[str, str], state: int, said: str = "") -> int:
+        """ "Delivery Reports", and "Parameters (Escape Codes)": what stands behind percent signs is filled in."""
+        self.expect(int(asked["dlr-mask"]) & state != 0, "a report that was not asked for")
+        known = {"d": str(state), "A": urllib.parse.quote_plus(said), "%": "%"}
+        return fetch(re.sub("%(.)", lambda match: known.get(match[1], ""), asked["dlr-url"]))

@@ -7,6 +7,7 @@ import unittest
 
 from zaqar_notify import bootstrap
 from zaqar_notify.notifiers.gateways import PLACEHOLDERS, PRESETS, WORDS
+from zaqar_notify.notifiers.reporting import REPORTING
 from zaqar_notify.notifiers.smpp import OUTCOMES
 
 DOCS = pathlib.Path(__file__).resolve().parent.parent.parent / "docs" / "channels"
@@ -30,13 +31,23 @@ class TablesTest(unittest.TestCase):
     TEXT = (DOCS / "sms.md").read_text()
 
     def test_codes_of_the_presets(self) -> None:
-        (head,) = re.findall(r"^\| preset \|(.*)\|$", self.TEXT, re.MULTILINE)
+        (head,) = re.findall(r"^\| preset \|( `target` .*)\|$", self.TEXT, re.MULTILINE)
         words = re.findall(r"`(\w+)`", head)
         for name in ("twilio", "vonage"):
             (row,) = re.findall(rf"^\| `{name}` \|(.*)\|$", self.TEXT, re.MULTILINE)
             shown = {code: word for word, cell in zip(words, row.split("|"), strict=True) for code in re.findall(r"\d+", cell)}
             usual = {code: word for code, word in PRESETS[name].outcomes.items() if word != "retry"}
             self.assertEqual(usual, shown)
+
+    def test_values_of_reports(self) -> None:
+        for name, reporting in REPORTING.items():
+            if name == "generic":
+                continue
+            (row,) = re.findall(rf"^\| `{name}` \((.*?)\) \|(.*)\|$", self.TEXT, re.MULTILINE)
+            delivered, failed, gone = (set(re.findall(r"`(\w+)`", cell)) for cell in row[1].split("|"))
+            self.assertEqual((reporting.delivered, reporting.failed, reporting.gone), (delivered, failed, gone), name)
+            if name != "kannel":
+                self.assertEqual([reporting.state, reporting.code], re.findall(r"`([\w-]+)`", row[0]))
 
     def test_statuses_of_smpp(self) -> None:
         rows = re.findall(r"^\| (0x.*?) \| ([A-Z]+)(, a strike)?.*\|$", self.TEXT, re.MULTILINE)

@@ -1,9 +1,11 @@
 import dataclasses
+import functools
 import json
 import logging
 import queue
 import time
-from collections.abc import Mapping
+import urllib.parse
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from oslo_config import cfg
@@ -13,7 +15,17 @@ from tests.notifiers.case import WAIT, HttpCase, closed_port
 from tests.notifiers.endpoint import answer
 from tests.notifiers.sms_providers import Kannel, Provider, Twilio, Vonage, form
 from zaqar_notify.errors import CannotStart, InvalidRequest
-from zaqar_notify.model import Delivery, Message, MessageKind, Outcome, OutcomeKind, Scope, Subscription
+from zaqar_notify.model import (
+    Delivery,
+    Message,
+    MessageKind,
+    Outcome,
+    OutcomeKind,
+    Receipt,
+    ReceiptKind,
+    Scope,
+    Subscription,
+)
 from zaqar_notify.notifiers.gateways import PRESETS, WORDS, find
 from zaqar_notify.notifiers.http import HttpClients
 from zaqar_notify.notifiers.sections import Section
@@ -22,6 +34,7 @@ from zaqar_notify.notifiers.sms import SmsNotifier
 
 DELIVERED, RETRY, THROTTLED, AUTH = OutcomeKind.DELIVERED, OutcomeKind.RETRY, OutcomeKind.THROTTLED, OutcomeKind.AUTH
 REJECTED, GONE, OURS, REFUSED = OutcomeKind.REJECTED, OutcomeKind.GONE, OutcomeKind.OURS, OutcomeKind.REFUSED
+DEVICE, FAILED = ReceiptKind.DEVICE, ReceiptKind.FAILED
 NUMBER = "46701234567"
 
 
@@ -91,8 +104,6 @@ class SmsCase(HttpCase):
         self.assertNotIn(number, f"{outcome}")
         return outcome
 
-
-class TwilioTest(SmsCase):
     def twilio(self, codes: dict[str, Any] | None = None, **values: Any) -> tuple[Twilio, SmsNotifier]:
         provider = self.provider(Twilio, codes)
         usual = {
@@ -105,6 +116,19 @@ class TwilioTest(SmsCase):
         }
         return provider, self.notifier(main={**usual, **values})
 
+    def vonage(self, codes: dict[str, Any] | None = None, **values: Any) -> tuple[Vonage, SmsNotifier]:
+        provider = self.provider(Vonage, codes)
+        usual = {"username": Vonage.KEY, "password": Vonage.SECRET, "sender": "Notify", "url": f"{provider.url}/sms/json"}
+        return provider, self.notifier(main={"preset": "vonage", **usual, **values})
+
+    def kannel(self, codes: dict[str, Any] | None = None, **values: Any) -> tuple[Kannel, SmsNotifier]:
+        provider = self.provider(Kannel, codes)
+        usual = {"username": Kannel.USER, "password": Kannel.PASSWORD, "url": f"{provider.url}/cgi-bin/sendsms"}
+        # The guard allows no private address: only internal = true reaches this one.
+        return provider, self.notifier(self.clients(allowed=[]), main={"preset": "kannel", "internal": True, **usual, **values})
+
+
+class TwilioTest(SmsCase):
     def test_what_it_gets(self) -> None:
         provider, notifier = self.twilio()
         outcome = self.attempt(notifier, of=message("Grüße & mehr =?+%"), links={"receipt": "https://n.example/r?a=1&b=2"})
@@ -183,11 +207,6 @@ class TwilioTest(SmsCase):
 
 
 class VonageTest(SmsCase):
-    def vonage(self, codes: dict[str, Any] | None = None, **values: Any) -> tuple[Vonage, SmsNotifier]:
-        provider = self.provider(Vonage, codes)
-        usual = {"username": Vonage.KEY, "password": Vonage.SECRET, "sender": "Notify", "url": f"{provider.url}/sms/json"}
-        return provider, self.notifier(main={"preset": "vonage", **usual, **values})
-
     def test_what_it_gets(self) -> None:
         provider, notifier = self.vonage()
         outcome = self.attempt(notifier, of=message("hello"), links={"receipt": "https://n.example/r"})
@@ -240,12 +259,6 @@ class VonageTest(SmsCase):
 
 
 class KannelTest(SmsCase):
-    def kannel(self, codes: dict[str, Any] | None = None, **values: Any) -> tuple[Kannel, SmsNotifier]:
-        provider = self.provider(Kannel, codes)
-        usual = {"username": Kannel.USER, "password": Kannel.PASSWORD, "url": f"{provider.url}/cgi-bin/sendsms"}
-        # The guard allows no private address: only internal = true reaches this one.
-        return provider, self.notifier(self.clients(allowed=[]), main={"preset": "kannel", "internal": True, **usual, **values})
-
     def test_what_it_gets(self) -> None:
         provider, notifier = self.kannel(sender="12345")
         outcome = self.attempt(notifier, of=message("a&b=c %d +1"), links={"receipt": "https://n.example/r?sig=1"})
@@ -303,6 +316,153 @@ class KannelTest(SmsCase):
         provider, notifier = self.kannel(internal=False)
         self.assertIs(REFUSED, self.attempt(notifier).kind)
         self.assertEqual(0, provider.endpoint.connections)
+
+
+class ReceiptTest(SmsCase):
+    """What the gateways report later, to the URL that they were given, and what is made of it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.reports = self.endpoint(behave.OK)
+        self.callback = f"http://127.0.0.1:{self.reports.port}/v2/receipts/r18bc-18bc-0-9f%2F"
+
+    def heard(self, notifier: SmsNotifier, **more: Any) -> Receipt | None:
+        """Of the last report."""
+        request = self.reports.requests[-1]
+        method, target, _ = request.line.split()
+        self.assertEqual("/v2/receipts/r18bc-18bc-0-9f%2F", target.partition("?")[0], "the token has survived")
+        fields = dict(urllib.parse.parse_qsl(target.partition("?")[2]))
+        if method == "POST":
+            fields |= json.loads(request.body) if request.body.startswith(b"{") else form(request)
+        return notifier.receipt(more.pop("subscription", subscription(f"sms:+{NUMBER}")), fields)
+
+    def expect_receipts(
+        self, notifier: SmsNotifier, report: Callable[..., int], cases: Iterable[tuple[tuple[Any, ...], Any]]
+    ) -> None:
+        """Each is what is reported, and what it means: None, or kind, gone and words of the detail."""
+        for said, expected in cases:
+            with self.subTest(said):
+                self.assertEqual(200, report(*said))
+                found = self.heard(notifier)
+                if expected is None:
+                    self.assertIsNone(found)
+                    continue
+                assert found is not None
+                kind, gone, words = expected
+                self.assertEqual((kind, gone), (found.kind, found.gone), found)
+                self.assertEqual(f"the gateway main reported {words}", found.detail)
+                self.assertLess(abs(found.at - time.time()), 60)
+
+    def sent(self, made: tuple[Any, SmsNotifier]) -> tuple[Any, SmsNotifier, dict[str, str]]:
+        provider, notifier = made
+        self.assertIs(DELIVERED, self.attempt(notifier, links={"receipt": self.callback}).kind)
+        self.assertEqual([], provider.complaints)
+        return provider, notifier, provider.taken[0]
+
+    def test_twilio(self) -> None:
+        provider, notifier, asked = self.sent(self.twilio())
+        cases = [
+            (("sent",), None),
+            (("queued",), None),
+            (("delivered",), (DEVICE, False, "delivered")),
+            (("read",), (DEVICE, False, "read")),
+            (("failed", 30008), (FAILED, False, "failed, code 30008")),
+            (("undelivered", 30003), (FAILED, False, "undelivered, code 30003")),
+            (("undelivered", 30005), (FAILED, True, "undelivered, code 30005")),
+            (("undelivered", 30006), (FAILED, True, "undelivered, code 30006")),
+            (("failed", 21610), (FAILED, True, "failed, code 21610")),
+            (("canceled",), (FAILED, False, "canceled")),
+        ]
+        self.expect_receipts(notifier, functools.partial(provider.report, asked), cases)
+
+    def test_vonage(self) -> None:
+        provider, notifier, asked = self.sent(self.vonage())
+        cases = [
+            (("accepted",), None),
+            (("buffered",), None),
+            (("unknown", "1"), None),
+            (("delivered",), (DEVICE, False, "delivered, code 0")),
+            (("DELIVERED",), (DEVICE, False, "delivered, code 0")),
+            (("failed", "2"), (FAILED, False, "failed, code 2")),
+            (("failed", "3"), (FAILED, True, "failed, code 3")),
+            (("rejected", "4"), (FAILED, True, "rejected, code 4")),
+            (("rejected", "6"), (FAILED, False, "rejected, code 6")),
+            (("expired", "1"), (FAILED, False, "expired, code 1")),
+        ]
+        for how in ("GET", "FORM", "JSON"):
+            report = functools.partial(provider.report, asked, how=how)
+            self.expect_receipts(notifier, report, [(said, e and (*e[:2], e[2].removesuffix(", code 0"))) for said, e in cases])
+
+    def test_kannel(self) -> None:
+        provider, notifier, asked = self.sent(self.kannel())
+        said = f"id:7 sub:001 dlvrd:000 stat:UNDELIV err:012 Text:private words to {NUMBER}"
+        cases = [
+            ((8, "ACK/"), None),
+            ((4,), None),
+            ((1, said), (DEVICE, False, "1")),
+            ((2, said), (FAILED, False, "2: id:7 sub:001 dlvrd:000 stat:UNDELIV err:012")),
+            ((16, f"NACK/0x0b/Invalid +{NUMBER} & co.\n"), (FAILED, False, "16: NACK/0x0b/Invalid *** & co.")),
+            ((2, "x" * 300), (FAILED, False, "2: " + "x" * 168 + "...")),
+        ]
+        self.expect_receipts(notifier, functools.partial(provider.report, asked), cases)
+        self.assertEqual([], provider.complaints)
+
+    def test_gateways_of_ones_own(self) -> None:
+        notifier = self.notifier(
+            main={
+                "url": "https://gateway.example.org/send?to={to}&text={text}",
+                "receipt_field": "outcome",
+                "receipt_code": "why",
+                "receipt_delivered": ["OK", "READ"],
+                "receipt_failed": ["NO"],
+                "receipt_gone": ["NEVER", "77"],
+            }
+        )
+        to = subscription(f"sms:+{NUMBER}")
+        for fields, expected in (
+            ({"outcome": "ok"}, (DEVICE, False)),
+            ({"outcome": "READ", "why": "77"}, (DEVICE, False)),
+            ({"outcome": "no"}, (FAILED, False)),
+            ({"outcome": "NO", "why": "77"}, (FAILED, True)),
+            ({"outcome": "never"}, (FAILED, True)),
+            ({"outcome": "maybe", "why": "77"}, None),
+            ({"outcome": ""}, None),
+            ({"status": "OK"}, None),
+            ({}, None),
+        ):
+            with self.subTest(fields):
+                found = notifier.receipt(to, fields)
+                self.assertEqual(expected, found and (found.kind, found.gone))
+
+    def test_a_gateway_that_says_nothing_of_reports_gives_none(self) -> None:
+        notifier = self.notifier(main={"url": "https://gateway.example.org/send?to={to}&text={text}"})
+        self.assertIsNone(notifier.receipt(subscription(f"sms:+{NUMBER}"), {"": "delivered", "status": "delivered"}))
+        self.assertIsNone(notifier.receipt(subscription(f"sms:+{NUMBER}?gateway=other"), {"status": "delivered"}))
+        self.assertIsNone(self.notifier().receipt(subscription(f"sms:+{NUMBER}"), {"status": "delivered"}))
+
+    def test_it_is_the_gateway_that_the_message_went_over(self) -> None:
+        url = "https://gateway.example.org/send?to={to}&text={text}"
+        notifier = self.notifier(
+            one={"url": url, "receipt_field": "a", "receipt_delivered": ["1"]},
+            two={"url": url, "receipt_field": "b", "receipt_failed": ["1"]},
+        )
+        fields = {"a": "1", "b": "1"}
+        for uri, options, kind in (
+            (f"sms:+{NUMBER}", {}, DEVICE),
+            (f"sms:+{NUMBER}?gateway=two", {}, FAILED),
+            (f"sms:+{NUMBER}", {"gateway": "two"}, FAILED),
+        ):
+            found = notifier.receipt(subscription(uri, options), fields)
+            assert found is not None
+            self.assertIs(kind, found.kind)
+
+    def test_what_a_stranger_writes_is_one_line(self) -> None:
+        notifier = self.notifier(
+            main={"url": "https://g.example/?to={to}&text={text}", "receipt_field": "s", "receipt_gone": ["x"]}
+        )
+        for fields in ({"s": "x\r\n\x1b[31m"}, {"s": "x" * 100_000}, {"s": "\ud800"}, {"s": "x", "why": "y"}):
+            found = notifier.receipt(subscription(f"sms:+{NUMBER}"), fields)
+            self.assertTrue(found is None or (found.detail.isprintable() and len(found.detail) <= 200))
 
 
 class GenericTest(SmsCase):

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zaqar_notify.errors import CannotStart
-from zaqar_notify.model import Outcome, OutcomeKind, Scope
-from zaqar_notify.notifiers import answers, exchanges
+from zaqar_notify.model import Outcome, OutcomeKind, Receipt, Scope
+from zaqar_notify.notifiers import answers, exchanges, reporting
 from zaqar_notify.notifiers.exchanges import HttpExchange
 from zaqar_notify.notifiers.filling import FORM, Parameters, Template, Values, body_template, quoted
 
@@ -219,6 +219,7 @@ class HttpGateway:
             _checked(conf[one] or getattr(preset, one), f"[{section}] {one}") for one in ("code", "id", "error")
         )
         self._success = frozenset(preset.success if conf.success is None else conf.success)
+        self._reporting = reporting.of(conf.preset, conf)
         self._outcomes = {**preset.outcomes, **_words(conf.outcomes or {}, section)}
         self._constant = {
             "from": conf.sender or "",
@@ -286,7 +287,8 @@ class HttpGateway:
         seconds = max(sms.seconds, least) if sms.seconds < most else 0
         callback = sms.callback
         if callback and self._callback_query:
-            callback += ("&" if "?" in callback else "?") + self._callback_query
+            # What stands behind a percent sign would be filled in, too.
+            callback = callback.replace("%", "%%") + ("&" if "?" in callback else "?") + self._callback_query
         return {
             **self._constant,
             "to": sms.to,
@@ -318,6 +320,16 @@ class HttpGateway:
         recorded = exchanges.of_request(request, response, phases, body_bytes)
         sent = {**self._shown, "body_size": recorded.request["body_size"]}
         return dataclasses.replace(found, detail=detail, exchange=HttpExchange(sent, recorded.response, recorded.phases))
+
+    def receipt(self, fields: Mapping[str, str], to: str, now: float) -> Receipt | None:
+        """What it reports later; None where that ends nothing (the tables are in docs/channels/sms.md)."""
+        hidden = self._hidden(to)
+        return self._reporting.receipt(
+            fields,
+            f"the gateway {self.name}",
+            now,
+            lambda text: exchanges.without(hidden, text.encode("utf-8", "replace")).decode("utf-8", "replace"),
+        )
 
     def _hidden(self, to: str) -> list[bytes]:
         number = to.removeprefix("+").encode()

@@ -15,7 +15,7 @@ from oslo_config import cfg, types
 
 from zaqar_notify.errors import CannotStart, InvalidRequest
 from zaqar_notify.feedback import RECEIPT
-from zaqar_notify.model import Delivery, Outcome, OutcomeKind, Priority, Subscription
+from zaqar_notify.model import Delivery, Outcome, OutcomeKind, Priority, Receipt, Subscription
 from zaqar_notify.notifiers import content, gsm, windows
 from zaqar_notify.notifiers.base import BatchNotifier, Report
 from zaqar_notify.notifiers.gateways import HttpGateway, Sms
@@ -89,6 +89,14 @@ _GATEWAY: list[cfg.Opt] = [
         "retry, throttled, auth (the credential is refused), target (the number is wrong: a strike), rejected, gone, ours, "
         "delivered.",
     ),
+    cfg.StrOpt(
+        "receipt_field",
+        help="Of a delivery report, which comes to {callback}, the field that says what became of the message.",
+    ),
+    cfg.StrOpt("receipt_code", help="The field of a report that has the reason."),
+    cfg.ListOpt("receipt_delivered", help="Values of receipt_field: the device has it."),
+    cfg.ListOpt("receipt_failed", help="Values of receipt_field: it will never have it."),
+    cfg.ListOpt("receipt_gone", help="Values of receipt_field or receipt_code: nothing will ever arrive at this number."),
     _seconds("throttle_delay", 1.0, "How long the gateway is left alone that tells us to slow down and not for how long."),
     cfg.IntOpt("max_segments", default=6, min=1, max=255, help="Most short messages that one notification may become."),
     cfg.StrOpt(
@@ -199,6 +207,12 @@ class SmsNotifier(BatchNotifier):
     def window(self, subscription: Subscription) -> tuple[str, float, float] | None:
         terms = self._chosen(parse(subscription.subscriber), subscription.options)
         return None if terms is None or terms.window is None else (f"sms {terms.name}", *terms.window)
+
+    def receipt(self, subscription: Subscription, fields: Mapping[str, str]) -> Receipt | None:
+        target = parse(subscription.subscriber)
+        terms = self._chosen(target, subscription.options)
+        gateway = self._gateways[terms.name] if terms else None
+        return gateway.receipt(fields, target.number, time.time()) if isinstance(gateway, HttpGateway) else None
 
     def close(self) -> None:
         for gateway in self._gateways.values():

@@ -1,0 +1,96 @@
+"""The whole way of a delivery report: a worker, gateways for short messages, and the API that they report to."""
+
+from __future__ import annotations
+
+import unittest
+from typing import Any
+
+from tests.notifiers.sms_providers import Kannel, Twilio, Vonage, fetch
+from tests.system.service import Service, wait_for
+
+OPTIONS = """
+[sms]
+gateways = twilio, kannel, vonage
+[sms_twilio]
+preset = twilio
+url = {twilio}/2010-04-01/Accounts/{{account}}/Messages.json
+account = {sid}
+username = {sid}
+password = {token}
+sender = +15005550006
+[sms_kannel]
+preset = kannel
+url = {kannel}/cgi-bin/sendsms
+username = {user}
+password = {password}
+internal = true
+[sms_vonage]
+preset = vonage
+url = {vonage}/sms/json
+username = {key}
+password = {secret}
+sender = Notify
+"""
+
+
+class ReportsTest(unittest.TestCase):
+    def setUp(self) -> None:
+        self.twilio, self.kannel, self.vonage = Twilio(), Kannel(), Vonage()
+        for provider in (self.twilio, self.kannel, self.vonage):
+            self.addCleanup(provider.close)
+        values = {"sid": Twilio.SID, "token": Twilio.TOKEN, "user": Kannel.USER, "password": Kannel.PASSWORD}
+        urls = {"twilio": self.twilio.url, "kannel": self.kannel.url, "vonage": self.vonage.url}
+        self.service = Service(self, OPTIONS.format(**values, **urls, key=Vonage.KEY, secret=Vonage.SECRET))
+        self.service.environment["OS_API__PUBLIC_URL"] = self.service.url
+        self.service.start_api()
+        self.service.start("worker")
+
+    def send(self, *uris: str) -> list[str]:
+        """A message to them all; returns the ids of their subscriptions."""
+        made = [self.service.subscribe(uri)["subscription_id"] for uri in uris]
+        (self.message_id,) = self.service.post("hello")
+        wait_for(lambda: [one["state"] for one in self.records().values()] == ["delivered"] * len(made), "the attempts")
+        return made
+
+    def records(self) -> dict[str, Any]:
+        return {one["subscription_id"]: one for one in self.service.deliveries(self.message_id)}
+
+    def heard(self, subscription_id: str) -> list[tuple[str, str]]:
+        return [(one["kind"], one["detail"]) for one in self.records()[subscription_id]["receipts"]]
+
+    def test_each_gateway_reports_in_its_own_way(self) -> None:
+        by_twilio, by_kannel, by_vonage = self.send(
+            "sms:+46700000001", "sms:+46700000002?gateway=kannel", "sms:+46700000003?gateway=vonage"
+        )
+        (asked,) = self.twilio.taken
+        self.assertEqual(204, self.twilio.report(asked, "sent"))
+        self.assertEqual([], self.heard(by_twilio))
+        self.assertEqual(204, self.twilio.report(asked, "delivered"))
+        self.assertEqual([("delivered_to_device", "the gateway twilio reported delivered")], self.heard(by_twilio))
+        self.assertEqual("delivered_to_device", self.records()[by_twilio]["progress"])
+        (asked,) = self.kannel.taken
+        for state, said in ((8, "ACK/"), (1, "id:1 stat:DELIVRD err:000 text:hello")):
+            self.assertEqual(200, self.kannel.report(asked, state, said))
+        expected = "the gateway kannel reported 1"
+        self.assertEqual([("delivered_to_device", expected)], self.heard(by_kannel))
+        (asked,) = self.vonage.taken
+        for how, status in (("GET", 200), ("JSON", 204), ("FORM", 204)):
+            self.assertEqual(status, self.vonage.report(asked, "delivered", how=how))
+        self.assertEqual([("delivered_to_device", "the gateway vonage reported delivered")], self.heard(by_vonage))
+        self.assertEqual([], self.twilio.complaints + self.kannel.complaints + self.vonage.complaints)
+
+    def test_a_failure_is_in_the_record(self) -> None:
+        (by_twilio,) = self.send("sms:+46700000001")
+        (asked,) = self.twilio.taken
+        for _ in range(2):  # providers repeat themselves
+            self.assertEqual(204, self.twilio.report(asked, "undelivered", 30005))
+        self.assertEqual([("failed", "the gateway twilio reported undelivered, code 30005")], self.heard(by_twilio))
+
+    def test_a_forged_report_changes_nothing(self) -> None:
+        (by_twilio,) = self.send("sms:+46700000001")
+        (asked,) = self.twilio.taken
+        url = asked["StatusCallback"]
+        self.assertTrue(url.startswith(f"{self.service.url}/v2/receipts/r"), url)
+        for forged in (f"{url[:-1]}{'0' if url[-1] != '0' else '1'}", url.replace("/receipts/r", "/receipts/a"), f"{url}0"):
+            self.assertEqual(403, fetch(forged, b"MessageStatus=undelivered&ErrorCode=30005"))
+        self.assertEqual([], self.heard(by_twilio))
