@@ -6,7 +6,7 @@ import pathlib
 import re
 import smtplib
 import unittest
-from typing import Any
+from typing import Any, ClassVar
 
 from tests.notifiers.mailserver import MailServer
 from tests.receiving.mails import letter
@@ -44,28 +44,41 @@ def of_the_docs(lmtp: int) -> str:
 class PostfixTest(unittest.TestCase):
     """What is for box.example.org stays at this Postfix; all else it hands on to a server that knows nothing of reports."""
 
+    far: ClassVar[MailServer]
+    postfix: ClassVar[Postfix]
+    service: ClassVar[Service]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.far = MailServer(dsn=False, answers={"nobody": "550 5.1.1 <{address}>: there is no such user here"})
+        cls.addClassCleanup(cls.far.close)
+        lmtp = free_port()
+        cls.postfix = Postfix(settings=f"{of_the_docs(lmtp)}relayhost = [127.0.0.1]:{cls.far.port}\n")
+        cls.addClassCleanup(cls.postfix.close)
+        cls.service = Service(options=OPTIONS.format(smtp=cls.postfix.port, lmtp=lmtp))
+        cls.addClassCleanup(cls.service.close)
+        cls.service.start_api()
+        cls.service.start("worker")
+
     def setUp(self) -> None:
-        self.far = MailServer(dsn=False, answers={"nobody": "550 5.1.1 <{address}>: there is no such user here"})
-        self.addCleanup(self.far.close)
-        self.lmtp = free_port()
-        self.postfix = Postfix(self, f"{of_the_docs(self.lmtp)}relayhost = [127.0.0.1]:{self.far.port}\n")
-        self.service = Service(self, OPTIONS.format(smtp=self.postfix.port, lmtp=self.lmtp))
-        self.service.start_api()
-        self.service.start("worker")
+        self.queue = self._testMethodName
+        self.far.mails.clear()
 
     def receive(self) -> None:
-        self.service.start("receive")
-        wait_for(lambda: " ready for mails" in self.service.log("receive"), "the receiver")
+        seen = self.service.log("receive").count(" ready for mails")
+        process = self.service.start("receive")
+        self.addCleanup(self.service.kill, process)
+        wait_for(lambda: self.service.log("receive").count(" ready for mails") > seen, "the receiver")
 
     def send(self, *uris: str) -> dict[str, str]:
         """A message to them all; returns the ids of their subscriptions. Postfix has taken the mails."""
-        made = {uri: self.service.subscribe(uri)["subscription_id"] for uri in uris}
-        (self.message_id,) = self.service.post("hello")
+        made = {uri: self.service.subscribe(uri, self.queue)["subscription_id"] for uri in uris}
+        (self.message_id,) = self.service.post("hello", queue=self.queue)
         wait_for(lambda: len([one for one in self.records().values() if one["attempts"]]) == len(made), "the attempts")
         return made
 
     def records(self) -> dict[str, Any]:
-        return {one["subscription_id"]: one for one in self.service.deliveries(self.message_id)}
+        return {one["subscription_id"]: one for one in self.service.deliveries(self.message_id, self.queue)}
 
     def heard(self, subscription_id: str) -> list[tuple[str, str]]:
         return [(one["kind"], one["detail"]) for one in self.records()[subscription_id]["receipts"]]
@@ -95,6 +108,8 @@ class PostfixTest(unittest.TestCase):
         wait_for(lambda: not self.postfix.queue, "an empty queue")
         self.assertEqual([], self.heard(bob))
         self.assertEqual("delivered", self.records()[ann]["state"])
+        for subscription_id in (nobody, plain):
+            wait_for(lambda one=subscription_id: self.records()[one]["state"] == "dead", "the end")
         self.assertEqual(1, len(self.postfix.mailbox))
         self.assertNotIn("Traceback", self.service.log("receive") + self.service.log("worker"))
 
@@ -112,5 +127,5 @@ class PostfixTest(unittest.TestCase):
         (by_mail,) = re.findall(r"<mailto:(.*?)\?subject=unsubscribe>", self.far.mails[0].parsed["List-Unsubscribe"])
         with smtplib.SMTP("127.0.0.1", self.postfix.port, local_hostname="test", timeout=WAIT) as client:
             client.sendmail("bob@example.com", [by_mail], letter())
-        path = f"/v2/queues/demo/subscriptions/{bob}"
+        path = f"/v2/queues/{self.queue}/subscriptions/{bob}"
         wait_for(lambda: self.service.request("GET", path)[0] == 404, f"the end of it\n{self.postfix.log}")

@@ -69,6 +69,7 @@ class ReceiveTest(unittest.TestCase):
         hand_over(self.port, "", mail.sender, report("lost", (NO_SUCH_USER,)))
         heard = [one["kind"] for one in self.record(message_id)["receipts"]]
         self.assertEqual(["delivered_to_device", "failed"], heard)
+        wait_for(lambda: self.record(message_id)["state"] == "dead", "the end")
         log = self.service.log("receive")
         self.assertIn(f"delivery={message_id}-{subscription_id} delivered_to_device: delivered 2.0.0", log)
         self.assertIn(f"delivery={message_id}-{subscription_id} failed: failed 5.1.1", log)

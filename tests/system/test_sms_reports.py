@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unittest
-from typing import Any
+from typing import Any, ClassVar
 
 from tests.notifiers.sms_providers import Kannel, Twilio, Vonage, fetch
 from tests.system.service import Service, wait_for
@@ -34,26 +34,38 @@ sender = Notify
 
 
 class ReportsTest(unittest.TestCase):
-    def setUp(self) -> None:
-        self.twilio, self.kannel, self.vonage = Twilio(), Kannel(), Vonage()
-        for provider in (self.twilio, self.kannel, self.vonage):
-            self.addCleanup(provider.close)
+    twilio: ClassVar[Twilio]
+    kannel: ClassVar[Kannel]
+    vonage: ClassVar[Vonage]
+    service: ClassVar[Service]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.twilio, cls.kannel, cls.vonage = Twilio(), Kannel(), Vonage()
+        for provider in (cls.twilio, cls.kannel, cls.vonage):
+            cls.addClassCleanup(provider.close)
         values = {"sid": Twilio.SID, "token": Twilio.TOKEN, "user": Kannel.USER, "password": Kannel.PASSWORD}
-        urls = {"twilio": self.twilio.url, "kannel": self.kannel.url, "vonage": self.vonage.url}
-        self.service = Service(self, OPTIONS.format(**values, **urls, key=Vonage.KEY, secret=Vonage.SECRET))
-        self.service.environment["OS_API__PUBLIC_URL"] = self.service.url
-        self.service.start_api()
-        self.service.start("worker")
+        urls = {"twilio": cls.twilio.url, "kannel": cls.kannel.url, "vonage": cls.vonage.url}
+        cls.service = Service(options=OPTIONS.format(**values, **urls, key=Vonage.KEY, secret=Vonage.SECRET))
+        cls.addClassCleanup(cls.service.close)
+        cls.service.environment["OS_API__PUBLIC_URL"] = cls.service.url
+        cls.service.start_api()
+        cls.service.start("worker")
+
+    def setUp(self) -> None:
+        self.queue = self._testMethodName
+        for provider in (self.twilio, self.kannel, self.vonage):
+            provider.taken.clear()
 
     def send(self, *uris: str) -> list[str]:
         """A message to them all; returns the ids of their subscriptions."""
-        made = [self.service.subscribe(uri)["subscription_id"] for uri in uris]
-        (self.message_id,) = self.service.post("hello")
+        made = [self.service.subscribe(uri, self.queue)["subscription_id"] for uri in uris]
+        (self.message_id,) = self.service.post("hello", queue=self.queue)
         wait_for(lambda: [one["state"] for one in self.records().values()] == ["delivered"] * len(made), "the attempts")
         return made
 
     def records(self) -> dict[str, Any]:
-        return {one["subscription_id"]: one for one in self.service.deliveries(self.message_id)}
+        return {one["subscription_id"]: one for one in self.service.deliveries(self.message_id, self.queue)}
 
     def heard(self, subscription_id: str) -> list[tuple[str, str]]:
         return [(one["kind"], one["detail"]) for one in self.records()[subscription_id]["receipts"]]
@@ -85,6 +97,7 @@ class ReportsTest(unittest.TestCase):
         for _ in range(2):  # providers repeat themselves
             self.assertEqual(204, self.twilio.report(asked, "undelivered", 30005))
         self.assertEqual([("failed", "the gateway twilio reported undelivered, code 30005")], self.heard(by_twilio))
+        wait_for(lambda: self.records()[by_twilio]["state"] == "dead", "the end")
 
     def test_a_forged_report_changes_nothing(self) -> None:
         (by_twilio,) = self.send("sms:+46700000001")
