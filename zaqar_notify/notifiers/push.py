@@ -16,8 +16,9 @@ from zaqar_notify.errors import InvalidRequest
 from zaqar_notify.feedback import ACKNOWLEDGE
 from zaqar_notify.model import Delivery, Message, MessageKind, Outcome, OutcomeKind, Subscription
 from zaqar_notify.notifiers import answers, exchanges
-from zaqar_notify.notifiers.base import BatchNotifier, Report
+from zaqar_notify.notifiers.base import Report
 from zaqar_notify.notifiers.http import Fault, HttpClients, Request, Response
+from zaqar_notify.notifiers.templated import TemplatedNotifier
 
 KEEP_BYTES = 4096
 """Of an answer's body: providers say in it what was wrong."""
@@ -125,11 +126,10 @@ class Unsendable(Exception):
         self.outcome = outcome
 
 
-class PushNotifier(BatchNotifier):
+class PushNotifier(TemplatedNotifier):
     """Makes a request of each delivery, and an outcome of each answer."""
 
     options: ClassVar[list[cfg.Opt]] = COMMON
-    templated: ClassVar[bool] = True
 
     def __init__(self, conf: Any, http: HttpClients, log: logging.Logger) -> None:
         super().__init__(conf, http, log)
@@ -142,7 +142,7 @@ class PushNotifier(BatchNotifier):
     def timeout(self, subscription: Subscription) -> float | None:
         return self._timeout
 
-    def send_many(self, deliveries: Sequence[Delivery], report: Report) -> None:
+    def _start_many(self, deliveries: Sequence[Delivery], report: Report) -> None:
         requests = []
         for delivery in deliveries:
             try:

@@ -18,9 +18,10 @@ from zaqar_notify.errors import InvalidRequest
 from zaqar_notify.masking import hashed
 from zaqar_notify.model import Delivery, MessageKind, Outcome, OutcomeKind, Scope, Subscription
 from zaqar_notify.notifiers import answers, content, exchanges
-from zaqar_notify.notifiers.base import BatchNotifier, Report
+from zaqar_notify.notifiers.base import Report
 from zaqar_notify.notifiers.exchanges import HttpExchange
 from zaqar_notify.notifiers.http import HttpClients, Request, Response
+from zaqar_notify.notifiers.templated import TemplatedNotifier
 
 _PREFIX = "slack+"
 _HEADERS = ["Content-Type: application/json; charset=utf-8", f"User-Agent: zaqar-notify/{__version__}"]
@@ -47,9 +48,8 @@ def _seconds(name: str, default: float, help: str) -> cfg.Opt:
     return cfg.Opt(name, type=types.Float(min=0.1), default=default, help=f"{help} In seconds.")
 
 
-class SlackNotifier(BatchNotifier):
+class SlackNotifier(TemplatedNotifier):
     section: ClassVar[str] = "slack"
-    templated: ClassVar[bool] = True
     options: ClassVar[list[cfg.Opt]] = [
         cfg.ListOpt(
             "hosts",
@@ -87,7 +87,7 @@ class SlackNotifier(BatchNotifier):
     def timeout(self, subscription: Subscription) -> float | None:
         return self._timeout
 
-    def send_many(self, deliveries: Sequence[Delivery], report: Report) -> None:
+    def _start_many(self, deliveries: Sequence[Delivery], report: Report) -> None:
         started_at = time.monotonic()
         requests = []
         for delivery in deliveries:

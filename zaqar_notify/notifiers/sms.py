@@ -17,9 +17,10 @@ from zaqar_notify.errors import CannotStart, InvalidRequest
 from zaqar_notify.feedback import RECEIPT
 from zaqar_notify.model import Delivery, Outcome, OutcomeKind, Priority, Receipt, Subscription
 from zaqar_notify.notifiers import content, gsm, windows
-from zaqar_notify.notifiers.base import BatchNotifier, Report
+from zaqar_notify.notifiers.base import Report
 from zaqar_notify.notifiers.gateways import HttpGateway, Sms
 from zaqar_notify.notifiers.http import HttpClients, Request, Response
+from zaqar_notify.notifiers.templated import TemplatedNotifier
 
 if TYPE_CHECKING:
     from zaqar_notify.notifiers.smpp import SmppGateway
@@ -151,7 +152,7 @@ class _Job(NamedTuple):
     to: str
 
 
-class SmsNotifier(BatchNotifier):
+class SmsNotifier(TemplatedNotifier):
     section: ClassVar[str] = "sms"
     options: ClassVar[list[cfg.Opt]] = [
         cfg.ListOpt(
@@ -164,7 +165,6 @@ class SmsNotifier(BatchNotifier):
     ]
     named_by: ClassVar[str] = "gateways"
     named_options: ClassVar[list[cfg.Opt]] = _GATEWAY
-    templated: ClassVar[bool] = True
 
     def __init__(self, conf: Any, http: HttpClients, log: logging.Logger) -> None:
         super().__init__(conf, http, log)
@@ -215,6 +215,7 @@ class SmsNotifier(BatchNotifier):
         return gateway.receipt(fields, target.number, time.time()) if isinstance(gateway, HttpGateway) else None
 
     def close(self) -> None:
+        super().close()
         for gateway in self._gateways.values():
             if not isinstance(gateway, HttpGateway):
                 gateway.close()
@@ -228,12 +229,12 @@ class SmsNotifier(BatchNotifier):
 
     # -- sending --------------------------------------------------------------------------------------------------------------
 
-    def send_many(self, deliveries: Sequence[Delivery], report: Report) -> None:
+    def _start_many(self, deliveries: Sequence[Delivery], report: Report) -> None:
         started_at = time.monotonic()
         requests: dict[bool, list[Request]] = {False: [], True: []}
         for delivery in deliveries:
             try:
-                started = self._start(delivery, report, started_at)
+                started = self._begin(delivery, report, started_at)
             except Exception as error:  # bad data in one delivery must not stop the others of its batch
                 self.log.exception("Delivery %s could not be made into a short message", delivery.id)
                 started = Outcome(OutcomeKind.OURS, f"no short message could be made: {type(error).__name__}")
@@ -246,7 +247,7 @@ class SmsNotifier(BatchNotifier):
         if requests[True]:
             self.http.internal_engine().send_many(requests[True])
 
-    def _start(self, delivery: Delivery, report: Report, started_at: float) -> Request | Outcome | None:
+    def _begin(self, delivery: Delivery, report: Report, started_at: float) -> Request | Outcome | None:
         """A request to be made, the outcome at once, or None where something else sees to it."""
         subscription = delivery.subscription
         try:

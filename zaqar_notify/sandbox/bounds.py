@@ -8,7 +8,7 @@ MOST_OUTPUT = 262144
 """Characters that are made of it, and of any value on the way."""
 MOST_STEPS = 100_000
 """Steps of one run. One is at most about half a microsecond."""
-MOST_NODES = 1000
+MOST_NODES = 500
 """Of the syntax tree: what compiling costs."""
 MOST_DEPTH = 30
 MOST_LOOPS = 4
