@@ -8,6 +8,7 @@ import urllib.parse
 from tests.api.case import SIGNER, TOKENS, ApiCase, OverMemory, OverSql
 from zaqar_notify.api import feedback
 from zaqar_notify.api.confirmation import Confirmations
+from zaqar_notify.api.identity import ApiKeys, KeystoneTokens
 from zaqar_notify.errors import StorageUnavailable
 from zaqar_notify.feedback import PATHS, Tokens, Use
 from zaqar_notify.model import Disabled, MessageKind, Receipt, ReceiptKind, delivery_id
@@ -474,6 +475,15 @@ class TokenTests:
         for name, value in strange.items():
             with self.subTest(name=name):
                 self.follow(204, "POST", path, headers={name: value})
+
+    def test_nobody_has_to_say_who_it_is(self):
+        for identity in (ApiKeys(self.storage, lifetime=1.0), KeystoneTokens()):
+            self.make_identity = lambda storage, identity=identity: identity
+            client = self.make_client()
+            self.assertEqual(self.call("GET", "/v2/queues", client=client).status_code, 401)
+            self.follow(204, "POST", self.path(feedback.TEMPLATES[0]), client=client)
+            self.follow(403, "POST", self.path(feedback.TEMPLATES[0])[:-1], client=client)
+            self.page(200, "GET", self.path(feedback.TEMPLATES[2]), client=client)
 
     def test_a_token_is_for_its_delivery_alone(self):
         theirs = self.subscribe(project="another")

@@ -510,12 +510,17 @@ class SubscriptionTest(unittest.TestCase):
 
     def test_further_addresses(self):
         def addresses(**options):
-            return list(validation.further_addresses(self.make({"subscriber": "http://e/", "options": options}), LIMITS))
+            found = validation.further_addresses(self.make({"subscriber": "http://e/", "options": options}), LIMITS)
+            return [(what, addressed.subscriber, sorted(addressed.options)) for what, addressed in found]
 
         self.assertEqual(addresses(), [])
         self.assertEqual(
             addresses(fallback=["http://a/", "mailto:a@b"], callback="http://e/"),
-            [("options.fallback[0]", "http://a/"), ("options.fallback[1]", "mailto:a@b"), ("options.callback", "http://e/")],
+            [
+                ("options.fallback[0]", "http://a/", ["callback", "fallback"]),
+                ("options.fallback[1]", "mailto:a@b", ["callback", "fallback"]),
+                ("options.callback", "http://e/", []),
+            ],
         )
         for fallback, index in ((["http://a/", "http://e/"], 1), (["http://a/", "http://b/", "http://a/"], 2)):
             with self.assertRaisesRegex(InvalidRequest, rf"options.fallback\[{index}\]"):

@@ -9,6 +9,7 @@ import dataclasses
 
 import falcon
 
+from zaqar_notify import addresses
 from zaqar_notify.api import pages
 from zaqar_notify.api.body import read_body, read_fields
 from zaqar_notify.api.confirmation import is_for
@@ -83,23 +84,13 @@ class Reporting:
         subject = self._service.tokens.read(Use.RECEIPT, token)
         fields = read_fields(req, MOST_BYTES, "The report")
         found = self._service.storage.load((), [subject.subscription_id]).subscriptions.get(subject.subscription_id)
-        addressed = None if found is None else _addressed(found, subject.target)
+        addressed = None if found is None else addresses.at(found, subject.target)
         if addressed is None:
             raise NotFound(_NOBODY)
         receipt = self._service.read_receipt(addressed, fields)
         if receipt is not None:
             detail = _one_line(receipt.detail)
             _store(self._service, subject, dataclasses.replace(receipt, at=self._service.storage.now(), detail=detail))
-
-
-def _addressed(subscription: Subscription, target: int) -> Subscription | None:
-    """With the address that the delivery went to as its subscriber; None where that is not there any more."""
-    if not target:
-        return subscription
-    fallback = subscription.options.get("fallback")
-    if not isinstance(fallback, list) or target > len(fallback):
-        return None
-    return dataclasses.replace(subscription, subscriber=fallback[target - 1])
 
 
 def _one_line(text: str) -> str:

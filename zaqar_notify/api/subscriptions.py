@@ -197,15 +197,15 @@ def find(storage: Storage, project: str, queue: str, subscription_id: str) -> Su
 
 
 def _check_further(service: Service, subscription: SubscriptionRecord) -> None:
-    """The other addresses that it names, each as if it were the subscriber."""
+    """The other addresses that it names."""
     if service.confirmations.required and "fallback" in subscription.options:
         raise InvalidRequest(
             "options.fallback: only a subscriber is asked to confirm, and this service sends to nobody else "
             "([notification] require_confirmation)."
         )
-    for what, uri in validation.further_addresses(subscription, service.limits):
+    for what, addressed in validation.further_addresses(subscription, service.limits):
         try:
-            service.check(dataclasses.replace(subscription, subscriber=uri))
+            service.check(addressed)
         except InvalidRequest as error:
             raise type(error)(f"{what}: {error}") from None
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from zaqar_notify import signing, templates
+from zaqar_notify import addresses, signing, templates
 from zaqar_notify.errors import InvalidRequest, UnknownScheme
 from zaqar_notify.model import Subscription
 from zaqar_notify.validation.documents import CONTROL, integer, is_number, json_object, kind
@@ -74,20 +74,23 @@ def shown_options(subscription: Subscription) -> Mapping[str, Any]:
     return {**subscription.options, "secret": MASK} if has_secret else subscription.options
 
 
-def further_addresses(subscription: Subscription, limits: Limits) -> Iterator[tuple[str, str]]:
-    """Each address beside the subscriber, behind its name. A notifier has to accept each of them."""
+def further_addresses(subscription: Subscription, limits: Limits) -> Iterator[tuple[str, Subscription]]:
+    """For each address beside the subscriber its name, and the subscription that has it in place of the subscriber. A notifier
+    has to accept each of them."""
     options = subscription.options
     for name in ("fallback", "callback"):
         if name in options:  # an older version stored them without a look
             _CHECKED_OPTIONS[name](options[name], limits, f"options.{name}")
     seen = {subscription.subscriber}
-    for index, uri in enumerate(options.get("fallback", ())):
-        if uri in seen:
+    for index in range(addresses.further(subscription, 0)):
+        addressed = addresses.at(subscription, index + 1)
+        if addressed is None or addressed.subscriber in seen:
             raise InvalidRequest(f"options.fallback[{index}] is there twice: as the subscriber, or in the list.")
-        seen.add(uri)
-        yield f"options.fallback[{index}]", uri
-    if "callback" in options:
-        yield "options.callback", options["callback"]
+        seen.add(addressed.subscriber)
+        yield f"options.fallback[{index}]", addressed
+    owner = addresses.callback(subscription)
+    if owner is not None:
+        yield "options.callback", owner
 
 
 def _uri(value: Any, what: str) -> str:
