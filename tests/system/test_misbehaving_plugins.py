@@ -177,6 +177,8 @@ EXPECTED: dict[str, tuple[Any, str, str]] = {
     "lane": ("pending", "ours", f"{FAULT}SystemExit"),
     "timeout": ("pending", "ours", f"{FAULT}ZeroDivisionError"),
     "oddtimeout": ("pending", "ours", f"{FAULT}ValueError"),
+    "window": ("pending", "ours", f"{FAULT}SystemExit"),
+    "oddwindow": ("pending", "ours", f"{FAULT}ValueError"),
     "returns": ("pending", "ours", NONE),
     "publishes": ("pending", "ours", "The notifier returned a message that cannot be stored"),
     "batchexits": ("pending", "ours", f"{FAULT}SystemExit"),
@@ -191,8 +193,9 @@ EXPECTED: dict[str, tuple[Any, str, str]] = {
     "hangs": (ANY, "retry", "The notifier did not answer in time"),
 }
 """Of the first message: its state, the outcome of its first attempt, and why."""
-OTHERS = {"leaky": "Leaky", "leakybatch": "LeakyBatch", "window": "Window", "oddwindow": "OddWindow", "checks": "Checks"}
+OTHERS = {"leaky": "Leaky", "leakybatch": "LeakyBatch", "checks": "Checks"}
 CLASSES = {
+    "oddwindow": "OddWindow",
     "oddtimeout": "OddTimeout",
     "oddlane": "OddLane",
     "batchexits": "BatchExits",

@@ -152,7 +152,7 @@ class NotifierConformance(_Base):
         if window is not None:
             name, least, most = window
             self.assertIsInstance(name, str)
-            self.assertTrue(0 < least <= most < math.inf, f"no window: {window!r}")
+            self.assertTrue(0 <= least <= most < math.inf, f"no window: {window!r}")
 
     # -- when something is sent -----------------------------------------------------------------------------------------------
 
