@@ -34,9 +34,11 @@ if TYPE_CHECKING:
     from zaqar_notify.boards import Board
     from zaqar_notify.cluster import Cluster
     from zaqar_notify.metrics import ApiMetrics, ReceiveMetrics, WorkerMetrics
+    from zaqar_notify.notifiers.sending import Senders
     from zaqar_notify.prometheus import Exposition
     from zaqar_notify.receiving.lmtp import Server as Receiver
     from zaqar_notify.storage.base import Storage
+    from zaqar_notify.validation import Limits
     from zaqar_notify.worker import Worker
 
 LOG = logging.getLogger(__name__)
@@ -207,6 +209,24 @@ def load_notifiers(conf: cfg.ConfigOpts) -> Notifiers:
     return notifiers
 
 
+def build_senders(conf: cfg.ConfigOpts, notifiers: Notifiers) -> Senders:
+    from zaqar_notify.notifiers.sending import Senders
+
+    return Senders(
+        notifiers.pick,
+        threads=conf.worker.threads,
+        timeout=conf.worker.timeout,
+        max_timeout=conf.worker.lease - SETTLING_TIME,
+    )
+
+
+def build_limits(conf: cfg.ConfigOpts) -> Limits:
+    """What requests may say."""
+    from zaqar_notify.validation import Limits
+
+    return dataclasses.replace(_settings(Limits, conf.transport), max_attempts=conf.notification.max_attempts)
+
+
 def build_api(conf: cfg.ConfigOpts) -> WSGIApplication:
     return build_service(conf).make_api(None)
 
@@ -219,14 +239,13 @@ def build_service(conf: cfg.ConfigOpts) -> NotificationService:
     from zaqar_notify.feedback import Tokens
     from zaqar_notify.metrics import ApiMetrics
     from zaqar_notify.signing import UrlSigner
-    from zaqar_notify.validation import Limits
 
     require_keys(conf)
     storage = build_storage(conf)
     with contextlib.suppress(errors.StorageUnavailable):  # each request says so until it is back
         storage.check()
     metrics = _build_api_metrics(conf, storage)
-    limits = dataclasses.replace(_settings(Limits, conf.transport), max_attempts=conf.notification.max_attempts)
+    limits = build_limits(conf)
     wake = _waking(conf, storage)
     notifiers = build_notifiers(conf)
     rules = build_rules(conf)
@@ -428,7 +447,6 @@ def build_worker(conf: cfg.ConfigOpts) -> Worker:
     from zaqar_notify.feedback import Links, Tokens
     from zaqar_notify.flow import Endurance, Telling
     from zaqar_notify.lanes import Limits
-    from zaqar_notify.notifiers.sending import Senders
     from zaqar_notify.retry import Policy
     from zaqar_notify.wake import Listener
     from zaqar_notify.worker import Identity, Settings, Worker
@@ -440,12 +458,7 @@ def build_worker(conf: cfg.ConfigOpts) -> Worker:
     storage.check()
     metrics, stop_metrics = _build_worker_metrics(conf, storage)
     notifiers = build_notifiers(conf)
-    senders = Senders(
-        notifiers.pick,
-        threads=conf.worker.threads,
-        timeout=conf.worker.timeout,
-        max_timeout=conf.worker.lease - SETTLING_TIME,
-    )
+    senders = build_senders(conf, notifiers)
     return Worker(
         storage,
         senders.route,

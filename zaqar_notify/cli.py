@@ -84,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_cluster(commands, configured)
     _add_job(commands, configured)
     _add_key(commands, configured)
+    _add_send(commands, configured)
     _add_listen(commands)
     return parser
 
@@ -174,6 +175,30 @@ def _add_key(commands: _Commands, configured: argparse.ArgumentParser) -> None:
     revoke.set_defaults(run=run_key_revoke)
 
 
+def _add_send(commands: _Commands, configured: argparse.ArgumentParser) -> None:
+    send = _add(commands, "send", "try one notification, without the service", (texts.SEND, texts.SEND_EXAMPLES), [configured])
+    send.add_argument("uri", metavar="URI", help="the subscriber, such as mailto:ann@example.org")
+    send.add_argument("--body", metavar="B", required=True, help="JSON or a text; @FILE or - (standard input) with one of them")
+    send.add_argument(
+        "--option",
+        metavar="NAME=VALUE",
+        dest="options",
+        action="append",
+        default=[],
+        help="an option of the subscription, JSON or a text; may be given several times",
+    )
+    send.add_argument("--queue", metavar="Q", default="demo", help="queue that it seems to come from (default: %(default)s)")
+    send.add_argument("--language", metavar="L", help="language tag of the message, such as sv")
+    send.add_argument("--priority", metavar="P", help="very-low, low, normal or high")
+    send.add_argument("--collapse-key", metavar="K", help="of two with the same key only the later matters")
+    send.add_argument("--ttl", metavar="S", type=int, help="time to live of the message, in seconds")
+    send.add_argument("--timeout", metavar="S", type=positive, help="seconds that the attempt may take")
+    send.add_argument("--dry-run", action="store_true", help="do everything but send, where the notifier can")
+    send.add_argument("-v", "--verbose", action="store_true", help="show what went over the wire, too")
+    send.add_argument("--json", action="store_true", help="machine-readable output")
+    send.set_defaults(run=run_send)
+
+
 def _add_listen(commands: _Commands) -> None:
     listen = _add(commands, "listen", "receive notifications and print them", (texts.LISTEN, texts.LISTEN_EXAMPLES))
     listen.add_argument("--host", metavar="H", default="127.0.0.1", help="address to listen on (default: %(default)s)")
@@ -187,6 +212,13 @@ def _add_listen(commands: _Commands) -> None:
     listen.add_argument("--status", metavar="N", type=int, default=204, help="answer with this status (default: %(default)s)")
     listen.add_argument("--delay", metavar="S", type=float, default=0.0, help="answer after S seconds (default: at once)")
     listen.set_defaults(run=run_listen)
+
+
+def positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError("seconds have to be a number above 0")
+    return number
 
 
 def port(text: str) -> int:
@@ -293,6 +325,12 @@ def run_key_revoke(arguments: argparse.Namespace) -> int:
     from zaqar_notify.commands import key
 
     return key.revoke(arguments)
+
+
+def run_send(arguments: argparse.Namespace) -> int:
+    from zaqar_notify.commands import send
+
+    return send.run(arguments)
 
 
 def run_listen(arguments: argparse.Namespace) -> int:

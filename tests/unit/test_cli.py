@@ -42,7 +42,18 @@ CLUSTER_COMMANDS = (
 
 class ParserTest(unittest.TestCase):
     COMMANDS = (
-        *(["serve"], ["api"], ["worker"], ["receive"], ["notifiers"], ["config"], ["db"], ["db", "upgrade"], ["listen"]),
+        *(
+            ["serve"],
+            ["api"],
+            ["worker"],
+            ["receive"],
+            ["notifiers"],
+            ["config"],
+            ["db"],
+            ["db", "upgrade"],
+            ["send"],
+            ["listen"],
+        ),
         *KEY_COMMANDS,
         *CLUSTER_COMMANDS,
     )

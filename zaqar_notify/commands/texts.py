@@ -238,6 +238,24 @@ examples:
   zaqar-notify cluster status --json --max-age 60
 """
 
+SEND = """\
+Sends one notification through the notifier of the URI's scheme, as a worker
+would with this configuration, and shows what came of it. Needs no service and
+no database, and stores nothing.
+
+The status is 0 when it was delivered, 1 when it was not, and 2 when it could
+not be tried: an unknown scheme, a target or an option that is not accepted, a
+configuration that is not right."""
+
+SEND_EXAMPLES = """\
+examples:
+  zaqar-notify send mailto:ann@example.org --body 'Hello Ann'
+  zaqar-notify send https://example.org/hook --body '{"n": 1}' -v
+  zaqar-notify send sms:+46701234567 --body @text --config-file my.conf --json
+  zaqar-notify send fcm://shop/TOKEN --body Hello --dry-run
+  echo '{"title": "T"}' | zaqar-notify send log:x --body -
+"""
+
 LISTEN = """\
 A small receiver for webhooks. Makes a secret, prints the curl line that
 subscribes it with that secret, and then prints each notification and whether

@@ -110,6 +110,16 @@ class Notifiers:
 
         Raises `UnknownScheme`.
         """
+        plugin = self._plugin(subscriber)
+        return self._instances[plugin.cls, plugin.section]
+
+    def sections(self, subscriber: str, conf: cfg.ConfigOpts) -> list[str]:
+        """Where its notifier is configured: its own section, and those of its named credentials. Raises `UnknownScheme`."""
+        plugin = self._plugin(subscriber)
+        names = conf[plugin.section][plugin.cls.named_by] if plugin.cls.named_by else ()
+        return [plugin.section, *(f"{plugin.section}_{name}" for name in names)]
+
+    def _plugin(self, subscriber: str) -> Plugin:
         scheme, colon, _ = subscriber.partition(":")
         scheme = scheme.lower()
         for name in (scheme, scheme.partition("+")[0]) if colon else ():
@@ -120,12 +130,12 @@ class Notifiers:
         shown = f"{scheme[:50]!r} is not a known scheme" if colon else "The subscriber is not a URI"
         raise UnknownScheme(f"{shown}; subscribers may begin with: {', '.join(f'{name}:' for name in self.schemes())}.")
 
-    def _served(self, scheme: str) -> Notifier:
+    def _served(self, scheme: str) -> Plugin:
         plugin = self._plugins.get(scheme)
-        if plugin is not None:
-            return self._instances[plugin.cls, plugin.section]
-        (reason, *_) = (one.reason for one in self.broken if one.scheme == scheme)
-        raise UnknownScheme(f"The notifier for {scheme}: cannot be used here: {reason}. The operator has to mend it.")
+        if plugin is None:
+            (reason, *_) = (one.reason for one in self.broken if one.scheme == scheme)
+            raise UnknownScheme(f"The notifier for {scheme}: cannot be used here: {reason}. The operator has to mend it.")
+        return plugin
 
     def schemes(self) -> list[str]:
         """The schemes that subscribers may have."""
