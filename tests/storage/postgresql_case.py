@@ -17,8 +17,17 @@ COMPILED = LRUCache(500)
 """Each storage would compile the same queries anew."""
 
 
+PATIENCE = 60.0
+"""Seconds, unless a test says so: PostgreSQL ends a transaction that does nothing for half of it, and a machine may be busy."""
+
+
 def storage_at(url: str, **options: Any) -> SqlStorage:
-    values: dict[str, Any] = {"retention": conformance.RETENTION, "keyring": conformance.make_keyring(), **options}
+    values: dict[str, Any] = {
+        "retention": conformance.RETENTION,
+        "keyring": conformance.make_keyring(),
+        "busy_timeout": PATIENCE,
+        **options,
+    }
     storage = SqlStorage(url, **values)
     for engine in (storage._database._reading, storage._database._writing, storage._database._leasing):
         engine._compiled_cache = COMPILED
