@@ -16,6 +16,7 @@ import time
 import unittest
 
 from tests.system.service import HEADERS, WAIT, Service, free_port, wait_for
+from zaqar_notify.feedback import PATHS
 
 DOCS = pathlib.Path(__file__).resolve().parent.parent.parent / "docs" / "operations.md"
 NAME = "notify.example.com"
@@ -90,6 +91,7 @@ class ProxyTest(unittest.TestCase):
             ("listen 443", f"listen 127.0.0.1:{self.port}"),
             (f"/etc/nginx/{NAME}.pem", str(self.directory / "certificate")),
             (f"/etc/nginx/{NAME}.key", str(self.directory / "key")),
+            ("/var/log/nginx/access.log", str(self.directory / "access.log")),
         ):
             self.assertEqual(text.count(old), 1, old)
             text = text.replace(old, new)
@@ -145,6 +147,15 @@ class ProxyTest(unittest.TestCase):
         self.assertEqual((status, set(json.loads(answer))), (400, {"title", "description"}))
         self.assertEqual(self.request("POST", "/v2/queues/demo/messages", b"x" * 1_100_000, **bearer)[0], 413)
         self.half_sent_requests_do_not_reach_the_api(service)
+        self.links_are_not_logged()
+
+    def links_are_not_logged(self) -> None:
+        for path in PATHS.values():
+            self.assertEqual(self.request("POST", path[1] + "token")[0], 403)
+        self.assertEqual(self.request("GET", "/v2/queues/last")[0], 401)
+        log = self.directory / "access.log"
+        wait_for(lambda: "/v2/queues/last" in log.read_text(), "the log")
+        self.assertNotIn("token", log.read_text())
 
     def half_sent_requests_do_not_reach_the_api(self, service: Service) -> None:
         for number in range(60):
