@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import stevedore
@@ -129,11 +131,18 @@ def _broken(entry_point: importlib.metadata.EntryPoint, defect: str, reason: str
 
 
 def _package(wanted: importlib.metadata.EntryPoint) -> tuple[str, str]:
-    # stevedore's cache forgets which package an entry point came from.
-    for found in importlib.metadata.entry_points(group=NAMESPACE, name=wanted.name):
-        if found.value == wanted.value and found.dist is not None:
-            return found.dist.name, found.dist.version
-    return wanted.module.partition(".")[0], "unknown"
+    """Name and version. stevedore's cache forgets which package an entry point came from."""
+    key = wanted.name, wanted.value
+    if key not in _packages():
+        _packages.cache_clear()  # it was installed since
+    return _packages().get(key, (wanted.module.partition(".")[0], "unknown"))
+
+
+@functools.cache
+def _packages() -> Mapping[tuple[str, str], tuple[str, str]]:
+    """By name and value of the entry point. All together: to look reads the files of every package that is installed."""
+    found = importlib.metadata.entry_points(group=NAMESPACE)
+    return {(one.name, one.value): (one.dist.name, one.dist.version) for one in found if one.dist is not None}
 
 
 def _is_own(module: str) -> bool:
