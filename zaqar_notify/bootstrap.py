@@ -447,6 +447,7 @@ def build_worker(conf: cfg.ConfigOpts) -> Worker:
     from zaqar_notify.feedback import Links, Tokens
     from zaqar_notify.flow import Endurance, Telling
     from zaqar_notify.lanes import Limits
+    from zaqar_notify.receipts import Receipts
     from zaqar_notify.retry import Policy
     from zaqar_notify.wake import Listener
     from zaqar_notify.worker import Identity, Settings, Worker
@@ -458,6 +459,8 @@ def build_worker(conf: cfg.ConfigOpts) -> Worker:
     storage.check()
     metrics, stop_metrics = _build_worker_metrics(conf, storage)
     notifiers = build_notifiers(conf)
+    receipts = Receipts(storage, _waking(conf, storage))
+    notifiers.report_to(receipts.put)
     senders = build_senders(conf, notifiers)
     return Worker(
         storage,
@@ -484,7 +487,7 @@ def build_worker(conf: cfg.ConfigOpts) -> Worker:
         links=functools.partial(Links, Tokens(conf.signed_url.secret_key), (conf.api.public_url or "").rstrip("/")),
         jobs=build_cluster(conf, storage),
         identity=Identity(socket.gethostname(), os.getpid(), __version__),
-        closing=_all_of(stop_metrics, senders.close, notifiers.close, storage.close),
+        closing=_all_of(stop_metrics, senders.close, notifiers.close, receipts.close, storage.close),
     )
 
 

@@ -9,6 +9,7 @@ import time
 import unittest
 from collections.abc import Callable
 from typing import Any, ClassVar
+from unittest import mock
 
 from tests.notifiers import smsc
 from tests.notifiers.case import WAIT, closed_port
@@ -17,16 +18,19 @@ from tests.notifiers.smsc import PASSWORD, USER, MessageCentre
 from tests.notifiers.test_sms import message, section, subscription
 from zaqar_notify.errors import CannotStart
 from zaqar_notify.guard import Guard
-from zaqar_notify.model import Delivery, Outcome, OutcomeKind, Priority, Scope
-from zaqar_notify.notifiers.gateways import WORDS, Sms
+from zaqar_notify.model import Delivery, Outcome, OutcomeKind, Priority, Receipt, ReceiptKind, Scope
+from zaqar_notify.notifiers import smpp
+from zaqar_notify.notifiers.awaiting import MOST, MOST_EARLY, Awaiting, Report
+from zaqar_notify.notifiers.gateways import WORDS
 from zaqar_notify.notifiers.http import HttpClients
 from zaqar_notify.notifiers.sending import sound
-from zaqar_notify.notifiers.smpp import OUTCOMES, Receipt, SmppGateway
+from zaqar_notify.notifiers.smpp import OUTCOMES, SmppGateway
 from zaqar_notify.notifiers.sms import SmsNotifier
 
 DELIVERED, RETRY, THROTTLED, AUTH = OutcomeKind.DELIVERED, OutcomeKind.RETRY, OutcomeKind.THROTTLED, OutcomeKind.AUTH
 REJECTED, OURS = OutcomeKind.REJECTED, OutcomeKind.OURS
 NUMBER = "46701234567"
+Heard = tuple[str, str, Receipt]
 
 
 class SmppCase(unittest.TestCase):
@@ -54,7 +58,7 @@ class SmppCase(unittest.TestCase):
         return self.deliver(notifier, self.delivery(number, body, timeout=timeout))["m1-s1"]
 
 
-class MessageCentreTest(SmppCase):
+class MessageCentreTestCase(SmppCase):
     centre: ClassVar[MessageCentre]
 
     @classmethod
@@ -67,6 +71,8 @@ class MessageCentreTest(SmppCase):
     def setUp(self) -> None:
         self.centre.forget()
 
+
+class MessageCentreTest(MessageCentreTestCase):
     def test_what_it_gets(self) -> None:
         notifier = self.notifier(self.centre.port, sender="+46700000000")
         outcome = self.attempt(notifier, body="hello {€}")
@@ -86,7 +92,7 @@ class MessageCentreTest(SmppCase):
             "to_npi": 1,
             "data_coding": 0,
             "esm_class": 0,
-            "registered": 0,
+            "registered": 1,
             "priority": 0,
             "text": "hello {€}",
             "udh": [],
@@ -194,21 +200,104 @@ class MessageCentreTest(SmppCase):
         self.centre.wait("unbind")
         self.assertIs(OURS, self.attempt(notifier).kind)
 
-    def test_receipts(self) -> None:
-        receipts: queue.Queue[Receipt] = queue.Queue()
-        conf = section(
-            main={"preset": "smpp", "url": f"smpp://127.0.0.1:{self.centre.port}", "username": USER, "password": PASSWORD}
-        ).named["main"]
-        gateway = SmppGateway("main", "sms_main", conf, logging.getLogger("tests.smpp"), receipts.put)
-        self.addCleanup(gateway.close)
-        outcomes: queue.Queue[Outcome] = queue.Queue()
-        gateway.send(Sms("m1", f"+{NUMBER}", "hello", False, 60, ""), time.monotonic() + WAIT, outcomes.put)
-        self.assertEqual(
-            Receipt(str(outcomes.get(timeout=WAIT).provider_id), "DELIVRD"),
-            receipts.get(timeout=WAIT),
-        )
+
+class ReceiptTest(MessageCentreTestCase):
+    """What the message centre reports later, over the connection."""
+
+    def sent(self, number: str, body: str = "hello") -> tuple[SmsNotifier, "queue.Queue[Heard]"]:
+        self.centre.forget()
+        heard: queue.Queue[Heard] = queue.Queue()
+        notifier = self.notifier(self.centre.port)
+        notifier.received = lambda *what: heard.put(what)
+        self.assertIs(DELIVERED, self.attempt(notifier, number, body).kind)
+        return notifier, heard
+
+    def expect(self, number: str, kind: ReceiptKind, said: str, body: str = "hello") -> None:
+        _, heard = self.sent(number, body)
+        message_id, subscription_id, receipt = heard.get(timeout=WAIT)
+        self.assertEqual(("m1", "s1"), (message_id, subscription_id))
+        self.assertEqual((kind, False, f"the gateway main reported {said}"), (receipt.kind, receipt.gone, receipt.detail))
+        self.assertLess(abs(receipt.at - time.time()), 60)
+        for _ in self.centre.submitted():
+            self.assertEqual(0, self.centre.wait("deliver_sm_resp")["status"])
+        self.assertTrue(heard.empty())
+
+    def nothing(self, number: str) -> None:
+        notifier, heard = self.sent(number)
         self.assertEqual(0, self.centre.wait("deliver_sm_resp")["status"])
+        notifier.close()
+        self.assertTrue(heard.empty())
+
+    def test_it_is_there(self) -> None:
+        self.expect(NUMBER, ReceiptKind.DEVICE, "DELIVRD")
         self.assertEqual(1, self.centre.submitted()[0]["registered"])
+
+    def test_it_failed(self) -> None:
+        for state, name in ((3, "EXPIRED"), (4, "DELETED"), (5, "UNDELIV"), (8, "REJECTD")):
+            with self.subTest(name):
+                self.expect(f"4604{state}0120000", ReceiptKind.FAILED, f"{name}, error 012")
+        self.expect("460450000000", ReceiptKind.FAILED, "UNDELIV")
+
+    def test_it_is_on_its_way(self) -> None:
+        for state in (1, 6, 7):
+            with self.subTest(state):
+                self.nothing(f"4604{state}0000000")
+
+    def test_a_report_that_is_here_before_the_answer(self) -> None:
+        self.expect("460500000000", ReceiptKind.DEVICE, "DELIVRD")
+
+    def test_optional_parameters_alone(self) -> None:
+        self.expect("460700000000", ReceiptKind.FAILED, "UNDELIV")
+
+    def test_what_a_person_writes_is_no_report(self) -> None:
+        self.nothing("460600000000")
+
+    def test_all_parts_have_to_arrive(self) -> None:
+        self.expect(NUMBER, ReceiptKind.DEVICE, "DELIVRD", "a" * 400)
+        self.assertEqual(3, len(self.centre.submitted()))
+
+    def test_one_part_that_fails_is_enough(self) -> None:
+        self.expect("460450120000", ReceiptKind.FAILED, "UNDELIV, error 012", "a" * 400)
+
+    def test_it_binds_again_for_what_is_awaited(self) -> None:
+        with mock.patch.object(smpp, "_BIND_AGAIN", 0.05):
+            _, heard = self.sent("460800000000")
+            self.assertEqual(ReceiptKind.DEVICE, heard.get(timeout=WAIT)[2].kind)
+        self.assertEqual(2, self.centre.count("bind"))
+
+
+class AwaitingTest(unittest.TestCase):
+    def test_what_was_ended_stays_so(self) -> None:
+        awaiting = Awaiting()
+        awaiting.accepted("d", ["1", "2", "3"])
+        self.assertIsNone(awaiting.reported(Report("1", "DELIVRD")))
+        self.assertEqual(("d", ReceiptKind.FAILED), awaiting.reported(Report("2", "UNDELIV")))
+        self.assertIsNone(awaiting.reported(Report("3", "UNDELIV")))
+        self.assertFalse(awaiting)
+
+    def test_a_report_twice(self) -> None:
+        awaiting = Awaiting()
+        awaiting.accepted("d", ["1", "2"])
+        for _ in range(3):
+            self.assertIsNone(awaiting.reported(Report("1", "DELIVRD")))
+        self.assertEqual(("d", ReceiptKind.DEVICE), awaiting.reported(Report("2", "DELIVRD")))
+
+    def test_parts_of_one_id(self) -> None:
+        awaiting = Awaiting()
+        awaiting.accepted("d", ["1", "1"])
+        self.assertEqual(("d", ReceiptKind.DEVICE), awaiting.reported(Report("1", "DELIVRD")))
+
+    def test_memory_is_bounded(self) -> None:
+        awaiting = Awaiting()
+        for number in range(MOST + 10):
+            awaiting.accepted(f"d{number}", [f"{number}"])
+            awaiting.reported(Report(f"unknown {number}", "DELIVRD"))
+        self.assertEqual((MOST, MOST_EARLY), (len(awaiting._awaited), len(awaiting._early)))
+        self.assertIsNone(awaiting.reported(Report("9", "DELIVRD")), "the oldest is forgotten")
+        self.assertEqual(("d10", ReceiptKind.DEVICE), awaiting.reported(Report("10", "DELIVRD")))
+        self.assertEqual([], awaiting.accepted("x", ["unknown 1"]))
+        last = f"unknown {MOST + 9}"
+        self.assertEqual([Report(last, "DELIVRD")], awaiting.accepted("x", [last]))
 
 
 class Centre:

@@ -5,22 +5,19 @@ from __future__ import annotations
 import re
 import threading
 import time
-import unittest
 from typing import Any
 from unittest import mock
 
+from tests.receiving.case import DeliveryCase
 from tests.receiving.mails import DELAYED, DELIVERED, NO_SUCH_USER, letter, recipient, report
-from zaqar_notify.encryption import Keyring
 from zaqar_notify.errors import StorageUnavailable
 from zaqar_notify.feedback import Tokens, Use
 from zaqar_notify.metrics import ReceiveMetrics
-from zaqar_notify.model import Draft, LogEntry, OutcomeKind, Receipt, ReceiptKind, State, Subscription, delivery_id
+from zaqar_notify.model import LogEntry, OutcomeKind, ReceiptKind, State, delivery_id
 from zaqar_notify.receiving import inbox
 from zaqar_notify.receiving.inbox import DONE, LATER, Inbox
 from zaqar_notify.storage.base import Closing, Settlement
-from zaqar_notify.storage.memory import MemoryStorage
 
-KEY = "a2V5" + "A" * 39 + "="
 BOUNCES = "bounces@notify.example.org"
 
 
@@ -32,36 +29,17 @@ class Metrics(ReceiveMetrics):
         self.results.append(result)
 
 
-class InboxCase(unittest.TestCase):
+class InboxCase(DeliveryCase):
     def setUp(self) -> None:
-        self.storage = MemoryStorage(keyring=Keyring([KEY]), retention=3600.0)
+        super().setUp()
         self.tokens = Tokens("key")
         self.metrics = Metrics()
-        self.woken = 0
         self.inbox = Inbox(self.storage, self.tokens, self.wake, self.metrics)
-        draft = Subscription("", "p", "q", "mailto:ann@example.org", None, {}, 0.0, None)
-        self.subscription = self.storage.subscribe(draft).subscription
-        (self.message_id,) = self.storage.publish("p", "q", [Draft(b"1", 300)])
-        self.delivery_id = delivery_id(self.message_id, self.subscription.id)
         self.envelope = self.tokens.make_short(Use.ENVELOPE, self.delivery_id)
         self.leave = self.tokens.make_short(Use.UNSUBSCRIBE, self.delivery_id)
-        self.taken = self.storage.take(self.storage.join(), 60.0, entries=10, rows=10)
-
-    def wake(self) -> None:
-        self.woken += 1
-
-    def settle(self, state: State = State.DELIVERED) -> None:
-        line = LogEntry(1, time.time(), state, OutcomeKind.DELIVERED)
-        settled = Settlement(self.message_id, self.subscription.id, self.taken.token, from_row=False, log=line)
-        self.assertEqual(0, self.storage.settle([settled], [Closing(self.message_id, self.taken.token)]))
 
     def take(self, mail: bytes, *recipients: str, sender: str = "") -> list[str]:
         return self.inbox.take(sender, recipients or (BOUNCES,), mail)
-
-    def receipts(self) -> list[Receipt]:
-        record = self.storage.get_delivery("p", "q", self.message_id, self.subscription.id)
-        assert record is not None
-        return list(record.receipts)
 
     def subscribed(self) -> bool:
         return self.storage.get_subscription("p", "q", self.subscription.id) is not None
@@ -84,7 +62,7 @@ class ReportTest(InboxCase):
         self.assertEqual((ReceiptKind.FAILED, True), (found.kind, found.gone))
         self.assertIn("5.1.1", found.detail)
         self.assertLess(abs(found.at - time.time()), 60)
-        (row,) = self.storage.take(self.storage.join(), 60.0, entries=0, rows=10).rows
+        (row,) = self.rows()
         self.assertEqual(found, row.report)
         self.assertEqual(1, self.woken)
         (line,) = logged.output
@@ -192,7 +170,7 @@ class EarlyTest(InboxCase):
         timer.start()
         self.take(report(self.envelope))
         timer.join()
-        (row,) = self.storage.take(self.storage.join(), 60.0, entries=0, rows=10).rows
+        (row,) = self.rows()
         self.assertIsNotNone(row.report)
 
     def test_but_not_for_ever(self) -> None:
@@ -216,7 +194,7 @@ class EarlyTest(InboxCase):
         done = Settlement(self.message_id, self.subscription.id, taken.token, True, line, attempts=2, lines=2)
         self.assertEqual(0, self.storage.settle([done]))
         self.expect(DONE, "failed", report(self.envelope))
-        self.assertEqual(1, len(self.storage.take(self.storage.join(), 60.0, entries=0, rows=10).rows))
+        self.assertEqual(1, len(self.rows()))
 
 
 class UnsubscribeTest(InboxCase):

@@ -13,7 +13,7 @@ from oslo_config import cfg
 from zaqar_notify.errors import CannotStart, NotifierFailed, NotifyError, UnknownScheme
 from zaqar_notify.model import Receipt, Subscription
 from zaqar_notify.notifiers import plugins as installed
-from zaqar_notify.notifiers.base import Notifier
+from zaqar_notify.notifiers.base import Notifier, Received
 from zaqar_notify.notifiers.plugins import NAMESPACE, Broken, Plugin
 from zaqar_notify.notifiers.sections import Section
 
@@ -158,6 +158,11 @@ class Notifiers:
         if receipt is not None and not isinstance(receipt, Receipt):
             raise NotifierFailed("The notifier returned no receipt")
         return receipt
+
+    def report_to(self, received: Received) -> None:
+        """Where they say what they hear later: `Notifier.received`."""
+        for notifier in self._instances.values():
+            notifier.received = received
 
     def close(self) -> None:
         """Close the notifiers, each on a thread of its own so that one that hangs keeps none of the others, then the HTTP

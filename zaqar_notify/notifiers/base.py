@@ -21,6 +21,15 @@ Report = Callable[[Delivery, Outcome], None]
 """Called once for each delivery, from any thread."""
 
 
+Received = Callable[[str, str, Receipt], None]
+"""Gets the ids of a message and of a subscription, and what was heard of the delivery. Quick, and safe to call from any thread.
+"""
+
+
+def _nobody(message_id: str, subscription_id: str, receipt: Receipt) -> None:
+    """Where nobody wants to know."""
+
+
 class Notifier(abc.ABC):
     """One instance for each class and configuration section, made at the start of a worker and of an API process.
 
@@ -49,6 +58,8 @@ class Notifier(abc.ABC):
         self.conf = conf
         self.http = http
         self.log = log
+        self.received: Received = _nobody
+        """For what a provider reports over a connection of our own, after the attempt. The worker puts it here."""
 
     def check(self, subscription: Subscription) -> None:  # noqa: B027 - to be overridden where there is something to check
         """Raise `InvalidRequest`, saying what to change, for a target or option that can never work."""

@@ -20,13 +20,14 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from smpplib import consts, exceptions, smpp
 
 from zaqar_notify.errors import CannotStart
-from zaqar_notify.model import Exchange, Outcome, OutcomeKind, Scope
+from zaqar_notify.model import Exchange, Outcome, OutcomeKind, Receipt, Scope
 from zaqar_notify.notifiers import gsm
+from zaqar_notify.notifiers.awaiting import Awaiting, Report
 from zaqar_notify.notifiers.gateways import WORDS, Sms, meaning
 
 _HEADER = 16
@@ -38,7 +39,12 @@ _UDH = 0x40  # in esm_class: the text begins with a header
 _UCS2 = 8
 _URGENT = 2  # of 0 to 3; in GSM each but 0 means priority (SMPP 3.4, 5.2.14)
 _DAY = 86400
-_RECEIPT = re.compile(rb"id:(\S+).*?stat:(\w+)", re.IGNORECASE | re.DOTALL)
+_BIND_AGAIN = 30.0
+"""Seconds after which a connection that has ended is made anew for the reports that are awaited."""
+_MESSAGE_TYPE, _IS_RECEIPT = 0x3C, 0x04  # in esm_class
+_STATES = dict(enumerate(("ENROUTE", "DELIVRD", "EXPIRED", "DELETED", "UNDELIV", "ACCEPTD", "UNKNOWN", "REJECTD"), 1))
+"""Values of message_state (SMPP 3.4, 5.2.28)."""
+_RECEIPT = re.compile(rb"id:(\S+)(?:.*?stat:(\w+))?(?:.*?err:(\w+))?", re.IGNORECASE | re.DOTALL)
 
 _UNREADABLE = (
     exceptions.PDUError,
@@ -66,14 +72,6 @@ OUTCOMES: Mapping[int, str] = _codes(
 _SYSTEM_ERROR = 0x08
 
 
-class Receipt(NamedTuple):
-    """What the message centre reports about a message later."""
-
-    message_id: str
-    state: str
-    """``DELIVRD``, ``UNDELIV``, ``EXPIRED`` and so on."""
-
-
 Done = Callable[[Outcome], None]
 
 
@@ -85,7 +83,7 @@ class _Message:
     """None: it has been reported."""
     parts: list[bytes]
     unanswered: int = 0
-    message_id: str | None = None
+    message_ids: list[str] = dataclasses.field(default_factory=list)
     refusal: int = 0
     """The first command_status that was not 0."""
 
@@ -100,8 +98,8 @@ class _Broken(Exception):
 
 
 class SmppGateway:
-    """``section`` names the configuration's section in errors. Raises `CannotStart` for what cannot work. ``on_receipt`` is
-    called on this gateway's thread; without it no receipts are asked for."""
+    """``section`` names the configuration's section in errors. Raises `CannotStart` for what cannot work. ``heard`` is
+    called on this gateway's thread, with the delivery's id, for each receipt that the message centre has reported."""
 
     def __init__(
         self,
@@ -109,11 +107,12 @@ class SmppGateway:
         section: str,
         conf: Any,
         log: logging.Logger,
-        on_receipt: Callable[[Receipt], None] | None = None,
+        heard: Callable[[str, Receipt], None],
     ) -> None:
         self.name = name
         self._log = log
-        self._on_receipt = on_receipt
+        self._tell = heard
+        self._awaiting = Awaiting()
         self._host, self._port, tls = _address(conf.url or "", section)
         self._bind = {"system_id": conf.username or "", "password": conf.password or ""}
         if not 0 < len(self._bind["system_id"]) < 16 or len(self._bind["password"]) > 8:
@@ -162,9 +161,7 @@ class SmppGateway:
 
     def _run(self) -> None:
         while not self._closing:
-            if not self._inbox:
-                select.select([self._wake_fd], [], [])
-                self._heard()
+            if not self._inbox and self._is_woken(_BIND_AGAIN if self._awaiting else None):
                 continue
             self._connect_and_serve()
         while self._inbox:
@@ -172,6 +169,13 @@ class SmppGateway:
         with self._lock:
             os.close(self._wake_fd)
             self._wake_fd = -1
+
+    def _is_woken(self, seconds: float | None) -> bool:
+        """Waits for it."""
+        readable, _, _ = select.select([self._wake_fd], [], [], seconds)
+        if readable:
+            self._heard()
+        return bool(readable)
 
     def _heard(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -237,7 +241,7 @@ class SmppGateway:
             "esm_class": _UDH if is_part else 0,
             "validity_period": _validity(sms.seconds),
             "priority_flag": _URGENT if sms.urgent else 0,
-            "registered_delivery": 1 if self._on_receipt is not None else 0,
+            "registered_delivery": 1,
         }
 
     def _hear(self, link: _Link, on_way: dict[int, _Message]) -> None:
@@ -261,8 +265,9 @@ class SmppGateway:
     def _answered(self, message: _Message, pdu: Any) -> None:
         message.unanswered -= 1
         message.refusal = message.refusal or pdu.status
-        if message.message_id is None and not pdu.status:
-            message.message_id = _text(getattr(pdu, "message_id", None))
+        message_id = None if pdu.status else _text(getattr(pdu, "message_id", None))
+        if message_id:
+            message.message_ids.append(message_id)
         if message.unanswered:
             return
         if message.refusal:
@@ -272,14 +277,25 @@ class SmppGateway:
             )
             _end(message, dataclasses.replace(self._refused(message.refusal, why), exchange=recorded))
         else:
-            accepted = f"accepted by the gateway {self.name} as {message.message_id}"
-            _end(message, Outcome(OutcomeKind.DELIVERED, accepted, 0, provider_id=message.message_id))
+            first = message.message_ids[0] if message.message_ids else None
+            early = self._awaiting.accepted(message.sms.id, message.message_ids)
+            accepted = f"accepted by the gateway {self.name} as {first}"
+            _end(message, Outcome(OutcomeKind.DELIVERED, accepted, 0, provider_id=first))
+            for report in early:
+                self._reported(report)
 
     def _delivered(self, link: _Link, pdu: Any) -> None:
         link.say("deliver_sm_resp", pdu.sequence)
-        receipt = _receipt(pdu)
-        if receipt is not None and self._on_receipt is not None:
-            self._on_receipt(receipt)
+        report = _report(pdu)
+        if report is not None:
+            self._reported(report)
+
+    def _reported(self, report: Report) -> None:
+        found = self._awaiting.reported(report)
+        if found is not None:
+            delivery_id, kind = found
+            error = f", error {report.error}" if report.error.strip("0") else ""
+            self._tell(delivery_id, Receipt(kind, time.time(), f"the gateway {self.name} reported {report.state}{error}"))
 
     def _end_late(self, on_way: dict[int, _Message]) -> None:
         now = time.monotonic()
@@ -454,11 +470,17 @@ def _sender(sender: str) -> dict[str, Any]:
     return {"source_addr_ton": _TON_ALPHANUMERIC if sender else 0, "source_addr_npi": 0, "source_addr": sender}
 
 
-def _receipt(pdu: Any) -> Receipt | None:
-    """Of a receipt what it says: in optional parameters, or in the usual words of its text. None: it is no receipt."""
+def _report(pdu: Any) -> Report | None:
+    """Of a receipt what it says: in optional parameters, or in the usual words of its text. None: it is no receipt, but what
+    somebody wrote to us."""
+    named = _text(getattr(pdu, "receipted_message_id", None))
+    if not named and (getattr(pdu, "esm_class", None) or 0) & _MESSAGE_TYPE != _IS_RECEIPT:
+        return None
     match = _RECEIPT.search(getattr(pdu, "short_message", None) or b"")
-    message_id = _text(getattr(pdu, "receipted_message_id", None)) or (_text(match[1]) if match else None)
-    return Receipt(message_id, _text(match[2]) or "" if match else "") if message_id else None
+    said = [_text(one) or "" for one in match.groups()] if match else ["", "", ""]
+    message_id = named or said[0]
+    state = said[1].upper() or _STATES.get(getattr(pdu, "message_state", None) or 0, "")
+    return Report(message_id, state, said[2]) if message_id else None
 
 
 def _text(value: Any) -> str | None:

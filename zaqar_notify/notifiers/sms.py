@@ -179,7 +179,11 @@ class SmsNotifier(TemplatedNotifier):
             from zaqar_notify.notifiers.smpp import SmppGateway
         except ImportError as error:
             raise CannotStart(f"[sms_{name}] preset is smpp, which needs smpplib: pip install 'zaqar-notify[smpp]'") from error
-        return SmppGateway(name, f"sms_{name}", section, self.log)
+        return SmppGateway(name, f"sms_{name}", section, self.log, self._heard)
+
+    def _heard(self, delivery_id: str, receipt: Receipt) -> None:
+        message_id, _, subscription_id = delivery_id.partition("-")
+        self.received(message_id, subscription_id, receipt)
 
     # -- what the service asks ------------------------------------------------------------------------------------------------
 
