@@ -63,6 +63,7 @@ class DeliveryTests:
                     "status": 204,
                     "duration": 0.125,
                     "error": None,
+                    "detail": "accepted",
                 }
             ],
         }

@@ -3,7 +3,7 @@
 import unittest
 
 from tests.notifiers.endpoint import Endpoint, certificate
-from tests.notifiers.mailserver import PASSWORD, USER, MailServer
+from tests.notifiers.mailserver import PASSWORD, USER, MailServer, text_of
 from tests.notifiers.sms_providers import Kannel, Twilio
 from tests.notifiers.test_slack import PATH, Slack
 from tests.system.service import Service, wait_for
@@ -57,8 +57,9 @@ class ChannelsTest(unittest.TestCase):
         self.service.start_api()
         self.service.start("worker")
 
-    def subscribe(self, subscriber):
-        return self.service.request("POST", "/v2/queues/q/subscriptions", {"subscriber": subscriber, "ttl": 600})
+    def subscribe(self, subscriber, **options):
+        asked = {"subscriber": subscriber, "ttl": 600, "options": options}
+        return self.service.request("POST", "/v2/queues/q/subscriptions", asked)
 
     def deliveries(self, message_id):
         _, found = self.service.request("GET", f"/v2/queues/q/messages/{message_id}/deliveries")
@@ -106,6 +107,40 @@ class ChannelsTest(unittest.TestCase):
         log = self.service.log("worker")
         for secret in (PASSWORD, "wr0ng-password", Twilio.TOKEN, Kannel.PASSWORD, NUMBER, "4670000000", "@example.org", PATH):
             self.assertNotIn(secret, log)
+
+    def test_templates_and_a_digest(self):
+        text = {"de": "Hallo {{ body.name }}", "default": "Hello {{ body.name }}"}
+        self.service.request("PUT", "/v2/queues/q", {"_templates": {"*": {"text": text, "title": "T"}}})
+        own = {
+            "email": {
+                "subject": "For {{ body.name }}",
+                "text": "{{ body.n }}. {{ message.language }}",
+                "html": "<b>{{ body.name }}</b>",
+            }
+        }
+        window = {"seconds": 3}
+        for subscriber, options in (
+            ("mailto:ann@example.org", {"templates": own, "window": window}),
+            ("sms:+46700000002?gateway=kannel", {"language": "de"}),
+            (f"slack+https://127.0.0.1:{self.hook.port}{PATH}", {}),
+        ):
+            self.assertEqual(201, self.subscribe(subscriber, **options)[0])
+        sent = [{"body": {"n": n, "name": "<Ann>"}, "ttl": 600, "language": "de-AT"} for n in range(3)]
+        _, posted = self.service.request("POST", "/v2/queues/q/messages", {"messages": sent})
+        ids = [resource.rpartition("/")[2] for resource in posted["resources"]]
+
+        def records():
+            return [one for message_id in ids for one in self.deliveries(message_id).values()]
+
+        wait_for(lambda: [one["state"] for one in records()] == ["delivered"] * 9, "all deliveries to end")
+        (mail,) = self.mail.mails
+        plain, page = (text_of(part) for part in mail.parsed.iter_parts())
+        self.assertIn("[3/3] For <Ann>\n2. de-AT\n", plain)
+        self.assertIn("<h3>[1/3] For &lt;Ann&gt;</h3>\n<div><b>&lt;Ann&gt;</b></div>", page)
+        named = [one for one in records() if mail.parsed["Message-ID"] in one["attempts"][0].get("detail", "")]
+        self.assertEqual(3, len(named))
+        self.assertEqual(["Hallo <Ann>"] * 3, [asked["text"] for asked in self.kannel.taken])
+        self.assertEqual([{"text": "T\nHallo &lt;Ann&gt;"}] * 3, self.slack.payloads)
 
     def test_what_can_never_work_is_refused_at_once(self):
         cases = {

@@ -238,14 +238,17 @@ def _show_receipt(heard: Receipt) -> dict[str, Any]:
 
 
 def _show_line(line: LogEntry) -> dict[str, Any]:
-    return ({"fallback": line.target} if line.target else {}) | {
+    delivered = line.outcome is OutcomeKind.DELIVERED
+    return {
+        **({"fallback": line.target} if line.target else {}),
+        **({"detail": line.detail} if delivered and line.detail else {}),
         "number": line.number,
         "at": line.at,
         "outcome": None if line.outcome is None else line.outcome.value,
         "state": line.state.value,
         "status": line.status,
         "duration": line.duration,
-        "error": None if line.outcome is OutcomeKind.DELIVERED else line.detail or None,
+        "error": None if delivered else line.detail or None,
     }
 
 

@@ -610,6 +610,7 @@ def _deliveries(limits: Limits) -> Json:
             "status": {"type": ["integer", "null"], "description": "That of the answer, in the transport's numbers."},
             "duration": {"type": ["number", "null"], "description": "Seconds."},
             "error": {"type": ["string", "null"]},
+            "detail": {"type": "string", "description": "Only of a success: what there is to say of it, as what it was taken."},
             "fallback": {
                 **integer(1, validation.MAX_FALLBACKS),
                 "description": "Only where it went to another address than the subscriber: which one of options.fallback.",
@@ -617,7 +618,7 @@ def _deliveries(limits: Limits) -> Json:
             "exchange": nullable(_exchange())
             | {"description": "Only where it was asked for: what went over the wire. null: nothing, or it was not recorded."},
         },
-        optional=("fallback", "exchange"),
+        optional=("detail", "fallback", "exchange"),
     )
     kinds = [kind.value for kind in ReceiptKind]
     receipt = record({"kind": {"enum": kinds}, "at": INSTANT, "detail": {"type": ["string", "null"]}})
