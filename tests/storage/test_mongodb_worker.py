@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import os
 import tempfile
 import threading
@@ -14,9 +15,9 @@ from tests.storage import conformance_cluster
 from tests.storage.case import SqlCase
 from tests.storage.contract import LANE, LEASE, NOW, Clock
 from tests.storage.test_mongodb import MongoCase
-from zaqar_notify.model import Alert, Draft, LaneKey, State
+from zaqar_notify.model import Alert, Draft, LaneKey, Priority, Receipt, ReceiptKind, State
 from zaqar_notify.storage import ids
-from zaqar_notify.storage.base import RANGE, Breaker, Closing, Failure, Settlement, Storage, Taken
+from zaqar_notify.storage.base import RANGE, Breaker, Closing, Failure, Settlement, Storage, Taken, Window
 from zaqar_notify.storage.mongodb import depth, taking
 from zaqar_notify.storage.mongodb.collections import (
     DELIVERIES,
@@ -578,8 +579,30 @@ class MovingTest(MongoCase, conformance_cluster.CopyConformance):
         storage.upgrade()
         return storage
 
+    def fill_channels(self) -> None:
+        """All that comes with windows, receipts, hints and pools."""
+        mine = self.subscribe("http://c/")
+        hinted = Draft(b"1", 300, collapse_key="c", priority=Priority.LOW, language="sv")
+        given = self.storage.publish("p", "q", [hinted] * 6)
+        worker = self.storage.join()
+        token = self.take(worker).token
+        line = dataclasses.replace(self.delivered(), target=1)
+        ends: list[dict[str, Any]] = [
+            {"log": line},
+            {"log": line},
+            {"window": Window("s", 600.0, "é")},
+            {"window": Window("s", 600.0, "é")},
+            {"park": LaneKey("p", "sms", "sms"), "target": 2},
+        ]
+        settled = [Settlement(one, mine.id, token, False, **end) for one, end in zip(given[:5], ends, strict=True)]
+        self.assertEqual(0, self.storage.settle(settled, [Closing(one, token) for one in given]))
+        for receipt in (Receipt(ReceiptKind.DEVICE, NOW + 0.1), Receipt(ReceiptKind.FAILED, NOW + 0.2, "é", gone=True)):
+            self.assertTrue(self.storage.receive(given[0], mine.id, receipt))
+        self.assertEqual(State.SUPERSEDED, self.state(given[2], mine.id))
+
     def test_there_and_back_every_record_is_the_same(self) -> None:
         self.fill()
+        self.fill_channels()
         self.clock.now += 100_000
         self.storage.prune(100)
         there, back = self.make_empty(), self.make_sql(Clock())
