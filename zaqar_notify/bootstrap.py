@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from zaqar_notify.notifiers.sending import Senders
     from zaqar_notify.prometheus import Exposition
     from zaqar_notify.receiving.lmtp import Server as Receiver
+    from zaqar_notify.schemes import Schemes
     from zaqar_notify.storage.base import Storage
     from zaqar_notify.validation import Limits
     from zaqar_notify.worker import Worker
@@ -280,6 +281,11 @@ def build_service(conf: cfg.ConfigOpts) -> NotificationService:
 
 def _waking(conf: cfg.ConfigOpts, storage: Storage) -> Callable[[], None]:
     """Tells the workers of this machine, and those of others, that there is work."""
+    return _closable_waking(conf, storage)[0]
+
+
+def _closable_waking(conf: cfg.ConfigOpts, storage: Storage) -> tuple[Callable[[], None], Callable[[], None]]:
+    """The same, and what closes it."""
     from zaqar_notify.wake import Waker
 
     here = Waker(_wake_directory(conf))
@@ -288,7 +294,7 @@ def _waking(conf: cfg.ConfigOpts, storage: Storage) -> Callable[[], None]:
         here.notify()
         storage.announce()
 
-    return wake
+    return wake, here.close
 
 
 # -- metrics -------------------------------------------------------------------------------------------------------------------
@@ -441,7 +447,8 @@ def _behind_keystone(conf: cfg.ConfigOpts, api: WSGIApplication) -> WSGIApplicat
     return KeystoneGate(api, guarded, (ClientException,))
 
 
-def build_worker(conf: cfg.ConfigOpts) -> Worker:
+def build_worker(conf: cfg.ConfigOpts, schemes: Sequence[str] = ()) -> Worker:
+    """``schemes``: those that it serves, and no other, of ``[worker] apart``; without them it serves all but these."""
     from zaqar_notify.alerts import Alerts
     from zaqar_notify.attempt_log import AttemptLog
     from zaqar_notify.feedback import Links, Tokens
@@ -459,7 +466,9 @@ def build_worker(conf: cfg.ConfigOpts) -> Worker:
     storage.check()
     metrics, stop_metrics = _build_worker_metrics(conf, storage)
     notifiers = build_notifiers(conf)
-    receipts = Receipts(storage, _waking(conf, storage))
+    served = _build_schemes(conf, notifiers, schemes)
+    wake, stop_waking = _closable_waking(conf, storage)
+    receipts = Receipts(storage, wake)
     notifiers.report_to(receipts.put)
     senders = build_senders(conf, notifiers)
     return Worker(
@@ -485,9 +494,38 @@ def build_worker(conf: cfg.ConfigOpts) -> Worker:
         ),
         confirmed_only=notification.require_confirmation,
         links=functools.partial(Links, Tokens(conf.signed_url.secret_key), (conf.api.public_url or "").rstrip("/")),
-        jobs=build_cluster(conf, storage),
+        schemes=served,
+        jobs=None if schemes else build_cluster(conf, storage),
+        tell_others=wake,
         identity=Identity(socket.gethostname(), os.getpid(), __version__),
-        closing=_all_of(stop_metrics, senders.close, notifiers.close, receipts.close, storage.close),
+        closing=_all_of(stop_metrics, senders.close, notifiers.close, receipts.close, stop_waking, storage.close),
+    )
+
+
+def _build_schemes(conf: cfg.ConfigOpts, notifiers: Notifiers, served: Sequence[str]) -> Schemes:
+    from zaqar_notify.schemes import OURS, Schemes
+
+    disabled, apart = (frozenset(map(str.lower, names)) for names in (conf.notification.disabled_schemes, conf.worker.apart))
+    for option, names in (("[notification] disabled_schemes", disabled), ("[worker] apart", apart)):
+        if unknown := names - notifiers.known():
+            raise errors.CannotStart(
+                f"{option}: no notifier serves {', '.join(sorted(unknown))}; loaded are {', '.join(notifiers.schemes())}"
+            )
+    pools = [scheme.lower() for scheme in served]
+    if strange := set(pools) - apart:
+        raise errors.CannotStart(
+            f"--schemes {','.join(sorted(strange))}: other workers serve that, too; put it into [worker] apart, for all workers"
+        )
+    if broken := set(pools) - set(notifiers.schemes()):
+        raise errors.CannotStart(f"--schemes {','.join(sorted(broken))}: no notifier that can be used here serves that")
+    return Schemes(
+        notifiers.scheme_of,
+        enabled=conf.notification.enabled,
+        disabled=disabled,
+        drops=conf.notification.when_disabled == "drop",
+        recheck=conf.notification.disabled_recheck,
+        apart=apart,
+        pools=tuple(pools) or (OURS,),
     )
 
 

@@ -46,6 +46,13 @@ def build_parser() -> argparse.ArgumentParser:
     api.add_argument("--port-fd", type=int, help=argparse.SUPPRESS)  # the bound port, from 'serve'
     api.set_defaults(run=run_api)
     worker = _add(commands, "worker", "run a worker alone", (texts.WORKER, texts.WORKER_EXAMPLES), [configured])
+    worker.add_argument(
+        "--schemes",
+        type=lambda text: [word.strip() for word in text.split(",") if word.strip()],
+        default=[],
+        metavar="SCHEME,...",
+        help="serve these, of [worker] apart, and nothing else",
+    )
     worker.add_argument("--ready-fd", type=int, help=argparse.SUPPRESS)  # where to say 'ready' to 'serve'
     worker.set_defaults(run=run_worker)
     receive = _add(commands, "receive", "take bounces of mails, by LMTP", (texts.RECEIVE, texts.RECEIVE_EXAMPLES), [configured])

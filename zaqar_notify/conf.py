@@ -232,6 +232,18 @@ WORKER: list[cfg.Opt] = [
         min=0.1,
         help="Attempts per second in a lane whose breaker has closed, at first; doubles every 10 s, and ends after a minute.",
     ),
+    cfg.IntOpt(
+        "window_batch",
+        default=500,
+        min=1,
+        help="Most of what windows release that is handed to a notifier at once, and that one digest is made of.",
+    ),
+    cfg.ListOpt(
+        "apart",
+        default=[],
+        help="Schemes that workers of their own serve: 'zaqar-notify worker --schemes SCHEME', which 'serve' starts by itself. "
+        "All other workers leave what goes there to them.",
+    ),
     cfg.IntOpt("micro_batch", default=500, min=1, help="Most outcomes that are settled in one transaction."),
     seconds("settle_delay", 0.05, "How long an outcome waits for others before it is settled."),
     seconds("dispatch_interval", 0.01, "Shortest time between two dispatches under load; after idle time dispatch is at once."),
@@ -307,6 +319,28 @@ CLUSTER: list[cfg.Opt] = [
 ]
 
 NOTIFICATION: list[cfg.Opt] = [
+    cfg.BoolOpt(
+        "enabled",
+        default=True,
+        help="Send notifications. If not, messages can be posted and subscribed to as ever.",
+    ),
+    cfg.ListOpt("disabled_schemes", default=[], help="URI schemes that nothing is sent to, while all others are."),
+    cfg.StrOpt(
+        "when_disabled",
+        default="park",
+        choices=[
+            ("park", "It waits, until it expires, and is sent when notifications are switched on again."),
+            ("drop", "It ends at once, as suppressed, and can be replayed."),
+        ],
+        help="What becomes meanwhile of what would be sent.",
+    ),
+    cfg.Opt(
+        "disabled_recheck",
+        type=types.Float(min=1),
+        default=30.0,
+        help="How often a worker looks whether what waits for that may be sent: so long it takes at most, after the start of a "
+        "worker with another configuration, until that is sent. In seconds.",
+    ),
     cfg.BoolOpt(
         "ignore_broken_plugins",
         default=False,

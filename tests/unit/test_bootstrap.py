@@ -156,3 +156,58 @@ class KeystoneTest(ConfiguredCase):
         )
         self.configure("[auth]\nstrategy = apikey\n")
         subprocess.run([sys.executable, "-c", program, self.directory / "test.conf"], check=True, timeout=60)
+
+
+KEYS = f"""
+[storage]
+connection = memory://
+[encryption]
+keys = {"A" * 43}=
+[signed_url]
+secret_key = secret
+"""
+
+
+class SchemesTest(ConfiguredCase):
+    """What is switched off, and what workers of their own serve."""
+
+    def worker(self, text, schemes=()):
+        worker = bootstrap.build_worker(self.configure(KEYS + text), schemes)
+        self.addCleanup(worker.run)
+        self.addCleanup(worker.stop)
+        return worker
+
+    def refuse(self, text, *words, schemes=()):
+        self.refused(lambda: self.worker(text, schemes), *words)
+
+    def test_all_are_on_and_everybodys(self):
+        schemes = self.worker("")._schemes
+        self.assertEqual((True, set(), set(), ("",)), (schemes.enabled, schemes.disabled, schemes.apart, schemes.pools))
+
+    def test_switched_off(self):
+        text = "[notification]\nenabled = false\ndisabled_schemes = sms, WEBPUSH\nwhen_disabled = drop\ndisabled_recheck = 7\n"
+        schemes = self.worker(text)._schemes
+        self.assertEqual((False, True, 7.0), (schemes.enabled, schemes.drops, schemes.recheck))
+        self.assertEqual({"sms", "webpush"}, schemes.disabled)
+        self.assertIsNotNone(schemes.off("webpush+https://push.example.org/1"))
+
+    def test_one_of_its_own(self):
+        schemes = self.worker("[worker]\napart = sms, Log\n", ["LOG"])._schemes
+        self.assertEqual((("log",), {"sms", "log"}), (schemes.pools, schemes.apart))
+        self.assertEqual(("log", "", "sms"), tuple(schemes.pool(uri) for uri in ("log:", "mailto:a@example.org", "sms:+1")))
+
+    def test_one_of_its_own_runs_no_jobs(self):
+        self.assertIsNone(self.worker("[worker]\napart = log\n", ["log"])._jobs)
+
+    def test_a_scheme_that_nothing_serves(self):
+        self.refuse("[notification]\ndisabled_schemes = sms, pigeon\n", "[notification] disabled_schemes", "pigeon", "mailto")
+        self.refuse("[worker]\napart = pigeon\n", "[worker] apart", "pigeon", "mailto")
+        self.refuse("[worker]\napart = log\n", "--schemes pigeon", "[worker] apart", schemes=["pigeon"])
+
+    def test_a_scheme_that_other_workers_serve_too(self):
+        self.refuse("[worker]\napart = log\n", "--schemes sms", "[worker] apart", schemes=["log", "sms"])
+
+    def test_a_bad_value(self):
+        for text in ("enabled = maybe", "when_disabled = keep", "disabled_recheck = 0"):
+            with self.subTest(text):
+                self.refused(lambda text=text: self.configure(f"[notification]\n{text}\n"), text.partition(" ")[0])

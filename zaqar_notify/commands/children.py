@@ -28,6 +28,8 @@ class Child:
     process: subprocess.Popen[bytes]
     started_at: float
     """Like all instants here: ``time.monotonic()`` seconds."""
+    needed: bool = True
+    """Without it there is no service."""
     pause: float = FIRST_PAUSE
     """Seconds until it is started again when it dies."""
     due_at: float | None = None
@@ -45,8 +47,8 @@ class Child:
 
 
 class Children:
-    """API and worker, and a receiver where one is wanted. Each is in a session of its own, so that Ctrl-C reaches only the
-    parent, and ends with the parent."""
+    """API and worker, a receiver where one is wanted, and a worker for each scheme that has one of its own. Each process is in
+    a session of its own, so that Ctrl-C reaches only the parent, and ends with the parent."""
 
     def __init__(
         self,
@@ -56,14 +58,17 @@ class Children:
         port: int,
         environment: Mapping[str, str],
         receiver: bool = False,
+        apart: Sequence[str] = (),
     ) -> None:
-        """``port`` is the file descriptor of the bound port, which the API inherits."""
+        """``port`` is the file descriptor of the bound port, which the API inherits; ``apart`` are the schemes that have a
+        worker of their own. Nobody waits for these: what such a scheme is sent with may take its worker down at once."""
         self._configuration = configuration
         self._listening = listening
         self._port = port
         self._environment = environment
         self._say_so = {"worker": "worker", **({"receiver": "receive"} if receiver else {})}
         """The commands of those that say when they are ready."""
+        self._apart = apart
         self._children: list[Child] = []
         self._ready = -1
         self._heard = b""
@@ -80,6 +85,8 @@ class Children:
             for child in self._children:
                 child.start = functools.partial(self._start, self._say_so[child.name])
             self._add("api", lambda: self._start("api", *self._listening, pass_fds=(self._port,)))
+            for scheme in self._apart:
+                self._add(f"worker for {scheme}", functools.partial(self._start, "worker", "--schemes", scheme), needed=False)
             yield
         finally:
             self._stop(grace)
@@ -95,7 +102,7 @@ class Children:
     def require_alive(self) -> None:
         """Raise `CannotStart` when one has ended."""
         for child in self._children:
-            if child.process.poll() is not None:
+            if child.needed and child.process.poll() is not None:
                 raise errors.CannotStart(
                     f"The {child.name} could not start, as said above ({ending(child.process.returncode)})"
                 )
@@ -105,8 +112,8 @@ class Children:
         for child in self._children:
             child.revive(now)
 
-    def _add(self, name: str, start: Callable[[], subprocess.Popen[bytes]]) -> None:
-        self._children.append(Child(name, start, start(), time.monotonic()))
+    def _add(self, name: str, start: Callable[[], subprocess.Popen[bytes]], needed: bool = True) -> None:
+        self._children.append(Child(name, start, start(), time.monotonic(), needed))
 
     def _start(self, command: str, *more: str, pass_fds: Sequence[int] = ()) -> subprocess.Popen[bytes]:
         return subprocess.Popen(

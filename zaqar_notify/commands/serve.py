@@ -69,6 +69,7 @@ def look_after(conf: cfg.ConfigOpts, port: socket.socket, directory: str, files:
         port=port.fileno(),
         environment={**({ALLOWED_NETWORKS: LOOPBACK} if development else {}), **os.environ},
         receiver=conf.receive.listen is not None,
+        apart=sorted({scheme.lower() for scheme in conf.worker.apart}),
     )
     with children.running(max(conf.api.graceful_timeout, conf.worker.stop_timeout, conf.receive.stop_timeout) + 5.0):
         wait_until_ready(port, children, signals)

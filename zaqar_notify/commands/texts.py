@@ -52,6 +52,10 @@ Runs a worker, which delivers. Any number of them may work on one database.
 Needs keys. SIGTERM stops it: it waits [worker] stop_timeout for what is in
 flight, gives the rest back and leaves.
 
+With --schemes it serves nothing but these, each of which has to be named in
+[worker] apart: all other workers leave them to it. A plugin that takes its
+process down then takes nothing else with it.
+
 {KEYS}"""
 
 API_EXAMPLES = """\
@@ -64,6 +68,7 @@ WORKER_EXAMPLES = """\
 example:
   zaqar-notify worker --config-file /etc/zaqar-notify/zaqar-notify.conf \\
                       --config-file /etc/zaqar-notify/secrets.conf
+  zaqar-notify worker --schemes sms,udp --config-file my.conf
 """
 
 RECEIVE = f"""\

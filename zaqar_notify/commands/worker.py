@@ -19,7 +19,7 @@ SWITCH_INTERVAL = 0.0003
 def run(arguments: argparse.Namespace) -> NoReturn:
     conf = configure(arguments)
     bootstrap.set_up_logging(conf)
-    worker = bootstrap.build_worker(conf)
+    worker = bootstrap.build_worker(conf, arguments.schemes)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.stop())
     # What sends asks for the interpreter's lock at each step of each transfer. At 5 ms, which is usual, it would mostly wait.

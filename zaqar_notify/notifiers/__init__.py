@@ -120,15 +120,20 @@ class Notifiers:
         return [plugin.section, *(f"{plugin.section}_{name}" for name in names)]
 
     def _plugin(self, subscriber: str) -> Plugin:
+        if served := self.scheme_of(subscriber):
+            return self._served(served)
         scheme, colon, _ = subscriber.partition(":")
         scheme = scheme.lower()
-        for name in (scheme, scheme.partition("+")[0]) if colon else ():
-            if name in self._allowed:
-                return self._served(name)
         if scheme.startswith("trust+"):
             raise UnknownScheme("Keystone trusts (trust+http, trust+https) are not supported: use a secret and its signature.")
         shown = f"{scheme[:50]!r} is not a known scheme" if colon else "The subscriber is not a URI"
         raise UnknownScheme(f"{shown}; subscribers may begin with: {', '.join(f'{name}:' for name in self.schemes())}.")
+
+    def scheme_of(self, subscriber: str) -> str:
+        """The scheme under which a notifier serves it; empty: there is none."""
+        scheme, colon, _ = subscriber.partition(":")
+        scheme = scheme.lower()
+        return next((name for name in (scheme, scheme.partition("+")[0]) if colon and name in self._allowed), "")
 
     def _served(self, scheme: str) -> Plugin:
         plugin = self._plugins.get(scheme)
@@ -140,6 +145,10 @@ class Notifiers:
     def schemes(self) -> list[str]:
         """The schemes that subscribers may have."""
         return sorted(self._allowed & self._plugins.keys())
+
+    def known(self) -> set[str]:
+        """All that a notifier wants to serve, also one that is broken."""
+        return self._plugins.keys() | {one.scheme for one in self.broken}
 
     def describe(self) -> list[tuple[str, str, str, str]]:
         """All that can be used: (scheme, class, package, version of the package), by scheme."""
