@@ -618,7 +618,7 @@ class RangesConformance(_TwoWorkers):
         self.assertEqual({self.mine[0]}, self.storage.known(message_id, None))
 
 
-class CopyConformance(StorageCase):
+class CopyCase(StorageCase):
     """For storages that can be copied. ``make_empty`` makes another one."""
 
     def make_empty(self) -> Storage:
@@ -634,6 +634,8 @@ class CopyConformance(StorageCase):
                 self.assertTrue(len(records) <= limit)
                 target.copy_into(kind, records)
 
+
+class CopyConformance(CopyCase):
     def fill(self) -> dict[str, Any]:
         self.storage.put_queue("p", "q", {"a": {"b.c": [1, None]}})
         mine = self.subscribe("http://a/", options={"x": 1}, secret="whsec_" + "A" * 44)

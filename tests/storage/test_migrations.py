@@ -15,9 +15,9 @@ from alembic.script import ScriptDirectory
 from tests.storage import case
 from tests.storage.contract import NOW
 from zaqar_notify.errors import CannotStart
-from zaqar_notify.model import LaneKey, Message, MessageKind, OutcomeKind, State
+from zaqar_notify.model import LaneKey, Message, MessageKind, OutcomeKind, Receipt, ReceiptKind, State
 from zaqar_notify.storage import codes, ids
-from zaqar_notify.storage.base import Failure, Settlement
+from zaqar_notify.storage.base import Closing, Failure, Row, Settlement, Window
 from zaqar_notify.storage.sql import tables
 from zaqar_notify.storage.sql.migrations import configuration
 
@@ -50,6 +50,7 @@ class MigrationTest(case.SqlCase):
         self.assertEqual((set(State), len(State)), (set(codes.STATE_CODES), len(codes.STATES)))
         self.assertEqual((set(MessageKind), len(MessageKind)), (set(codes.KIND_CODES), len(codes.KINDS)))
         self.assertEqual((set(OutcomeKind), len(OutcomeKind)), (set(codes.OUTCOME_CODES), len(codes.OUTCOMES)))
+        self.assertEqual((set(ReceiptKind), len(ReceiptKind)), (set(codes.RECEIPT_CODES), len(codes.RECEIPT_KINDS)))
 
 
 class FirstRevisionTest(case.SqlCase):
@@ -173,6 +174,74 @@ class FirstRevisionTest(case.SqlCase):
         self.assertEqual(("", 0, "", 5.0), (member.host, member.pid, member.version, member.joined_at))
         self.assertEqual(1, self.storage.recover())
         self.storage.beat(self.storage.join("here", 1, "2"))
+
+
+class FourthRevisionTest(case.SqlCase):
+    """A database of the revision before windows, receipts and pools, with work in it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        os.unlink(self.path)
+        engine = sqlalchemy.create_engine(f"sqlite:///{self.path}", poolclass=sqlalchemy.NullPool)
+        self.addCleanup(engine.dispose)
+        with engine.begin() as connection:
+            config = configuration()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "0004")
+        with contextlib.closing(sqlite3.connect(self.path)) as outside, outside:
+            outside.execute("INSERT INTO projects (id, name) VALUES (7, 'p')")
+            outside.execute(
+                "INSERT INTO queues (id, project, name, metadata, created_at, project_id) VALUES (1, 'p', 'q', '{}', 5, 7)"
+            )
+            outside.executemany(
+                "INSERT INTO messages (id, queue_id, body, ttl, created_at, expires_at, version, prune_at)"
+                " VALUES (?, 1, '1', 300, ?, ?, 1, ?)",
+                [(number, NOW, NOW + 300, NOW + 300) for number in range(1, 5)],
+            )
+            outside.execute(
+                "INSERT INTO subscriptions (id, project, queue, subscriber, options, created_at, confirmed, secret_made)"
+                " VALUES (9, 'p', 'q', 'http://a/', '{}', 5, 0, 0)"
+            )
+            outside.execute("INSERT INTO outbox (message_id, queue_id, due_at, takes, project_id) VALUES (1, 1, 0, 0, 7)")
+            outside.executemany(
+                "INSERT INTO deliveries (message_id, subscription_id, lane_id, due_at, attempts, lines, expires_at, project_id)"
+                " VALUES (?, 9, ?, ?, 1, 1, ?, 7)",
+                [(2, None, 0, NOW + 300), (3, 1, None, NOW + 300)],
+            )
+            outside.execute("INSERT INTO lanes (id, project, name, due_at, project_id) VALUES (1, 'p', 'http://a', 0, 7)")
+            outside.executemany(
+                "INSERT INTO delivery_log (message_id, subscription_id, number, at, state, outcome) VALUES (?, 9, 1, ?, ?, ?)",
+                [(2, int(NOW * 1000), 1, 2), (3, int(NOW * 1000), 1, 2), (4, int(NOW * 1000), 4, 1)],
+            )
+
+    def test_its_work_goes_on(self) -> None:
+        self.assertIn("0004", str(self.assertRaises(CannotStart, self.storage.check)))
+        self.assertTrue(self.storage.upgrade())
+        self.storage.check()
+        worker, mine = self.storage.join(), ids.show(9)
+        posted, retried, parked, delivered = (ids.show(number) for number in range(1, 5))
+        message = self.storage.get_message("p", "q", posted)
+        self.assertEqual((None, None, None), (message.collapse_key, message.priority, message.language))
+        self.assertEqual([], list(self.take(worker, entries=0, rows=0, lanes=5, pool="sms").lanes))
+        taken = self.take(worker, lanes=5)
+        self.assertEqual([posted], [entry.message_id for entry in taken.entries])
+        self.assertEqual([Row(retried, mine, 1, 1)], self.rows(taken))
+        [lane] = taken.lanes
+        self.assertEqual(("http://a", ""), (lane.name, lane.pool))
+        from_lane = self.take(worker, parked={lane: 5})
+        self.assertEqual([Row(parked, mine, 1, 1, lane)], self.rows(from_lane))
+        waits = [
+            Settlement(posted, mine, taken.token, False, window=Window("s", 60, "k")),
+            Settlement(retried, mine, taken.token, True, window=Window("s", 60, "k"), attempts=1, lines=1, target=1),
+            Settlement(parked, mine, from_lane.token, True, self.delivered(2)),
+        ]
+        self.assertEqual(0, self.storage.settle(waits, [Closing(posted, taken.token)]))
+        self.assertEqual([State.SUPERSEDED, State.PARKED], [self.state(one, mine) for one in (posted, retried)])
+        self.assertTrue(self.storage.receive(delivered, mine, Receipt(ReceiptKind.FAILED, NOW + 5)))
+        self.assertEqual([0], [line.target for line in self.delivery(delivered, mine).log])
+        self.assertEqual([delivered], [row.message_id for row in self.take(worker).rows])
+        self.clock.now += 60
+        self.assertEqual([(retried, 1)], [(row.message_id, row.target) for row in self.take(worker, entries=0).rows[:1]])
 
 
 class RollingUpgradeTest(case.SqlCase):

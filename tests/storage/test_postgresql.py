@@ -15,7 +15,15 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from tests.servers import postgresql
-from tests.storage import conformance, conformance_channels, conformance_cluster, conformance_repeated, conformance_windows
+from tests.storage import (
+    conformance,
+    conformance_at_once,
+    conformance_channels,
+    conformance_cluster,
+    conformance_moved,
+    conformance_repeated,
+    conformance_windows,
+)
 from tests.storage.contract import NOW
 from tests.storage.postgresql_case import PostgresCase, RealTimeCase, migrated, storage_at
 from zaqar_notify.errors import CannotStart, StorageUnavailable
@@ -26,8 +34,17 @@ from zaqar_notify.storage.sql import postgresql_statements, statements, tables
 from zaqar_notify.storage.sql.migrations import configuration
 
 
+class EmptyCase(PostgresCase):
+    def make_empty(self) -> Storage:
+        url = postgresql.shared().new_database(migrated())
+        self.addCleanup(postgresql.shared().drop, url)
+        storage = storage_at(url, clock=self.clock)
+        self.addCleanup(storage.close)
+        return storage
+
+
 class PostgresConformanceTest(
-    PostgresCase,
+    EmptyCase,
     conformance.StorageConformance,
     conformance_cluster.CopyConformance,
     conformance_repeated.RepeatedConformance,
@@ -39,16 +56,14 @@ class PostgresConformanceTest(
         logging.getLogger("zaqar_notify.storage").addHandler(quiet)
         self.addCleanup(logging.getLogger("zaqar_notify.storage").removeHandler, quiet)
 
-    def make_empty(self) -> Storage:
-        url = postgresql.shared().new_database(migrated())
-        self.addCleanup(postgresql.shared().drop, url)
-        storage = storage_at(url, clock=self.clock)
-        self.addCleanup(storage.close)
-        return storage
-
 
 class PostgresChannelsTest(
-    PostgresCase, conformance_channels.ChannelsConformance, conformance_windows.RepeatedWindowConformance
+    EmptyCase,
+    conformance_channels.ChannelsConformance,
+    conformance_windows.RepeatedWindowConformance,
+    conformance_at_once.AtOnceConformance,
+    conformance_at_once.KilledHolderConformance,
+    conformance_moved.MovedChannelsConformance,
 ):
     pass
 
@@ -215,8 +230,12 @@ class MigrationTest(DatabasesCase):
         outside.execute("INSERT INTO lanes (id, project, name, due_at) VALUES (1, 'p', 'http://a', 0)")
         self.look(url)
 
-    def test_from_the_third_revision(self) -> None:
-        url, outside = self.upgraded_to("0003")
+    def test_from_the_third_and_the_fourth_revision(self) -> None:
+        for revision in ("0003", "0004"):
+            self.look_from(revision)
+
+    def look_from(self, revision: str) -> None:
+        url, outside = self.upgraded_to(revision)
         outside.execute("INSERT INTO projects (id, name) VALUES (7, 'p')")
         outside.execute("UPDATE queues SET project_id = 7")
         outside.execute(
@@ -265,11 +284,18 @@ class PlanTest(PostgresCase):
             ("outbox", "message_id, queue_id, due_at, takes, project_id", "g, g % 100, 0, 0, g % 100"),
             (
                 "deliveries",
-                "message_id, subscription_id, lane_id, due_at, lease, attempts, lines, expires_at, project_id",
+                "message_id, subscription_id, lane_id, due_at, lease, attempts, lines, expires_at, project_id, window_id,"
+                " window_key",
                 "g, 9, CASE WHEN g % 3 = 0 THEN g % 100 END, CASE WHEN g % 3 > 0 THEN g END, CASE WHEN g % 3 = 1 THEN 5 END,"
-                " 1, 1, 1e12, g % 100",
+                " 1, 1, 1e12, g % 100, CASE WHEN g % 3 = 2 THEN g % 100 END, CASE WHEN g % 3 = 2 THEN 'k' || g END",
             ),
-            ("lanes", "id, project, name, due_at, project_id", "g, 'p', 'l' || g, 0, g % 100"),
+            (
+                "lanes",
+                "id, project, name, due_at, project_id, pool",
+                "g, 'p', 'l' || g, 0, g % 100, CASE WHEN g % 2 = 0 THEN '' ELSE 's' || g % 4 END",
+            ),
+            ("windows", "id, project, scope, ends_at", "g, 'p', 's' || g, 1e12 + g"),
+            ("receipts", "message_id, subscription_id, kind, at", "g, 9, 1, 0"),
             (
                 "subscriptions",
                 "id, project, queue, subscriber, options, created_at, confirmed, secret_made",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import random
 import threading
 import time
@@ -16,8 +17,8 @@ from tests.storage import conformance_contention
 from tests.storage.contract import LEASE
 from tests.storage.postgresql_case import PostgresCase, RealTimeCase
 from zaqar_notify.errors import Conflict, Forbidden, InvalidRequest, NotFound
-from zaqar_notify.model import Draft, LaneKey, LogEntry, OutcomeKind, State
-from zaqar_notify.storage.base import Breaker, Closing, Failure, Settlement, Storage
+from zaqar_notify.model import Draft, LaneKey, LogEntry, OutcomeKind, Receipt, ReceiptKind, State
+from zaqar_notify.storage.base import Breaker, Closing, Failure, Settlement, Storage, Window
 
 POSTS = 60
 POSTER = f"""
@@ -226,7 +227,11 @@ class StormTest(ThreadsCase):
 
     def again(self) -> None:
         for one in self.storage.subscription_deliveries("p", "q", random.choice(self.subscriptions), None, 3) or ():
-            if random.random() < 0.5:
+            draw = random.random()
+            if draw < 0.2:
+                receipt = Receipt(random.choice(list(ReceiptKind)), self.storage.now())
+                self.storage.receive(one.message_id, one.subscription_id, receipt)
+            elif draw < 0.5:
                 self.storage.cancel("p", "q", one.message_id, one.subscription_id)
             else:
                 self.storage.redeliver("p", "q", one.message_id, one.subscription_id, 60)
@@ -235,6 +240,7 @@ class StormTest(ThreadsCase):
         self.storage.prune(200)
         self.storage.recover()
         self.storage.depths()
+        self.storage.merge_pools([])
 
     def work(self) -> None:
         worker = self.storage.join()
@@ -245,7 +251,10 @@ class StormTest(ThreadsCase):
             settled = [self.settlement(entry.message_id, one, token) for entry in taken.entries for one in self.subscriptions]
             delivered = self.outcome(State.DELIVERED, OutcomeKind.DELIVERED, 2)
             settled += [
-                Settlement(row.message_id, row.subscription_id, token, True, delivered, recovered=True) for row in taken.rows
+                Settlement(row.message_id, row.subscription_id, token, True, delivered, recovered=True)
+                if random.random() < 0.8
+                else Settlement(row.message_id, row.subscription_id, token, True, window=Window("s", 0.1, "k"), lines=row.lines)
+                for row in taken.rows
             ]
             random.shuffle(settled)
             breakers = [Breaker(random.choice(LANES), random.randrange(2), self.storage.now()) for _ in range(2)]
@@ -254,8 +263,12 @@ class StormTest(ThreadsCase):
 
     def settlement(self, message_id: str, subscription_id: str, token: int) -> Settlement:
         draw = random.random()
+        if draw < 0.1:
+            window = Window(random.choice("st"), random.uniform(0.0, 0.5), random.choice("kl"))
+            return Settlement(message_id, subscription_id, token, False, window=window)
         if draw < 0.3:
-            return Settlement(message_id, subscription_id, token, False, park=random.choice(LANES), lines=1)
+            lane = LaneKey(*dataclasses.astuple(random.choice(LANES))[:2], random.choice(["", "sms"]))
+            return Settlement(message_id, subscription_id, token, False, park=lane, lines=1)
         if draw < 0.6:
             failure = Failure(self.storage.now(), True, 10**6, 1e9, "strikes", "longest")
             log = self.outcome(State.PENDING, OutcomeKind.RETRY)

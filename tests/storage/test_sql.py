@@ -21,15 +21,30 @@ from sqlalchemy import event
 from tests.storage import (
     case,
     conformance,
+    conformance_at_once,
     conformance_channels,
     conformance_cluster,
+    conformance_moved,
     conformance_repeated,
     conformance_windows,
 )
 from zaqar_notify.encryption import Keyring
 from zaqar_notify.errors import CannotStart, Conflict, InvalidRequest, NotFound, StorageUnavailable
-from zaqar_notify.model import Alert, ApiKey, Disabled, Draft, Exchange, LaneKey, OutcomeKind, State, Subscription
-from zaqar_notify.storage.base import Breaker, Closing, Failure, Settlement, Storage
+from zaqar_notify.model import (
+    Alert,
+    ApiKey,
+    Disabled,
+    Draft,
+    Exchange,
+    LaneKey,
+    OutcomeKind,
+    Priority,
+    Receipt,
+    ReceiptKind,
+    State,
+    Subscription,
+)
+from zaqar_notify.storage.base import Breaker, Closing, Failure, Settlement, Storage, Window
 from zaqar_notify.storage.file_lock import FileLock
 from zaqar_notify.storage.sql import statements
 from zaqar_notify.storage.sql.driver import SqlStorage
@@ -39,8 +54,17 @@ NEW_KEY = base64.b64encode(b"n" * 32).decode()
 OLD_KEY = base64.b64encode(b"k" * 32).decode()
 
 
+class EmptyCase(case.SqlCase):
+    def make_empty(self) -> Storage:
+        path = os.path.join(self.folder, f"{time.monotonic_ns()}.db")
+        shutil.copyfile(self.empty, path)
+        storage = self.storage_at(path, clock=self.clock)
+        self.addCleanup(storage.close)
+        return storage
+
+
 class SqlConformanceTest(
-    case.SqlCase,
+    EmptyCase,
     conformance.StorageConformance,
     conformance_cluster.CopyConformance,
     conformance_repeated.RepeatedConformance,
@@ -52,15 +76,15 @@ class SqlConformanceTest(
         logging.getLogger("zaqar_notify.storage").addHandler(quiet)
         self.addCleanup(logging.getLogger("zaqar_notify.storage").removeHandler, quiet)
 
-    def make_empty(self) -> Storage:
-        path = os.path.join(self.folder, f"{time.monotonic_ns()}.db")
-        shutil.copyfile(self.empty, path)
-        storage = self.storage_at(path, clock=self.clock)
-        self.addCleanup(storage.close)
-        return storage
 
-
-class SqlChannelsTest(case.SqlCase, conformance_channels.ChannelsConformance, conformance_windows.RepeatedWindowConformance):
+class SqlChannelsTest(
+    EmptyCase,
+    conformance_channels.ChannelsConformance,
+    conformance_windows.RepeatedWindowConformance,
+    conformance_at_once.AtOnceConformance,
+    conformance_at_once.KilledHolderConformance,
+    conformance_moved.MovedChannelsConformance,
+):
     pass
 
 
@@ -803,6 +827,7 @@ class PlanTest(case.SqlCase):
         )
         storage.give_back(again.token, given, [(row.message_id, row.subscription_id) for row in again.rows])
         self.fan_out_everything(worker, first)
+        self.reach_everyone(worker, second)
         self.trust_everything(worker, second)
         self.clock.now += 70
         storage.subscribe(self.subscription("http://b/"))
@@ -854,6 +879,34 @@ class PlanTest(case.SqlCase):
         storage.let_job_go(worker, other.id)
         storage.hold_job(worker, 30, other.id)
         storage.finish_job(worker, other.id)
+
+    def reach_everyone(self, worker: int, mine: Subscription) -> None:
+        storage = self.storage
+        draft = Draft(b"1", 60, collapse_key="key", priority=Priority.LOW, language="sv")
+        given = storage.publish("p", "q", [draft] * 5)
+        token = self.take(worker).token
+        alert = Alert("callback", "q", Draft(b"1", 60), subscription_id=mine.id)
+        waits = {"window": Window("scope", 5.0, "key", 1.0)}
+        ends: list[dict[str, Any]] = [
+            {"log": self.delivered(), "alerts": (alert,)},
+            waits,
+            waits,
+            {"park": LaneKey("p", "sms", "sms")},
+            {"park": LaneKey("p", "sms", "push")},
+        ]
+        settled = [Settlement(one, mine.id, token, False, **end) for one, end in zip(given, ends, strict=True)]
+        for part in (settled[:4], settled[4:]):
+            self.assertEqual(0, storage.settle(part, [Closing(one.message_id, token) for one in part]))
+        storage.settle([], [], [Breaker(LaneKey("p", "other", "sms"), 1, self.clock.now)])
+        self.assertEqual(1, len(self.take(worker, lanes=3, pool="sms").lanes))
+        storage.merge_pools(["push"])
+        for kind in ReceiptKind:
+            self.assertTrue(storage.receive(given[0], mine.id, Receipt(kind, conformance.NOW)))
+        storage.message_deliveries("p", "q", given[0], None, 5)
+        self.clock.now += 6
+        taken = self.take(worker)
+        left = [Settlement(row.message_id, row.subscription_id, taken.token, True, **waits) for row in taken.rows]
+        self.assertEqual(0, storage.settle(left))
 
     def trust_everything(self, worker: int, mine: Subscription) -> None:
         self.storage = storage = self.open(retention_delivered=30.0)

@@ -16,8 +16,8 @@ from sqlalchemy import event
 from tests.storage import case
 from tests.storage.contract import LANE, NOW, RETENTION, make_keyring
 from zaqar_notify.encryption import Keyring
-from zaqar_notify.model import Alert, Draft, Exchange, LaneKey, State
-from zaqar_notify.storage.base import Breaker, Closing, Settlement, Taken
+from zaqar_notify.model import Alert, Draft, Exchange, LaneKey, Receipt, ReceiptKind, State
+from zaqar_notify.storage.base import Breaker, Closing, Settlement, Taken, Window
 from zaqar_notify.storage.retention import Retention
 from zaqar_notify.storage.sql import pruning
 
@@ -146,6 +146,60 @@ class CostTest(InsideCase):
         before = self.steps(call)
         self.fill(self.ROW, [(number, 1, None, NOW + 60, NOW + DAY, number) for number in range(1000, 1500)])
         self.assertTrue(self.steps(call) < before + 500 * 60, "the walk reads no more than the first of each")
+
+    def test_a_window_costs_the_same_however_many_wait(self) -> None:
+        mine = self.subscribe()
+        number = int(mine.id, 16)
+        given = self.publish(4, ttl=10**6)
+        token = self.take(self.worker).token
+        waits = [Settlement(one, mine.id, token, False, window=Window("s", DAY, "key")) for one in given]
+        self.storage.settle(waits[:2])
+        [(window,)] = self.inside("SELECT id FROM windows")
+
+        def fill(first: int, count: int) -> None:
+            """Of this subscription, and of others with the same key; and other windows."""
+            self.fill(
+                "INSERT INTO deliveries"
+                " (message_id, subscription_id, due_at, attempts, lines, expires_at, project_id, window_id, window_key)"
+                " VALUES (?, ?, ?, 0, 0, ?, 1, ?, ?)",
+                [
+                    (one, *held)
+                    for one in range(first, first + count)
+                    for held in (
+                        (number, NOW + DAY, NOW + DAY, window, f"{one}"),
+                        (number + one, NOW + DAY, NOW + DAY, window, "key"),
+                        (number + one + 1, NOW + DAY, NOW + DAY, window + one, "key"),
+                    )
+                ],
+            )
+            windows = [("p", f"{one}", NOW + DAY) for one in range(first, first + count)]
+            self.fill("INSERT INTO windows (project, scope, ends_at) VALUES (?, ?, ?)", windows)
+
+        fill(1, 100)
+        few = self.steps(lambda: self.storage.settle(waits[2:3]))
+        fill(1000, 10_000)
+        many = self.steps(lambda: self.storage.settle(waits[3:]))
+        self.assertEqual([State.SUPERSEDED] * 3 + [State.PARKED], [self.state(one, mine.id) for one in given])
+        self.assertTrue(many < 1.5 * few + 500, f"{few} -> {many}")
+
+    def test_lanes_of_other_pools_are_not_stepped_over(self) -> None:
+        def fill(first: int, count: int) -> None:
+            lanes = [("p", f"{number}", "sms" if number % 2 else "push", NOW - 5) for number in range(first, first + count)]
+            self.fill("INSERT INTO lanes (project, name, pool, due_at, project_id) VALUES (?, ?, ?, ?, 1)", lanes)
+
+        def costs(due: int) -> list[int]:
+            self.fill("INSERT INTO lanes (project, name, due_at, project_id) VALUES ('p', ?, 0, 1)", [(f"mine {due}",)])
+            one = lambda: self.assertEqual(1, len(self.take(self.worker, lanes=5).lanes))  # noqa: E731
+            none = lambda: self.assertEqual([], list(self.take(self.worker, lanes=5).lanes))  # noqa: E731
+            return [self.steps(one), self.steps(none), self.steps(lambda: self.storage.merge_pools(["sms", "push"]))]
+
+        fill(1, 50)
+        few = costs(1)
+        fill(1000, 10_000)
+        for before, after in zip(few, costs(2), strict=True):
+            self.assertTrue(after < 1.5 * before + 500, f"{before} -> {after}")
+        self.storage.merge_pools(["push"])
+        self.assertEqual([("", 5028), ("push", 5025)], self.inside("SELECT pool, count(*) FROM lanes GROUP BY pool"))
 
     def test_housekeeping_and_taking_do_not_depend_on_how_much_expires_at_once(self) -> None:
         mine = int(self.subscribe().id, 16)
@@ -296,6 +350,57 @@ class HousekeepingTest(InsideCase):
         self.clock.now += RETENTION
         self.prune_all()
         self.assertEqual([(0,)], self.inside("SELECT count(*) FROM messages"))
+
+    def test_windows_go_when_they_are_over(self) -> None:
+        mine = self.subscribe()
+        given = self.publish(6, ttl=10**6)
+        token = self.take(self.storage.join()).token
+        for number, one in enumerate(given):
+            window = Window(f"{number}", 100.0 if number else 300.0, "key")
+            self.storage.settle([Settlement(one, mine.id, token, False, window=window)])
+        self.assertEqual(0, self.storage.prune(100))
+        self.clock.now += 100
+        self.assertEqual(2, self.storage.prune(2))
+        self.assertEqual([(4,)], self.inside("SELECT count(*) FROM windows"))
+        self.prune_all()
+        self.assertEqual([("0",)], self.inside("SELECT scope FROM windows"))
+        self.assertEqual([(6,)], self.inside("SELECT count(*) FROM deliveries"))
+
+    def test_receipts_go_in_steps(self) -> None:
+        subscribers = [self.subscribe(f"http://{number}/") for number in range(20)]
+        given = self.publish(2, ttl=60)
+        token = self.take(self.storage.join()).token
+        settled = [Settlement(one, of.id, token, False, self.delivered()) for one in given for of in subscribers]
+        self.assertEqual(0, self.storage.settle(settled, [Closing(one, token) for one in given]))
+        for one in given:
+            for of in subscribers:
+                for kind in (ReceiptKind.DEVICE, ReceiptKind.ACKNOWLEDGED):
+                    self.assertTrue(self.storage.receive(one, of.id, Receipt(kind, NOW)))
+        self.clock.now += RETENTION + 101
+        left = 80
+        while step := self.storage.prune(15):
+            [(remaining,)] = self.inside("SELECT count(*) FROM receipts")
+            self.assertTrue(left - 15 <= remaining <= left and step <= 30, (left, remaining, step))
+            left = remaining
+        self.assertEqual(0, left)
+        self.assertEqual([(0, 0)], self.inside("SELECT (SELECT count(*) FROM messages), (SELECT count(*) FROM delivery_log)"))
+
+    def test_what_is_reported_meanwhile_is_not_removed(self) -> None:
+        mine = self.subscribe()
+        [message_id] = self.publish(ttl=60)
+        token = self.take(self.storage.join()).token
+        done = Settlement(message_id, mine.id, token, False, self.delivered())
+        self.storage.settle([done], [Closing(message_id, token)])
+        self.clock.now += 60
+        self.prune_all()
+        self.clock.now += RETENTION
+        with self.storage._database.read() as connection:
+            looks = pruning.look_at_messages(connection, self.clock.now, Retention(RETENTION), 10)
+        self.assertEqual([0.0], [look.prune_at for look in looks])
+        self.assertTrue(self.storage.receive(message_id, mine.id, Receipt(ReceiptKind.FAILED, NOW)))
+        self.storage._database.write(lambda connection: pruning.store_looks(connection, looks, self.clock.now))
+        self.prune_all()
+        self.assertEqual([message_id], [row.message_id for row in self.take(self.storage.join()).rows])
 
     def test_what_is_begun_anew_meanwhile_is_not_removed(self) -> None:
         mine = self.subscribe()

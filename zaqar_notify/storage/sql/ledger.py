@@ -108,18 +108,19 @@ class _Settling:
         for (message, subscription), lines in superseded.items():
             self._lines.append(line(message, subscription, LogEntry(lines + 1, self._now, State.SUPERSEDED)))
 
-    def find_lanes(self, settlements: Iterable[Settlement]) -> None:
-        """All together, before any of them is parked in. Each is in the pool of the last one that names it."""
-        self._pools = asked = {one.park: one.park.pool for one in settlements if one.park is not None}
+    def find_lanes(self, settlements: Iterable[Settlement], breakers: Iterable[Breaker]) -> None:
+        """All together, before any of them is parked in or changed. Each is in the pool of the last one that names it."""
+        self._pools = pools = {one.park: one.park.pool for one in settlements if one.park is not None}
+        asked: dict[LaneKey, str | None] = {**pools, **{breaker.lane: None for breaker in breakers}}
         if not asked:
             return
         moved: dict[str, list[int]] = {}
-        listed = json_list((key.project, key.name) for key in asked)
-        for project, name, pool, number in self._run(statements.FIND_LANES_TO_PARK, listed).all():
+        listed = json_list((key.project, key.name, pool) for key, pool in asked.items())
+        for project, name, pool, number in self._run(statements.FIND_LANES_TO_USE, listed).all():
             key = LaneKey(project, name)
             self._lanes[key] = number
-            if asked[key] != pool:
-                moved.setdefault(asked[key], []).append(number)
+            if pools.get(key, pool) != pool:
+                moved.setdefault(pools[key], []).append(number)
         for pool, numbers in moved.items():
             self._run(statements.MOVE_LANES, (pool, *json_list(numbers)))
 
@@ -209,7 +210,7 @@ def settle(
     settling = _Settling(connection, now, bodies, retention, fences.reports)
     fresh = _fresh(run, kept, repeats)
     settling.find_windows(fresh)
-    settling.find_lanes(one for one, *_ in fresh)
+    settling.find_lanes((one for one, *_ in fresh), breakers)
     for one, message, subscription in fresh:
         settling.add(one, message, subscription)
     if not settling.store() and not repeats:

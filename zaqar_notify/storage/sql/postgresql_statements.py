@@ -201,10 +201,33 @@ LIMIT :most
         "project_id, project, name, trips",
     ),
     statements.FIND_LANES: _BY_NAME.format("project, name, pool, id, lease", "lanes", "name", "FOR NO KEY UPDATE"),
-    statements.FIND_LANES_TO_PARK: _BY_NAME.format("project, name, pool, id", "lanes", "name", "FOR KEY SHARE"),
+    # What will be changed is locked so at once: whoever parks there would be in the way of who waits for it.
+    statements.FIND_LANES_TO_USE: """
+SELECT l.* FROM (
+    SELECT parts ->> 0 AS project, parts ->> 1 AS name, parts ->> 2 AS pool
+    FROM json_array_elements(?::json) AS listed(parts) ORDER BY 1, 2
+) AS asked CROSS JOIN LATERAL (
+    SELECT * FROM (
+        SELECT project, name, pool, id FROM lanes
+        WHERE project = asked.project AND name = asked.name AND pool || '' = asked.pool OFFSET 0 FOR KEY SHARE
+    ) AS stays
+    UNION ALL
+    SELECT * FROM (
+        SELECT project, name, pool, id FROM lanes
+        WHERE project = asked.project AND name = asked.name AND pool || '' IS DISTINCT FROM asked.pool
+        OFFSET 0 FOR NO KEY UPDATE
+    ) AS moves
+) AS l
+""",
     statements.MERGE_POOL: """
 UPDATE lanes SET pool = '' WHERE id = ANY(ARRAY(
-    SELECT id FROM lanes WHERE pool = ? ORDER BY pool, project_id, due_at, id LIMIT ? FOR NO KEY UPDATE
+    SELECT l.id FROM (
+        SELECT project, name FROM (
+            SELECT project, name FROM lanes WHERE pool = ? ORDER BY pool, project_id, due_at, id LIMIT ?
+        ) AS first ORDER BY 1, 2
+    ) AS asked CROSS JOIN LATERAL (
+        SELECT id FROM lanes WHERE project = asked.project AND name = asked.name OFFSET 0 FOR NO KEY UPDATE
+    ) AS l
 ))
 """,
     statements.FIND_WINDOWS: _BY_NAME.format("project, scope, id, ends_at", "windows", "scope", "FOR NO KEY UPDATE"),

@@ -364,8 +364,9 @@ SELECT l.project, l.name, l.pool, l.id, l.lease FROM json_each(?) AS asked
 CROSS JOIN lanes AS l ON l.project = asked.value ->> 0 AND l.name = asked.value ->> 1
 """
 
-# Nobody may remove them before this transaction has ended.
-FIND_LANES_TO_PARK = """
+# ``asked``: project, name, and the pool that each is to be in; null: it will be changed. Nobody may remove them before this
+# transaction has ended.
+FIND_LANES_TO_USE = """
 SELECT l.project, l.name, l.pool, l.id FROM json_each(?) AS asked
 CROSS JOIN lanes AS l ON l.project = asked.value ->> 0 AND l.name = asked.value ->> 1
 """
