@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from zaqar_notify.errors import StorageUnavailable
-from zaqar_notify.model import Receipt, ReceiptKind, State, delivery_id
+from zaqar_notify.model import DeliveryRecord, Receipt, ReceiptKind, State, delivery_id
 from zaqar_notify.storage.base import Storage
 
 LOG = logging.getLogger(__name__)
@@ -26,28 +26,48 @@ class Stored(enum.Enum):
     EARLY = "early"  # its outcome is not stored yet, so that this has nothing to belong to
 
 
-def store(storage: Storage, message_id: str, subscription_id: str, receipt: Receipt, patience: float = 0.0) -> Stored:
+def store(
+    storage: Storage,
+    message_id: str,
+    subscription_id: str,
+    receipt: Receipt,
+    *,
+    target: int | None = None,
+    patience: float = 0.0,
+) -> Stored:
     """A report may be quicker than the outcome of the attempt that it is about, which is stored with others: it is waited for,
-    for ``patience`` seconds. Raises `StorageUnavailable`."""
+    for ``patience`` seconds. A failure at another address (``target``) than the last that was tried changes nothing any more.
+    Raises `StorageUnavailable`."""
     end = time.monotonic() + patience
     while True:
         # A failure is to find a delivery that counts as delivered, or nobody would hear of it.
-        if receipt.kind is not ReceiptKind.FAILED or not _is_early(storage, message_id, subscription_id):
+        record = _record(storage, message_id, subscription_id) if receipt.kind is ReceiptKind.FAILED else None
+        if target is not None and _is_over(record, target):
+            return Stored.KNOWN
+        if not _is_early(record):
             if storage.receive(message_id, subscription_id, receipt):
                 return Stored.NEW
-            if not _is_early(storage, message_id, subscription_id):
+            if not _is_early(_record(storage, message_id, subscription_id)):
                 return Stored.KNOWN
         if time.monotonic() >= end:
             return Stored.EARLY
         time.sleep(_AGAIN)
 
 
-def _is_early(storage: Storage, message_id: str, subscription_id: str) -> bool:
+def _record(storage: Storage, message_id: str, subscription_id: str) -> DeliveryRecord | None:
     message = storage.load((message_id,), ()).messages.get(message_id)
     if message is None:
-        return False
-    record = storage.get_delivery(message.project, message.queue, message.public_id, subscription_id)
+        return None
+    return storage.get_delivery(message.project, message.queue, message.public_id, subscription_id)
+
+
+def _is_early(record: DeliveryRecord | None) -> bool:
     return record is not None and (record.state is State.IN_FLIGHT or not (record.log or record.state.ended))
+
+
+def _is_over(record: DeliveryRecord | None, target: int) -> bool:
+    attempted = [line.target for line in record.log if line.outcome is not None] if record else []
+    return bool(attempted) and attempted[-1] != target
 
 
 class _Heard(NamedTuple):

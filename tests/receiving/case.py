@@ -27,8 +27,8 @@ class DeliveryCase(unittest.TestCase):
     def wake(self) -> None:
         self.woken += 1
 
-    def settle(self, state: State = State.DELIVERED) -> None:
-        line = LogEntry(1, time.time(), state, OutcomeKind.DELIVERED)
+    def settle(self, state: State = State.DELIVERED, target: int = 0) -> None:
+        line = LogEntry(1, time.time(), state, OutcomeKind.DELIVERED, target=target)
         settled = Settlement(self.message_id, self.subscription.id, self.taken.token, from_row=False, log=line)
         self.assertEqual(0, self.storage.settle([settled], [Closing(self.message_id, self.taken.token)]))
 

@@ -197,6 +197,20 @@ class EarlyTest(InboxCase):
         self.assertEqual(1, len(self.rows()))
 
 
+class FallbackTest(InboxCase):
+    """``options.fallback`` has moved on to the second address."""
+
+    def test_a_failure_at_an_address_before_is_over(self) -> None:
+        self.settle(target=1)
+        self.expect(DONE, "known", report(self.envelope))
+        self.assertEqual([], self.receipts())
+
+    def test_a_failure_at_the_last_one_counts(self) -> None:
+        self.settle(target=1)
+        self.expect(DONE, "failed", report(self.tokens.make_short(Use.ENVELOPE, self.delivery_id, 1)))
+        self.assertEqual(1, self.rows()[0].target)
+
+
 class UnsubscribeTest(InboxCase):
     def setUp(self) -> None:
         super().setUp()

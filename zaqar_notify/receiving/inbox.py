@@ -74,12 +74,13 @@ class Inbox:
     def _receive(self, about: Subject, receipt: Receipt | None) -> str:
         if receipt is None:
             return "nothing"
-        stored = receipts.store(self._storage, about.message_id, about.subscription_id, receipt, PATIENCE)
+        message_id, subscription_id, target = about
+        stored = receipts.store(self._storage, message_id, subscription_id, receipt, target=target, patience=PATIENCE)
         if stored is receipts.Stored.EARLY:
             LOG.info("delivery=%s-%s is not settled yet: its report has to come again later", *about[:2])
             return "later"
         if stored is receipts.Stored.KNOWN:
-            LOG.info("delivery=%s-%s: that is known already, or it was too long ago", *about[:2])
+            LOG.info("delivery=%s-%s: that is known already, or over", *about[:2])
             return "known"
         if receipt.kind is ReceiptKind.FAILED:
             self._wake()
