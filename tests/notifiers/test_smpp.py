@@ -392,6 +392,19 @@ class HostileTest(SmppCase):
         self.assertEqual((DELIVERED, "slow-id"), (outcome.kind, outcome.provider_id))
         self.assertIs(DELIVERED, self.attempt_at(behave).kind)
 
+    def test_what_comes_together_with_the_answer_to_the_bind(self) -> None:
+        def behave(connection: socket.socket) -> None:
+            connection.recv(4096)
+            connection.sendall(BOUND + pdu(0x15, 4713))
+            received = b""
+            while pdu(0x80000015, 4713) not in received:
+                received += connection.recv(4096)
+            sent = received.replace(pdu(0x80000015, 4713), b"") or connection.recv(4096)
+            connection.sendall(pdu(0x80000004, int.from_bytes(sent[12:16], "big"), b"x\0"))
+            connection.recv(4096)
+
+        self.assertIs(DELIVERED, self.attempt_at(behave).kind)
+
     def test_no_more_than_the_window_is_on_its_way(self) -> None:
         seen: list[int] = []
 

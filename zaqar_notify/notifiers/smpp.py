@@ -391,7 +391,7 @@ class _Link:
 
     def wait(self, wake_fd: int | None, seconds: float) -> bool:
         """Until there is something to read. True: ``wake_fd`` is."""
-        if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+        if self._is_complete() or (isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()):
             return False
         watched = [self._socket.fileno()] if wake_fd is None else [self._socket.fileno(), wake_fd]
         readable, _, _ = select.select(watched, [], [], seconds)
@@ -410,6 +410,10 @@ class _Link:
             raise _Broken("the message centre has hung up")
         self._received += data
         self._heard_at, self._asked_at = time.monotonic(), None
+
+    def _is_complete(self) -> bool:
+        """There is a PDU already: one that came together with the answer to the bind."""
+        return len(self._received) >= max(_HEADER, int.from_bytes(self._received[:4], "big"))
 
     def read(self) -> Iterator[Any]:
         """What has come in completely. Questions after a sign of life are answered here."""
