@@ -7,7 +7,7 @@ from typing import Any
 from pymongo.write_concern import WriteConcern
 
 from tests.servers import mongodb
-from tests.storage import conformance, conformance_channels, conformance_windows
+from tests.storage import conformance, conformance_at_once, conformance_channels, conformance_windows
 from zaqar_notify.storage.mongodb import collections
 from zaqar_notify.storage.mongodb.driver import MongoStorage
 
@@ -63,5 +63,12 @@ class MongoConformanceTest(MongoCase, conformance.StorageConformance):
         self.addCleanup(logging.getLogger("zaqar_notify.storage").removeHandler, quiet)
 
 
-class MongoChannelsTest(MongoCase, conformance_channels.ChannelsConformance, conformance_windows.RepeatedWindowConformance):
-    pass
+class MongoChannelsTest(
+    MongoCase,
+    conformance_channels.ChannelsConformance,
+    conformance_windows.RepeatedWindowConformance,
+    conformance_at_once.AtOnceConformance,
+    conformance_at_once.KilledHolderConformance,
+):
+    def opening(self) -> str:
+        return f"from tests.storage.test_mongodb import MongoCase\nstorage = MongoCase.storage_at({self.url!r})"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.servers import mongodb
-from tests.storage import conformance_cluster
+from tests.storage import conformance_cluster, conformance_moved
 from tests.storage.case import SqlCase
 from tests.storage.contract import LANE, LEASE, NOW, Clock
 from tests.storage.test_mongodb import MongoCase
@@ -557,7 +557,7 @@ class PlanTest(PlanCase):
         self.assert_reads(45, lambda: self.storage.prune(20))
 
 
-class MovingTest(MongoCase, conformance_cluster.CopyConformance):
+class MovingTest(MongoCase, conformance_cluster.CopyConformance, conformance_moved.MovedChannelsConformance):
     """From SQLite to MongoDB and from there to SQLite: all that the conformance tests ask."""
 
     def make_storage(self, clock: Callable[[], float], **options: Any) -> Storage:
