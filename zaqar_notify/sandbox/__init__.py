@@ -79,4 +79,7 @@ class Sandbox:
             return str(refused)
         made = environment(html)
         syntax.count(tree, made)
-        return made.template_class.from_code(made, made.compile(tree), {})
+        try:
+            return made.template_class.from_code(made, made.compile(tree), {})
+        except (SyntaxError, RecursionError, MemoryError) as error:  # what is let through stays below all limits of Python
+            return f"it cannot be compiled ({type(error).__name__})"
