@@ -76,6 +76,7 @@ DOCUMENTS = {
             "fallback": ["http://endpoint.example/second"],
             "callback": "http://endpoint.example/owner",
             "templates": {"*": {"text": "{{ body }}"}},
+            "language": "de-AT",
         },
     },
     ("/v2/queues/{queue}/subscriptions/{subscription_id}", "PATCH"): {

@@ -458,6 +458,7 @@ class SubscriptionTest(unittest.TestCase):
             "fallback": ["mailto:a@example.org", *(f"sms:+4670123456{number}" for number in range(4))],
             "callback": "HTTPS://example.org/owner",
             "templates": {"email": {"subject": "Order {{ body.order }}", "text": {"de": "Hallo", "default": "Hello"}}},
+            "language": "zh-Hant-TW",
             "_retry_policy": {"schedule": [0] * 100, "max_attempts": 1},
         }
         self.assertEqual(self.make({"subscriber": "http://e/", "options": good}).options, good)
@@ -490,6 +491,7 @@ class SubscriptionTest(unittest.TestCase):
                 *(["trust+http://a/"], ["http://a/", "http://a/" + "x" * 2040]),
             ],
             "templates": [None, [], "x", {"email": "x"}, {"fax": {"text": "x"}}, {"sms": {"text": "{{"}}, {"sms": {"text": 5}}],
+            "language": [None, "", 5, [], "d", "de_AT", "de\n", "anything-at-all", "de-" + "x" * 33],
             "callback": [None, "", 5, [], ["http://a/"], "a", "http:", "mailto:a@b", "httpx://a/", "http://a/\n"],
         }
         for name, values in wrong.items():

@@ -92,7 +92,7 @@ def _priority(value: Any, where: str) -> Priority:
     raise InvalidRequest(f"{where} has to be one of {', '.join(PRIORITIES)}.")
 
 
-def _language(value: Any, where: str) -> str:
+def language(value: Any, where: str) -> str:
     if isinstance(value, str) and len(value) <= MAX_LANGUAGE and _LANGUAGE.fullmatch(value):
         return value
     raise InvalidRequest(
@@ -104,7 +104,7 @@ _OPTIONAL: Mapping[str, Callable[[Any, str], Any]] = {
     "attributes": _attributes,
     "collapse_key": _collapse_key,
     "priority": _priority,
-    "language": _language,
+    "language": language,
 }
 
 

@@ -10,6 +10,7 @@ from zaqar_notify import addresses, signing, templates
 from zaqar_notify.errors import InvalidRequest, UnknownScheme
 from zaqar_notify.model import Subscription
 from zaqar_notify.validation.documents import CONTROL, integer, is_number, json_object, kind
+from zaqar_notify.validation.drafts import language
 from zaqar_notify.validation.limits import (
     END_OF_TIME,
     MAX_FALLBACKS,
@@ -189,6 +190,7 @@ _CHECKED_OPTIONS: Mapping[str, Callable[[Any, Limits, str], object]] = {
     "fallback": _check_fallback,
     "callback": _check_callback,
     "templates": lambda value, limits, what: templates.check(value, what),
+    "language": lambda value, limits, what: language(value, what),
 }
 
 

@@ -380,12 +380,7 @@ def _manner() -> Json:
             "description": "Of two notifications with the same one only the later matters.",
         },
         "priority": {"enum": list(validation.PRIORITIES), "description": "How urgent it is."},
-        "language": {
-            "type": "string",
-            "maxLength": validation.MAX_LANGUAGE,
-            "pattern": f"^({validation.LANGUAGE_TAG})$",
-            "description": "That of its text: a tag of RFC 5646.",
-        },
+        "language": {**_LANGUAGE, "description": "That of its text: a tag of RFC 5646."},
     }
 
 
@@ -493,6 +488,7 @@ _SECRET = (
 
 
 _URI_OF = r"^{}:[^\x00-\x1f\x7f-\x9f]+$"
+_LANGUAGE: Json = {"type": "string", "maxLength": validation.MAX_LANGUAGE, "pattern": f"^({validation.LANGUAGE_TAG})$"}
 _URI: Json = {
     "type": "string",
     "maxLength": validation.MAX_SUBSCRIBER,
@@ -547,6 +543,10 @@ def _options(limits: Limits, secret: str, otherwise: str) -> Json:
                 "description": "Another queue of the project, which gets the messages that could not be delivered.",
             },
             "templates": schema("Templates"),
+            "language": {
+                **_LANGUAGE,
+                "description": "Whose templates are for messages that name no language: a tag of RFC 5646.",
+            },
             "window": _window(limits),
             "fallback": listed(_URI, validation.MAX_FALLBACKS)
             | {
