@@ -393,17 +393,29 @@ class HostileTest(SmppCase):
         self.assertIs(DELIVERED, self.attempt_at(behave).kind)
 
     def test_what_comes_together_with_the_answer_to_the_bind(self) -> None:
+        """Of what is there already no event tells."""
+        said = b"id:x stat:DELIVRD"
+        report = pdu(5, 7, bytes(7) + b"\x04" + bytes(8) + bytes((len(said),)) + said)
+        connections: list[socket.socket] = []
+
         def behave(connection: socket.socket) -> None:
+            connections.append(connection)
             connection.recv(4096)
-            connection.sendall(BOUND + pdu(0x15, 4713))
-            received = b""
-            while pdu(0x80000015, 4713) not in received:
-                received += connection.recv(4096)
-            sent = received.replace(pdu(0x80000015, 4713), b"") or connection.recv(4096)
-            connection.sendall(pdu(0x80000004, int.from_bytes(sent[12:16], "big"), b"x\0"))
+            if len(connections) == 1:
+                connection.sendall(BOUND)
+                connection.sendall(pdu(0x80000004, int.from_bytes(connection.recv(4096)[12:16], "big"), b"x\0"))
+                return
+            connection.sendall(BOUND + report)
             connection.recv(4096)
 
-        self.assertIs(DELIVERED, self.attempt_at(behave).kind)
+        heard: queue.Queue[Heard] = queue.Queue()
+        centre = Centre(behave)
+        self.addCleanup(centre.close)
+        notifier = self.notifier(centre.port, enquire_link=2 * WAIT)
+        notifier.received = lambda *what: heard.put(what)
+        with mock.patch.object(smpp, "_BIND_AGAIN", 0.05):
+            self.assertIs(DELIVERED, self.attempt(notifier).kind)
+            self.assertIs(ReceiptKind.DEVICE, heard.get(timeout=WAIT)[2].kind)
 
     def test_no_more_than_the_window_is_on_its_way(self) -> None:
         seen: list[int] = []
