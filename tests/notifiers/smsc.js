@@ -1,5 +1,5 @@
 // A message centre on 127.0.0.1 (npm: smpp). Arguments: the directory of the node modules.
-// Standard output: a line of JSON for each thing that happens, the first one with the port.
+// Standard output: a line of JSON for each thing that happens, the first one with the port; and for each line of standard input.
 // What it answers is in the destination: 4600 and a status in four decimal digits; 4601... gets no answer; with 4602... it hangs up.
 // What it reports is, too: 4604 and a state of one digit (message_state) with an error of three; 4605... before it has answered;
 // 4606...: a person writes what looks like a report; 4607... with optional parameters alone; 4608... after the next bind.
@@ -56,5 +56,5 @@ const server = smpp.createServer((session) => {
 });
 server.on('error', (error) => { say({ event: 'error', error: String(error) }); process.exit(1); });
 server.listen(0, '127.0.0.1', () => say({ event: 'listening', port: server.address().port }));
-process.stdin.resume();
+process.stdin.on('data', () => say({ event: 'echo' }));
 process.stdin.on('end', () => process.exit(0));

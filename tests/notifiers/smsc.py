@@ -26,6 +26,7 @@ class MessageCentre:
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
         self._new: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._echoes: queue.Queue[dict[str, Any]] = queue.Queue()
         self._process = subprocess.Popen(
             ["node", pathlib.Path(__file__).with_name("smsc.js"), MODULES],
             stdin=subprocess.PIPE,
@@ -57,15 +58,27 @@ class MessageCentre:
                 self._new.get(timeout=0.1)
         self.events.clear()
 
+    def catch_up(self) -> None:
+        """All that has happened so far is in ``events``."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        self._echoes.get(timeout=20)
+
     def submitted(self) -> list[dict[str, Any]]:
+        self.catch_up()
         return [event for event in self.events if event["event"] == "submit_sm"]
 
     def count(self, event: str) -> int:
+        self.catch_up()
         return sum(one["event"] == event for one in self.events)
 
     def _read(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             event = json.loads(line)
+            if event["event"] == "echo":
+                self._echoes.put(event)
+                continue
             self.events.append(event)
             self._new.put(event)

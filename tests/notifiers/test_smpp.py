@@ -78,8 +78,8 @@ class MessageCentreTest(MessageCentreTestCase):
         outcome = self.attempt(notifier, body="hello {€}")
         self.assertEqual((DELIVERED, 0), (outcome.kind, outcome.status))
         self.assertRegex(str(outcome.provider_id), r"^id-\d+$")
-        self.assertIn({"event": "bind", "version": 0x34, "right": True}, self.centre.events)
         (submitted,) = self.centre.submitted()
+        self.assertIn({"event": "bind", "version": 0x34, "right": True}, self.centre.events)
         until = datetime.datetime.fromisoformat(submitted.pop("validity")).timestamp()
         self.assertLess(abs(until - time.time() - 3600), 60)
         expected = {
