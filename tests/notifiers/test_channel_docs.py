@@ -16,7 +16,7 @@ BLOCK = re.compile(r"^```ini\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 class ExamplesTest(unittest.TestCase):
     def test_each_configuration_starts(self) -> None:
-        for name in ("email", "sms", "slack"):
+        for name in ("email", "sms", "slack", "apprise"):
             for block in BLOCK.findall((DOCS / f"{name}.md").read_text()):
                 with self.subTest(block), tempfile.NamedTemporaryFile("w", suffix=".conf") as file:
                     gateways = re.findall(r"^\[sms_(\w+)\]", block, re.MULTILINE)

@@ -154,7 +154,8 @@ class RegistryTest(unittest.TestCase):
     def test_what_this_package_ships(self) -> None:
         loaded = self.started(Notifiers.load(own=True))
         self.assertLessEqual(
-            {"apns", "fcm", "http", "https", "log", "mailto", "queue", "slack", "sms", "webpush"}, set(loaded.schemes())
+            {"apns", "apprise", "fcm", "http", "https", "log", "mailto", "queue", "slack", "sms", "webpush"},
+            set(loaded.schemes()),
         )
         self.assertLessEqual({"email", "log", "slack", "sms", "webhook"}, {section for section, _ in loaded.options()})
         version = importlib.metadata.version("zaqar-notify")
