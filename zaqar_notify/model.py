@@ -415,4 +415,4 @@ class DeliveryRecord:
     next_attempt_at: float | None
     log: tuple[LogEntry, ...]
     receipts: tuple[Receipt, ...] = ()
-    """What was heard of it later, the oldest first; of each kind the first."""
+    """What was heard of it later, the oldest first; of each kind one."""

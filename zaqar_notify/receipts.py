@@ -41,20 +41,21 @@ def store(
     end = time.monotonic() + patience
     while True:
         # A failure is to find a delivery that counts as delivered, or nobody would hear of it.
-        record = _record(storage, message_id, subscription_id) if receipt.kind is ReceiptKind.FAILED else None
+        record = record_of(storage, message_id, subscription_id) if receipt.kind is ReceiptKind.FAILED else None
         if target is not None and _is_over(record, target):
             return Stored.KNOWN
         if not _is_early(record):
             if storage.receive(message_id, subscription_id, receipt):
                 return Stored.NEW
-            if not _is_early(_record(storage, message_id, subscription_id)):
+            if not _is_unsettled(record_of(storage, message_id, subscription_id)):
                 return Stored.KNOWN
         if time.monotonic() >= end:
             return Stored.EARLY
         time.sleep(_AGAIN)
 
 
-def _record(storage: Storage, message_id: str, subscription_id: str) -> DeliveryRecord | None:
+def record_of(storage: Storage, message_id: str, subscription_id: str) -> DeliveryRecord | None:
+    """By the ids that tokens have."""
     message = storage.load((message_id,), ()).messages.get(message_id)
     if message is None:
         return None
@@ -62,7 +63,11 @@ def _record(storage: Storage, message_id: str, subscription_id: str) -> Delivery
 
 
 def _is_early(record: DeliveryRecord | None) -> bool:
-    return record is not None and (record.state is State.IN_FLIGHT or not (record.log or record.state.ended))
+    return record is not None and (record.state is State.IN_FLIGHT or _is_unsettled(record))
+
+
+def _is_unsettled(record: DeliveryRecord | None) -> bool:
+    return record is not None and not (record.log or record.state.ended)
 
 
 def _is_over(record: DeliveryRecord | None, target: int) -> bool:

@@ -11,7 +11,7 @@ from zaqar_notify.api.confirmation import Confirmations
 from zaqar_notify.api.identity import ApiKeys, KeystoneTokens
 from zaqar_notify.errors import StorageUnavailable
 from zaqar_notify.feedback import PATHS, Tokens, Use
-from zaqar_notify.model import Disabled, MessageKind, Receipt, ReceiptKind, delivery_id
+from zaqar_notify.model import Disabled, LogEntry, MessageKind, OutcomeKind, Receipt, ReceiptKind, State, delivery_id
 from zaqar_notify.storage.base import Settlement
 from zaqar_notify.storage.memory import MemoryStorage
 
@@ -225,6 +225,49 @@ class ReportTests:
         self.assertEqual(len(self.heard(self.message_id, self.subscription_id)), 1)
         self.ok("DELETE", f"/v2/queues/q/subscriptions/{self.subscription_id}", status=204)
         self.follow(404, "POST", self.path + "?status=undelivered")
+
+    def test_a_late_failure_of_another_address_changes_nothing(self):
+        one = f"/v2/queues/q/subscriptions/{self.subscription_id}"
+        self.ok("PATCH", one, {"options": {"fallback": ["http://endpoint.example/first"]}}, status=204)
+        self.follow(204, "POST", self.path + "?status=undelivered")
+        worker = self.storage.join()
+        for line in (
+            LogEntry(2, self.clock.now, State.PENDING, OutcomeKind.REJECTED),
+            LogEntry(3, self.clock.now, State.DELIVERED, OutcomeKind.DELIVERED, target=1),
+        ):
+            taken = self.storage.take(worker, 30.0, entries=0, rows=10)
+            due_at = None if line.state.ended else self.clock.now
+            self.storage.settle(
+                [
+                    Settlement(
+                        self.message_id,
+                        self.subscription_id,
+                        taken.token,
+                        True,
+                        line,
+                        due_at=due_at,
+                        lines=line.number,
+                        target=1,
+                    )
+                ]
+            )
+        self.follow(204, "POST", self.path + "?status=undelivered&reason=second+part")
+        self.assertEqual(list(self.storage.take(worker, 30.0, entries=0, rows=10).rows), [])
+        self.follow(204, "POST", link(Use.RECEIPT, self.message_id, self.subscription_id, 1) + "?status=undelivered")
+        [row] = self.storage.take(worker, 30.0, entries=0, rows=10).rows
+        self.assertEqual((row.target, row.report.kind), (1, ReceiptKind.FAILED))
+
+    def test_a_failure_while_it_is_sent_again_has_to_come_once_more(self):
+        self.storage.redeliver("p", "q", self.message_id, self.subscription_id, 60)
+        worker = self.storage.join()
+        taken = self.storage.take(worker, 30.0, entries=0, rows=10)
+        self.follow(503, "POST", self.path + "?status=undelivered")
+        self.assertEqual(self.heard(self.message_id, self.subscription_id), ())
+        line = LogEntry(2, self.clock.now, State.DELIVERED, OutcomeKind.DELIVERED)
+        self.storage.settle([Settlement(self.message_id, self.subscription_id, taken.token, True, line)])
+        self.follow(204, "POST", self.path + "?status=undelivered")
+        [row] = self.storage.take(worker, 30.0, entries=0, rows=10).rows
+        self.assertEqual(row.report.kind, ReceiptKind.FAILED)
 
     def test_what_is_not_known(self):
         self.follow(404, "POST", link(Use.RECEIPT, "f" * 16, self.subscription_id) + "?status=delivered")

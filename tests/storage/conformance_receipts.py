@@ -173,6 +173,34 @@ class ReportsConformance(ReceiptsCase):
         expected = self.report_row(message_id, attempts=3, lines=5, target=1)
         self.assertEqual([expected], self.rows(self.take(self.worker)))
 
+    def test_again_at_the_next_address(self) -> None:
+        self.begin()
+        message_id = self.sent()
+        self.receive(message_id, FAILED)
+        line = self.attempt(2, State.PENDING, OutcomeKind.REJECTED)
+        self.settle_row(message_id, self.take(self.worker), line, due_at=NOW, lines=2, target=1)
+        self.assertFalse(self.receive(message_id, FULL), "it is on its way to that")
+        line = self.attempt(3, State.DELIVERED, OutcomeKind.DELIVERED, target=1)
+        self.settle_row(message_id, self.take(self.worker), line)
+        self.assertTrue(self.receive(message_id, FULL))
+        self.assertFalse(self.receive(message_id, FULL))
+        self.assertEqual((FULL,), self.received(message_id), "the one that matters now")
+        taken = self.take(self.worker)
+        self.assertEqual([self.report_row(message_id, FULL, attempts=3, lines=3, target=1)], self.rows(taken))
+        self.settle_row(message_id, taken, self.attempt(4, State.DEAD))
+        self.assertFalse(self.receive(message_id, FAILED))
+        self.assertEqual((State.DEAD, (FULL,)), (self.state(message_id, self.mine.id), self.received(message_id)))
+
+    def test_again_after_it_was_delivered_again(self) -> None:
+        self.begin()
+        message_id = self.sent()
+        self.receive(message_id, FAILED)
+        self.settle_row(message_id, self.take(self.worker), self.attempt(2, State.DEAD, OutcomeKind.REJECTED))
+        self.redeliver(message_id)
+        self.settle_row(message_id, self.take(self.worker), self.delivered(3))
+        self.assertTrue(self.receive(message_id, FULL))
+        self.assertEqual([self.report_row(message_id, FULL, attempts=3, lines=3)], self.rows(self.take(self.worker)))
+
     def test_only_of_what_was_delivered(self) -> None:
         self.begin()
         for state in (State.DEAD, State.GONE, State.FILTERED, State.CANCELLED):

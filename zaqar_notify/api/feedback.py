@@ -9,7 +9,7 @@ import dataclasses
 
 import falcon
 
-from zaqar_notify import addresses
+from zaqar_notify import addresses, receipts
 from zaqar_notify.api import pages
 from zaqar_notify.api.body import read_body, read_fields
 from zaqar_notify.api.confirmation import is_for
@@ -18,9 +18,12 @@ from zaqar_notify.api.service import Service
 from zaqar_notify.errors import Gone, NotFound
 from zaqar_notify.feedback import ACKNOWLEDGE, CONFIRM, PATHS, RECEIPT, UNSUBSCRIBE, Subject, Use
 from zaqar_notify.model import Message, MessageKind, Receipt, ReceiptKind, Subscription
+from zaqar_notify.receipts import Stored
 
 MOST_BYTES = 16384
 MOST_DETAIL = 500
+PATIENCE = 0.5
+"""Seconds that the outcome of an attempt may still take to be stored when a report of its failure is here already."""
 
 _ACKNOWLEDGEMENT, _REPORT, _UNSUBSCRIPTION, _CONFIRMATION = (
     f"{PATHS[name][1]}{{token}}" for name in (ACKNOWLEDGE, RECEIPT, UNSUBSCRIBE, CONFIRM)
@@ -99,22 +102,20 @@ def _one_line(text: str) -> str:
 
 def _store(service: Service, subject: Subject, receipt: Receipt) -> None:
     """Raises `NotFound` where nothing is known of the delivery any more. What was heard already is heard once."""
-    if service.storage.receive(subject.message_id, subject.subscription_id, receipt):
-        if receipt.kind is ReceiptKind.FAILED:
-            service.wake()
-        return
-    message = service.storage.load([subject.message_id], ()).messages.get(subject.message_id)
-    delivery = message and service.storage.get_delivery(
-        message.project, message.queue, message.public_id, subject.subscription_id
-    )
-    if not delivery:
-        raise NotFound(_UNKNOWN)
-    if not delivery.log:
+    message_id, subscription_id, target = subject
+    failed = receipt.kind is ReceiptKind.FAILED
+    patience = PATIENCE if failed else 0.0
+    stored = receipts.store(service.storage, message_id, subscription_id, receipt, target=target, patience=patience)
+    if stored is Stored.NEW and failed:
+        service.wake()
+    elif stored is Stored.EARLY:
         raise falcon.HTTPServiceUnavailable(
             title="Too early",
             description="The attempt is not over yet: say it again when the notification was answered.",
             retry_after=1,
         )
+    elif stored is Stored.KNOWN and receipts.record_of(service.storage, message_id, subscription_id) is None:
+        raise NotFound(_UNKNOWN)
 
 
 # -- for people ---------------------------------------------------------------------------------------------------------------

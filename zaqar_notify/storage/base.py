@@ -522,8 +522,9 @@ class Storage(abc.ABC):
 
     @abc.abstractmethod
     def receive(self, message_id: str, subscription_id: str, receipt: Receipt) -> bool:
-        """Store what was heard of a delivery; of each kind the first is kept. False when there is no log of such a delivery
-        (any more), or it has this kind already. Ids are unique over all projects: who calls has seen a signature.
+        """Store what was heard of a delivery; of each kind the first is kept, and of FAILED the last that has left a row. False
+        when there is no log of such a delivery (any more), or it has this kind already. Ids are unique over all projects: who
+        calls has seen a signature.
 
         A FAILED of a delivery in state DELIVERED leaves a row, due at once, with the receipt as its ``report`` and the
         ``target`` of its last attempt, so that a worker settles it with all that belongs to such an end. Its ``attempts`` are

@@ -828,22 +828,24 @@ class MemoryStorage(Storage):
         with self._lock:
             key = (message_id, subscription_id)
             heard = self._receipts.get(key, [])
-            if key not in self._log or any(one.kind is receipt.kind for one in heard):
+            if key not in self._log:
                 return False
-            self._receipts[key] = [*heard, receipt]
-            if receipt.kind is ReceiptKind.FAILED:
-                self._report(key, receipt)
+            reported = receipt.kind is ReceiptKind.FAILED and self._report(key, receipt)
+            if not reported and any(one.kind is receipt.kind for one in heard):
+                return False
+            self._receipts[key] = [*(one for one in heard if one.kind is not receipt.kind), receipt]
             return True
 
-    def _report(self, key: tuple[str, str], receipt: Receipt) -> None:
+    def _report(self, key: tuple[str, str], receipt: Receipt) -> bool:
         """A worker is to settle it, where it was taken for delivered and there is still somebody whom it concerns."""
         log, message, subscription = self._log[key], self._messages[key[0]], self._subscriptions.get(key[1])
         gone = message.cancelled or subscription is None or subscription.deleted_at is not None
         if gone or key in self._rows or log[-1].state is not State.DELIVERED:
-            return
+            return False
         attempts = max(sum(line.outcome in _USE_UP for line in log), 1)
         target = next((line.target for line in reversed(log) if line.outcome is not None), 0)
         self._rows[key] = _Row(_AT_ONCE, attempts=attempts, lines=log[-1].number, target=target, report=receipt)
+        return True
 
     # -- again, or not at all -----------------------------------------------------------------------------------------------
 

@@ -41,14 +41,18 @@ def receive(scope: Scope, delivery: tuple[int, int], receipt: Receipt, now: floa
     message, subscription = delivery
     key = receipt_key(message, subscription, RECEIPT_CODES[receipt.kind])
     last = scope[DELIVERY_LOG].find_one({"_id": lines_of_delivery(message, subscription)}, ["state"], sort=[("_id", -1)])
-    if last is None or scope[RECEIPTS].find_one({"_id": key}, ["_id"]) is not None:
+    if last is None:
+        return False
+    found = None
+    if receipt.kind is ReceiptKind.FAILED and last["state"] == STATE_CODES[State.DELIVERED]:
+        found = _insert_report(scope, message, subscription, receipt, of_line_key(last["_id"])[2])
+    if found is not None:
+        looking.look_again(scope, found, now, now + retention.look_again)
+        scope[RECEIPTS].delete_one({"_id": key})
+    elif scope[RECEIPTS].find_one({"_id": key}, ["_id"]) is not None:
         return False
     scope[RECEIPTS].insert_one({"_id": key, **_document(receipt)})
     scope[DELIVERY_LOG].update_one({"_id": last["_id"]}, {"$inc": {"touches": 1}})
-    if receipt.kind is ReceiptKind.FAILED and last["state"] == STATE_CODES[State.DELIVERED]:
-        found = _insert_report(scope, message, subscription, receipt, of_line_key(last["_id"])[2])
-        if found is not None:
-            looking.look_again(scope, found, now, now + retention.look_again)
     return True
 
 

@@ -36,11 +36,13 @@ def receive(
         "detail": receipt.detail or None,
         "gone": receipt.gone or None,
     }
-    if not run(statements.INSERT_RECEIPT, {**delivery, **heard}).rowcount:
-        return False
+    new = run(statements.INSERT_RECEIPT, {**delivery, **heard}).rowcount > 0
     failed = receipt.kind is ReceiptKind.FAILED and last.state == STATE_CODES[State.DELIVERED]
-    if failed and _leave_row(connection, message, subscription, last.number, receipt):
-        run(statements.REVIVE_MESSAGE, {"message": message, "now": now, "look_at": now + retention.look_again})
+    if not failed or not _leave_row(connection, message, subscription, last.number, receipt):
+        return new
+    run(statements.REVIVE_MESSAGE, {"message": message, "now": now, "look_at": now + retention.look_again})
+    if not new:
+        run(statements.REPLACE_RECEIPT, {**delivery, **heard})
     return True
 
 

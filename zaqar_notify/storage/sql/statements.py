@@ -620,6 +620,11 @@ INSERT INTO receipts (message_id, subscription_id, kind, at, detail, gone)
 VALUES (:message, :subscription, :kind, :at, :detail, :gone) ON CONFLICT DO NOTHING
 """
 
+REPLACE_RECEIPT = """
+UPDATE receipts SET at = :at, detail = :detail, gone = :gone
+WHERE message_id = :message AND subscription_id = :subscription AND kind = :kind
+"""
+
 # How many attempts were used up, and what the last one went to. Nothing when there is nobody any more whom it concerns.
 FIND_REPORTED = """
 SELECT q.project_id,
