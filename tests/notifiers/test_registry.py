@@ -270,6 +270,17 @@ class RegistryTest(unittest.TestCase):
         with self.assertRaisesRegex(NotifierFailed, "returned no receipt"):
             loaded.receipt(subscription("bug:x"), {"state": "nonsense"})
 
+    def test_what_is_heard_later(self) -> None:
+        loaded = self.started(Notifiers([plugin("x")]))
+        heard: list[Any] = []
+        loaded.report_to(lambda *about: heard.append(about))
+        received = loaded.pick("x:").received
+        received("m1", "s1", Receipt(ReceiptKind.DEVICE, 1.0, "a\x00"))
+        for nonsense in (("m1", "s1", "delivered"), (None, "s1", Receipt(ReceiptKind.DEVICE, 1.0)), ("m1", 5, None)):
+            with self.assertLogs(f"{notifiers.NAMESPACE}.x", logging.ERROR):
+                received(*nonsense)
+        self.assertEqual([("m1", "s1", Receipt(ReceiptKind.DEVICE, 1.0, "a?"))], heard)
+
     def test_those_that_do_not_close(self) -> None:
         loaded = Notifiers([plugin("hangs", Hanging), plugin("clings", Clinging), plugin("good")])
         loaded.instantiate(configured(loaded), HttpClients(Guard(LOOPBACK), max_timeout=20.0))

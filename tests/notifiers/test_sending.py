@@ -8,9 +8,21 @@ import unittest
 from unittest import mock
 
 from zaqar_notify.errors import NotifierFailed, UnknownScheme
-from zaqar_notify.model import Delivery, Draft, Exchange, Message, Outcome, OutcomeKind, Priority, Scope, Subscription
+from zaqar_notify.model import (
+    Delivery,
+    Draft,
+    Exchange,
+    Message,
+    Outcome,
+    OutcomeKind,
+    Priority,
+    Receipt,
+    ReceiptKind,
+    Scope,
+    Subscription,
+)
 from zaqar_notify.notifiers.base import BatchNotifier, Notifier, SingleNotifier
-from zaqar_notify.notifiers.sending import Direct, Senders, Threads, sound
+from zaqar_notify.notifiers.sending import Direct, Senders, Threads, sound, sound_receipt
 
 WAIT = 10.0
 LOG = logging.getLogger("tests.sending")
@@ -345,3 +357,21 @@ class SoundTest(unittest.TestCase):
             outcome = sound(Outcome(OutcomeKind.DELIVERED, publish=(("q", good), post)))
             self.assertIs(OutcomeKind.OURS, outcome.kind, post)
             self.assertEqual("The notifier returned a message that cannot be stored", outcome.detail)
+
+    def test_receipts(self) -> None:
+        good = Receipt(ReceiptKind.FAILED, 1.5, "no such mailbox", gone=True)
+        self.assertEqual(good, sound_receipt(good))
+        odd = sound_receipt(Receipt(ReceiptKind.DEVICE, 1, "a\x00" + "x" * 600, gone=5))
+        self.assertEqual(Receipt(ReceiptKind.DEVICE, 1.0, "a?" + "x" * 498, gone=True), odd)
+        for nonsense in (
+            None,
+            "delivered",
+            Receipt("failed", 1.0),
+            Receipt(ReceiptKind.DEVICE, None),
+            Receipt(ReceiptKind.DEVICE, float("nan")),
+            Receipt(ReceiptKind.DEVICE, -1.0),
+            Receipt(ReceiptKind.DEVICE, 1e300),
+            Receipt(ReceiptKind.DEVICE, 1.0, Odd()),
+            Receipt(ReceiptKind.DEVICE, 1.0, gone=Odd()),
+        ):
+            self.assertIsNone(sound_receipt(nonsense))

@@ -16,6 +16,7 @@ from zaqar_notify.notifiers import plugins as installed
 from zaqar_notify.notifiers.base import Notifier, Received
 from zaqar_notify.notifiers.plugins import NAMESPACE, Broken, Plugin
 from zaqar_notify.notifiers.sections import Section
+from zaqar_notify.notifiers.sending import sound_receipt
 
 if TYPE_CHECKING:
     from zaqar_notify.notifiers.http import HttpClients
@@ -164,14 +165,17 @@ class Notifiers:
         """What these fields, which a provider has reported, say of a delivery to this subscriber: `Notifier.receipt`."""
         notifier = self.pick(subscription.subscriber)
         receipt = _guarded(notifier, lambda: notifier.receipt(subscription, fields))
-        if receipt is not None and not isinstance(receipt, Receipt):
+        if receipt is None:
+            return None
+        found = sound_receipt(receipt)
+        if found is None:
             raise NotifierFailed("The notifier returned no receipt")
-        return receipt
+        return found
 
     def report_to(self, received: Received) -> None:
         """Where they say what they hear later: `Notifier.received`."""
         for notifier in self._instances.values():
-            notifier.received = received
+            notifier.received = _listener(notifier, received)
 
     def close(self) -> None:
         """Close the notifiers, each on a thread of its own so that one that hangs keeps none of the others, then the HTTP
@@ -230,6 +234,19 @@ def _guarded(notifier: Notifier, call: Callable[[], Any]) -> Any:
     except BaseException as error:
         notifier.log.exception("a bug in the notifier")
         raise NotifierFailed(f"The notifier failed: {type(error).__name__}") from error
+
+
+def _listener(notifier: Notifier, received: Received) -> Received:
+    """Nothing but receipts gets through."""
+
+    def listen(message_id: str, subscription_id: str, receipt: Receipt) -> None:
+        found = sound_receipt(receipt)
+        if found is None or not (isinstance(message_id, str) and isinstance(subscription_id, str)):
+            notifier.log.error("it has received something that is no receipt: %.100r", receipt)
+        else:
+            received(message_id, subscription_id, found)
+
+    return listen
 
 
 def _close(notifier: Notifier) -> None:

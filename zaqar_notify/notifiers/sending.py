@@ -13,11 +13,22 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeGuard
 
 from zaqar_notify.errors import InvalidQueue, NotifierFailed, NotifyError
-from zaqar_notify.model import Delivery, Draft, Exchange, Outcome, OutcomeKind, Priority, Scope, Subscription
+from zaqar_notify.model import (
+    Delivery,
+    Draft,
+    Exchange,
+    Outcome,
+    OutcomeKind,
+    Priority,
+    Receipt,
+    ReceiptKind,
+    Scope,
+    Subscription,
+)
 from zaqar_notify.notifiers.base import BatchNotifier, Notifier, Report, SingleNotifier
 from zaqar_notify.notifiers.census import Census
 from zaqar_notify.notifiers.exchanges import HttpExchange
-from zaqar_notify.validation import check_queue_name
+from zaqar_notify.validation import END_OF_TIME, check_queue_name
 
 DETAIL_LENGTH = 500
 """Characters of an outcome's detail that go into the log."""
@@ -303,6 +314,16 @@ def _exchange(exchange: Any) -> Exchange | None:
     if len(text) > EXCHANGE_LENGTH:
         return Exchange({"error": f"what the notifier recorded is longer than {EXCHANGE_LENGTH} characters of JSON"})
     return Exchange(*json.loads(text))
+
+
+def sound_receipt(receipt: Any) -> Receipt | None:
+    """What a provider has reported, as a notifier says it, in a form that can be stored; None: it is no receipt."""
+    try:
+        if isinstance(receipt, Receipt) and isinstance(receipt.kind, ReceiptKind) and 0 <= receipt.at <= END_OF_TIME:
+            return Receipt(receipt.kind, float(receipt.at), _text(receipt.detail), bool(receipt.gone))
+    except Exception:  # noqa: BLE001 - whatever it is made of
+        return None
+    return None
 
 
 def _is_post(post: Any) -> bool:
