@@ -58,19 +58,20 @@ class UdpTest(unittest.TestCase):
             self.assertIs(OutcomeKind.REFUSED, self.send(self.notifier(), uri).kind)
             self.assertIs(OutcomeKind.REJECTED, self.send(self.notifier(*LOOPBACK), uri, b"x" * 1401).kind)
 
-    def test_its_own_test_as_its_readme_has_it(self) -> None:
-        (line,) = re.findall(r"^python (-m unittest)$", (FOLDER / "README.md").read_text(), re.MULTILINE)
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "-B", *line.split()],
-            cwd=FOLDER,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        self.assertEqual(0, done.returncode, done.stderr)
-        self.assertRegex(done.stderr, r"Ran \d\d tests")
+    def test_their_own_tests_as_their_readmes_have_it(self) -> None:
+        for folder in (FOLDER, FOLDER.with_name("batch-notifier-plugin")):
+            (line,) = re.findall(r"^python (-m unittest)$", (folder / "README.md").read_text(), re.MULTILINE)
+            done = subprocess.run(
+                [sys.executable, "-W", "error", "-B", *line.split()],
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+            self.assertEqual(0, done.returncode, done.stderr)
+            self.assertRegex(done.stderr, r"Ran \d\d tests")
 
     def test_check(self) -> None:
         notifier = self.notifier()
