@@ -291,6 +291,14 @@ class DigestTest(DigestCase):
         self.wait_all(messages, State.DELIVERED)
         self.assertEqual([[0, 1, 2], [3, 4, 5], [6, 7]], sorted(self.digests()))
 
+    def test_nor_more_text_than_a_mail_shows(self) -> None:
+        long = ['"' + letter * 70_000 + '"' for letter in "abc"]
+        messages = self.released(long[0], 1, 2, long[1], long[2], 3)
+        self.worker()
+        self.wait_all(messages, State.DELIVERED)
+        self.assertEqual([2, 4], sorted(len(bodies) for bodies in self.digests()))
+        self.assertEqual(["a" * 70_000, 1, 2, "b" * 70_000], max(self.digests(), key=len))
+
     def test_its_failure_is_everyones_and_all_are_tried_again_together(self) -> None:
         answers = [FAILED, Outcome(OutcomeKind.OURS), FAILED, DELIVERED]
         self.endpoint.answer = lambda _: answers.pop(0)
