@@ -185,6 +185,11 @@ class FilesTest(unittest.TestCase):
             for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
                 self.assertTrue((path.parent / target).exists(), f"{path.name}: {target}")
 
+    def test_the_readme_names_every_page(self):
+        readme = (ROOT / "README.md").read_text()
+        pages = [str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")]
+        self.assertEqual([], [page for page in pages if f"]({page})" not in readme])
+
     def test_every_release_note_is_yaml_that_reno_reads(self):
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-m", "reno.main", "lint"],

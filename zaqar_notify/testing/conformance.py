@@ -69,11 +69,11 @@ class NotifierConformance(_Base):
 
     def good(self) -> Where:
         """A target that takes notifications, as long as the test runs."""
-        raise NotImplementedError
+        raise NotImplementedError("the test has to say which target is good: good()")
 
     def arrived(self) -> int | None:
         """How many notifications it has taken; None where that cannot be known."""
-        raise NotImplementedError
+        raise NotImplementedError("the test has to say how many notifications have come: arrived()")
 
     def at(self, address: str) -> Where | None:
         """A target at this address (``127.0.0.1:port``): nobody listens there, or TCP connections are taken and nothing is ever
