@@ -568,3 +568,66 @@ class SubscriptionChangesTest(unittest.TestCase):
         for document in documents:
             with self.subTest(document=document), self.assertRaises(InvalidRequest):
                 self.change(document)
+
+
+class SpellingTest(unittest.TestCase):
+    """A name that is nearly ours is a slip; any other is the client's own."""
+
+    def refused(self, text, read, *given, **named):
+        with self.assertRaises(InvalidRequest) as caught:
+            read(*given, **named)
+        self.assertIn(text, str(caught.exception))
+
+    def subscribed(self, **document):
+        return validation.subscription(
+            {"subscriber": "https://a.b/", **document}, project="p", queue="q", limits=LIMITS, now=0.0
+        )
+
+    def test_options(self):
+        slips = {
+            "windows": "window",
+            "fallbacks": "fallback",
+            "call_back": "callback",
+            "template": "templates",
+            "languages": "language",
+            "maxInFlight": "max_in_flight",
+            "dead-letter-queue": "dead_letter_queue",
+            "retry_policy": "_retry_policy",
+            "post_header": "post_headers",
+            "Secret": "secret",
+        }
+        for given, meant in slips.items():
+            with self.subTest(given):
+                self.refused(f"options.{given} is not known; options.{meant} is.", self.subscribed, options={given: 1})
+                changes = {"options": {given: 1}}
+                self.refused(given, validation.subscription_changes, changes, queue="q", limits=LIMITS, now=0.0)
+
+    def test_options_of_the_client(self):
+        own = {"label": 1, "windowing": 1, "lang": "de", "subject": "x", "keys": {}, "": 1, "_": 1, "s": 1}
+        self.assertEqual(own, self.subscribed(options=own).options)
+        both = {"language": "de", "languages": ["de", "sv"]}
+        self.assertEqual(both, self.subscribed(options=both).options)
+
+    def test_options_beside_the_options(self):
+        self.refused("window is an option: it has to stand in the object options.", self.subscribed, window={"seconds": 3})
+        self.refused("option is not known; options is.", self.subscribed, option={})
+        self.refused("timeout", validation.subscription_changes, {"timeout": 3}, queue="q", limits=LIMITS, now=0.0)
+        self.subscribed(id="1", age=4, confirmed=True, source="q")  # as it is shown
+
+    def test_messages(self):
+        for given, meant in (
+            ("collapseKey", "collapse_key"),
+            ("attribute", "attributes"),
+            ("TTL", "ttl"),
+            ("Priority", "priority"),
+        ):
+            with self.subTest(given):
+                document = {"messages": [{"body": 1, "href": "/", "age": 3, "id": "1"}, {"body": 1, given: 1}]}
+                text = f"messages[1].{given} is not known; messages[1].{meant} is."
+                self.refused(text, validation.messages, document, default_ttl=60, limits=LIMITS)
+
+    def test_metadata(self):
+        self.refused("_template is not known; _templates is.", validation.queue_metadata, {"_template": {}}, LIMITS)
+        self.refused("_max-claim-count", validation.queue_metadata, {"_max-claim-count": 1}, LIMITS)
+        own = {"template": 1, "templates": 1, "retry_policy": 1, "_flavor": "x", "_mine": 1}
+        self.assertEqual(own, validation.queue_metadata(own, LIMITS))

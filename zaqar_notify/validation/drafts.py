@@ -12,6 +12,7 @@ from zaqar_notify.errors import InvalidRequest
 from zaqar_notify.model import Draft, Priority
 from zaqar_notify.validation.documents import CONTROL, compact_json, integer, json_object, kind
 from zaqar_notify.validation.limits import MAX_ATTRIBUTES, MAX_COLLAPSE_KEY, MAX_LANGUAGE, Limits
+from zaqar_notify.validation.spelling import by_sound, check_names
 
 PRIORITIES: Mapping[str, Priority] = {priority.text: priority for priority in Priority}
 LANGUAGE_TAG = (
@@ -31,7 +32,7 @@ _LANGUAGE = re.compile(LANGUAGE_TAG)
 def messages(
     document: Any, *, default_ttl: int, limits: Limits, default_delay: int = 0, traceparent: str | None = None
 ) -> list[Draft]:
-    """The defaults are for messages that name none. Keys that are not known are ignored, as Zaqar does.
+    """The defaults are for messages that name none. Keys that are not known are ignored, as Zaqar does, but for slips.
 
     ``traceparent`` is the header of the request (W3C Trace Context): a valid one becomes an attribute of each message that has
     none of that name, and does not count against `MAX_ATTRIBUTES`.
@@ -53,6 +54,8 @@ def _draft(message: Any, where: str, times: tuple[int, int], limits: Limits) -> 
     """``times``: ttl and delay of a message that names none."""
     if not isinstance(message, dict):
         raise InvalidRequest(f"{where} has to be a JSON object, and is {kind(message)}.")
+    if not message.keys() <= _KEYS:
+        check_names(message.keys(), _SOUNDS, f"{where}.")
     if "body" not in message:
         raise InvalidRequest(f'{where} has no "body".')
     ttl, delay = times
@@ -106,6 +109,8 @@ _OPTIONAL: Mapping[str, Callable[[Any, str], Any]] = {
     "priority": _priority,
     "language": language,
 }
+_KEYS = frozenset(("body", "ttl", "delay", *_OPTIONAL))
+_SOUNDS = by_sound(_KEYS)
 
 
 def message_ttl(value: Any, limits: Limits, what: str) -> int:

@@ -15,6 +15,7 @@ from zaqar_notify.validation.limits import END_OF_TIME, Limits
 from zaqar_notify.validation.names import dead_letter_queue
 from zaqar_notify.validation.queries import instant
 from zaqar_notify.validation.schedules import check_retry_policy
+from zaqar_notify.validation.spelling import by_sound, check_names
 
 _SHARED = ("messages", "subscriptions", "claims")
 _SHARED_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
@@ -26,6 +27,7 @@ _POINTER = re.compile(r"/metadata/((?:[^/~]|~[01])+)")
 
 def queue_metadata(document: Any, limits: Limits) -> dict[str, Any]:
     metadata = json_object(document, "The queue's metadata")
+    check_names([name for name in metadata if name.startswith("_")], _SOUNDS, "")
     for name, check in _RESERVED.items():
         if name in metadata:
             check(metadata[name], limits, name)
@@ -167,3 +169,4 @@ _RESERVED: Mapping[str, Callable[[Any, Limits, str], object]] = {
     "_retry_policy": check_retry_policy,
     "_templates": lambda value, limits, what: templates.check(value, what),
 }
+_SOUNDS = by_sound(_RESERVED)

@@ -22,6 +22,7 @@ from zaqar_notify.validation.limits import (
 )
 from zaqar_notify.validation.names import dead_letter_queue
 from zaqar_notify.validation.schedules import SCHEDULING, check_retry_policy
+from zaqar_notify.validation.spelling import by_sound, check_names
 
 MASK = "********"
 """Stands for a secret wherever options are shown; sent back in a PATCH it keeps the secret."""
@@ -32,6 +33,7 @@ _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.\-]*):.")
 def subscription(document: Any, *, project: str, queue: str, limits: Limits, now: float) -> Subscription:
     """Without ``options.secret`` a secret is made. The id is the storage's to give."""
     asked = json_object(document, "The subscription")
+    _check_places(asked)
     if "subscriber" not in asked:
         raise InvalidRequest('The subscription has no "subscriber": the URI that gets the notifications.')
     options, secret = _options(asked.get("options", {}), queue, limits)
@@ -53,6 +55,7 @@ def subscription(document: Any, *, project: str, queue: str, limits: Limits, now
 def subscription_changes(document: Any, *, queue: str, limits: Limits, now: float) -> dict[str, Any]:
     """The fields of a subscription of ``queue`` that a PATCH replaces. A secret that is absent or masked is kept."""
     asked = json_object(document, "The request")
+    _check_places(asked)
     changes: dict[str, Any] = {}
     if "subscriber" in asked:
         changes["subscriber"] = _uri(asked["subscriber"], "subscriber")
@@ -94,6 +97,14 @@ def further_addresses(subscription: Subscription, limits: Limits) -> Iterator[tu
         yield "options.callback", owner
 
 
+def _check_places(asked: Mapping[str, Any]) -> None:
+    """Nothing may stand beside the options that belongs among them."""
+    check_names(asked.keys(), _KEYS, "")
+    for name in _OPTIONS.values():
+        if name in asked:
+            raise InvalidRequest(f"{name} is an option: it has to stand in the object options.")
+
+
 def _uri(value: Any, what: str) -> str:
     if not isinstance(value, str):
         raise InvalidRequest(f"{what} has to be a URI in a string, and is {kind(value)}.")
@@ -103,7 +114,9 @@ def _uri(value: Any, what: str) -> str:
         raise InvalidRequest(f"{what} may not hold control characters.")
     match = _SCHEME.match(value)
     if match is None:
-        raise InvalidRequest(f"{what} has to be a URI with a scheme, as in https://example.org/notify.")
+        raise InvalidRequest(
+            f"{what} has to be a URI with a scheme, as in https://example.org/notify or mailto:ann@example.org."
+        )
     if match[1].lower().startswith("trust+"):
         raise UnknownScheme(
             f"{what}: trust+ subscribers need a Keystone trust, which is not supported: use the URI behind the +."
@@ -124,6 +137,7 @@ def _subscription_ttl(value: Any, limits: Limits, now: float) -> int | None:
 def _options(value: Any, queue: str, limits: Limits, keep_masked: bool = False) -> tuple[dict[str, Any], str | None]:
     """The options without the secret, and the secret. What only a notifier knows is for the notifier to check."""
     options = dict(json_object(value, "options"))
+    check_names(options.keys(), _OPTIONS, "options.")
     for name, check in _CHECKED_OPTIONS.items():
         if name in options:
             check(options[name], limits, f"options.{name}")
@@ -192,6 +206,8 @@ _CHECKED_OPTIONS: Mapping[str, Callable[[Any, Limits, str], object]] = {
     "templates": lambda value, limits, what: templates.check(value, what),
     "language": lambda value, limits, what: language(value, what),
 }
+_OPTIONS = by_sound((*_CHECKED_OPTIONS, "secret", "timeout", "post_headers", "post_data"))
+_KEYS = by_sound(("subscriber", "ttl", "options"))
 
 
 def confirmed(document: Any) -> bool:

@@ -511,7 +511,7 @@ def _options(limits: Limits, secret: str, otherwise: str) -> Json:
     return {
         "type": "object",
         "description": "How it is notified. Beside what holds for all, those of webhooks are described here; others are kept "
-        "and shown.",
+        "and shown, but for slips: names that differ from one of these in capitals, _, - or an s at the end alone.",
         "properties": {
             "secret": {
                 "type": "string",
