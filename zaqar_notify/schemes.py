@@ -37,6 +37,12 @@ class Schemes:
             return f"{name} is switched off: [notification] disabled_schemes"
         return None
 
+    def all_off(self) -> str | None:
+        """What is switched off, for an operator; None: nothing is."""
+        what = ", ".join(sorted(self.disabled)) if self.enabled else "all notifications"
+        become = "dropped" if self.drops else "parked"
+        return f"switched off, by [notification] in the configuration: {what}. What would be sent is {become}" if what else None
+
     def pool(self, subscriber: str) -> str:
         if not self.apart:
             return OURS

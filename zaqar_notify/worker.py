@@ -195,6 +195,8 @@ class Worker:
             self._jobs.start(self)
         self._unwatch = self._storage.watch(self.wake)
         self._log.info("worker %d is ready", self._id)
+        if (off := self._schemes.all_off()) is not None:
+            self._log.warning("%s", off)
 
     @property
     def id(self) -> int:

@@ -28,6 +28,13 @@ class SchemesTest(unittest.TestCase):
     def test_everything_is_off(self) -> None:
         self.assertEqual("notifications are switched off: [notification] enabled", Schemes(name_of, enabled=False).off("x:"))
 
+    def test_what_an_operator_is_told(self) -> None:
+        self.assertIsNone(ALL.all_off())
+        self.assertIn(
+            ": mailto, sms. What would be sent is parked", Schemes(disabled=frozenset({"sms", "mailto"})).all_off() or ""
+        )
+        self.assertIn(": all notifications. What would be sent is dropped", Schemes(enabled=False, drops=True).all_off() or "")
+
     def test_whose_it_is(self) -> None:
         schemes = Schemes(name_of, apart=frozenset({"sms", "webpush"}))
         self.assertEqual(["sms", "webpush", ""], [schemes.pool(uri) for uri in ("sms:+1", "webpush+https://a", "https://a")])
