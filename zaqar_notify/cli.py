@@ -77,7 +77,11 @@ def build_parser() -> argparse.ArgumentParser:
     database = _add(commands, "db", "look after the database", (texts.DB, texts.DB_EXAMPLES))
     actions = database.add_subparsers(title="actions", metavar="ACTION", required=True)
     upgrade = _add(
-        actions, "upgrade", "bring the database to this version's schema", (texts.DB, texts.DB_EXAMPLES), [configured]
+        actions,
+        "upgrade",
+        "bring the database to this version's schema",
+        (texts.DB_UPGRADE, texts.DB_UPGRADE_EXAMPLES),
+        [configured],
     )
     upgrade.set_defaults(run=run_upgrade)
     copy = _add(actions, "copy", "copy everything into another database", (texts.DB_COPY, texts.DB_COPY_EXAMPLES), [configured])
@@ -142,9 +146,7 @@ def _add_cluster(commands: _Commands, configured: argparse.ArgumentParser) -> No
 
 
 def _add_job(commands: _Commands, configured: argparse.ArgumentParser) -> None:
-    job = _add(
-        commands, "job", "list, retry and drop long jobs", (texts.JOB, texts.JOB_LIST_EXAMPLES + texts.JOB_RETRY_EXAMPLES)
-    )
+    job = _add(commands, "job", "list, retry and drop long jobs", (texts.JOB, texts.JOB_EXAMPLES))
     actions = job.add_subparsers(title="actions", metavar="ACTION", required=True)
     listing = _add(actions, "list", "list the jobs", (texts.JOB_LIST, texts.JOB_LIST_EXAMPLES), [configured])
     listing.add_argument("--failed", action="store_true", help="those that have failed only")

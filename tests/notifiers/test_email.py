@@ -129,6 +129,7 @@ class MailTest(EmailCase):
         }
         self.assertEqual(expected, {name: parsed[name] for name in expected})
         self.assertLess(abs(parsed["Date"].datetime.timestamp() - time.time()), 60)
+        self.assertTrue(parsed["Date"].endswith(" +0000"), "RFC 5322, 4.3: names of zones must not be written")
         self.assertIsNone(parsed["List-Unsubscribe"])
         self.assertEqual("hello\n\n-- \nQueue demo, message m1\n", text_of(parsed))
 

@@ -123,7 +123,7 @@ class CopyTest(unittest.TestCase):
         wait_for(lambda: "is ready" in service.log("worker"), "the worker")
         done = self.copy(service, elsewhere)
         self.assertEqual((2, ""), (done.returncode, done.stdout))
-        self.assertRegex(done.stderr, "1 workers are at work .*Stop them")
+        self.assertRegex(done.stderr, "Workers are at work on the storage .1.: .*Stop them")
         self.assertEqual(0, self.copy(service, elsewhere, "--while-running").returncode)
         service.kill(worker)  # it is no worker any more, although it never said so
         done = self.copy(service, elsewhere)

@@ -72,7 +72,7 @@ def _require_quiet(source: Storage, while_running: bool) -> None:
     if workers and not while_running:
         names = ", ".join(f"{worker.host or 'unknown'} (process {worker.pid})" for worker in workers[:5])
         raise CannotStart(
-            f"{len(workers)} workers are at work on the storage: {names}. Stop them and the API first; "
+            f"Workers are at work on the storage ({len(workers)}): {names}. Stop them and the API first; "
             "--while-running copies a state that nobody has seen at one moment"
         )
 

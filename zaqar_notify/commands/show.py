@@ -17,6 +17,8 @@ MASK = "********"
 URLS = ("connection", "proxy", "public_url")
 """Options whose value is a URL: worth seeing without what is secret in it."""
 _NOTIFIER = ("scheme", "class", "package", "version", "error")
+_WIDEST = 60
+"""Characters of a column: what is longer moves the rest of its own line alone."""
 _CREDENTIALS = re.compile(r"(?<=://).*@|(?<=\?).*", re.DOTALL)
 """What may hold a password in a URL: all up to the last @ (a password may hold any character), and the query."""
 
@@ -83,7 +85,7 @@ def print_rows(rows: Sequence[Mapping[str, object]], columns: Sequence[str], as_
         print(json.dumps(rows, indent=2))
         return
     table = [[column.upper() for column in columns], *([_cell(row[column]) for column in columns] for row in rows)]
-    widths = [max(len(line[index]) for line in table) for index in range(len(columns) - 1)]
+    widths = [max(min(len(line[index]), _WIDEST) for line in table) for index in range(len(columns) - 1)]
     for line in table:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[-1]]))
 

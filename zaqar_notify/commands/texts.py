@@ -108,10 +108,20 @@ examples:
 """
 
 DB = """\
+Brings the configured database to the schema of this version, or copies all of
+it into another one."""
+
+DB_UPGRADE = """\
 Brings the database to the schema of this version. Keeps all data; does nothing
 when there is nothing to do."""
 
 DB_EXAMPLES = """\
+examples:
+  zaqar-notify db upgrade
+  zaqar-notify db copy --to-config-file new.conf
+"""
+
+DB_UPGRADE_EXAMPLES = """\
 example:
   zaqar-notify db upgrade --config-file /etc/zaqar-notify/zaqar-notify.conf \\
                           --config-file /etc/zaqar-notify/secrets.conf
@@ -193,6 +203,12 @@ retries or drops it, or [delivery_log] retention is over. Works on the
 configured database while the service runs.
 
 States: waiting (nobody holds it), running and failed."""
+
+JOB_EXAMPLES = """\
+examples:
+  zaqar-notify job list --failed
+  zaqar-notify job retry 19a2b3c4d5e6f708
+"""
 
 JOB_LIST = """\
 Lists the jobs that are not done, the oldest first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import datetime
 import email.charset
 import email.header
 import email.utils
@@ -226,7 +227,7 @@ def compose(
         _header("From", _shown(sender)),
         _header("To", str(recipient)),
         _header("Subject", _encoded(line(content.subject, _SUBJECT) or "(none)", len("Subject: "))),
-        _header("Date", email.utils.formatdate(usegmt=True)),
+        _header("Date", email.utils.format_datetime(datetime.datetime.now(datetime.UTC))),
         _header("Message-ID", f"<{message_id}>"),
         _header("Auto-Submitted", "auto-generated"),  # RFC 3834: absence notices are not wanted
         *_hints([one.message for one in deliveries]),

@@ -196,6 +196,10 @@ class WebPushNotifier(push.PushNotifier):
 
     def check(self, subscription: Subscription) -> None:
         url = endpoint(subscription.subscriber)
+        if url == subscription.subscriber:
+            raise InvalidRequest(
+                "The subscriber has to be webpush+ and the endpoint of the browser's subscription: webpush+https://..."
+            )
         if len(url) > _MAX_URL:
             raise InvalidRequest(f"The URL is longer than {_MAX_URL} characters.")
         self.http.guard.check_url(url)
