@@ -275,5 +275,5 @@ class CheckTest(SlackCase):
 
     def test_lanes(self) -> None:
         notifier = self.notifier()
-        self.assertEqual("https://hooks.slack.com", notifier.lane(subscription(f"slack+https://hooks.slack.com{PATH}")))
+        self.assertEqual("slack+https://hooks.slack.com", notifier.lane(subscription(f"slack+https://hooks.slack.com{PATH}")))
         self.assertEqual(15.0, notifier.timeout(subscription("slack+https://x/")))

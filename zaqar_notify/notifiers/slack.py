@@ -82,7 +82,8 @@ class SlackNotifier(TemplatedNotifier):
             raise InvalidRequest(f"The webhook's host has to be {' or '.join(sorted(self._hosts))}.")
 
     def lane(self, subscription: Subscription) -> str:
-        return _host(_url(subscription.subscriber))
+        # Not that of a webhook to the same host and port: each can be switched off, and served apart, without the other.
+        return _PREFIX + _host(_url(subscription.subscriber))
 
     def timeout(self, subscription: Subscription) -> float | None:
         return self._timeout
