@@ -602,6 +602,12 @@ class SpellingTest(unittest.TestCase):
                 changes = {"options": {given: 1}}
                 self.refused(given, validation.subscription_changes, changes, queue="q", limits=LIMITS, now=0.0)
 
+    def test_retry_policies(self):
+        text = "options._retry_policy.minimumDelay is not known; options._retry_policy.minimum_delay is."
+        self.refused(text, self.subscribed, options={"_retry_policy": {"minimumDelay": 5}})
+        self.refused("_retry_policy.max_attempt", validation.queue_metadata, {"_retry_policy": {"max_attempt": 5}}, LIMITS)
+        self.subscribed(options={"_retry_policy": {"mine": 5, "maximum_delay": 50}})
+
     def test_options_of_the_client(self):
         own = {"label": 1, "windowing": 1, "lang": "de", "subject": "x", "keys": {}, "": 1, "_": 1, "s": 1}
         self.assertEqual(own, self.subscribed(options=own).options)

@@ -8,6 +8,7 @@ from typing import Any
 from zaqar_notify.errors import InvalidRequest
 from zaqar_notify.validation.documents import integer, is_number, json_object
 from zaqar_notify.validation.limits import MAX_WAIT, Limits
+from zaqar_notify.validation.spelling import by_sound, check_names
 
 _BACKOFF_FUNCTIONS = ("linear", "arithmetic", "geometric", "exponential")
 _RETRY_NUMBERS = ("retries_with_no_delay", "minimum_delay_retries", "minimum_delay", "maximum_delay", "maximum_delay_retries")
@@ -16,6 +17,7 @@ _RETRY_NUMBERS = ("retries_with_no_delay", "minimum_delay_retries", "minimum_del
 def check_retry_policy(value: Any, limits: Limits, what: str) -> None:
     """Zaqar's ``_retry_policy``, of a queue or a subscription."""
     policy = json_object(value, what)
+    check_names(policy.keys(), _NAMES, f"{what}.")
     for name, check in SCHEDULING.items():
         if name in policy:
             check(policy[name], limits, f"{what}.{name}")
@@ -44,3 +46,4 @@ SCHEDULING: Mapping[str, Callable[[Any, Limits, str], object]] = {
     "max_attempts": _check_max_attempts,
     "schedule": _check_schedule,
 }
+_NAMES = by_sound((*SCHEDULING, *_RETRY_NUMBERS, "retry_backoff_function", "ignore_subscription_override"))
