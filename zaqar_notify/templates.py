@@ -30,6 +30,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "apns": ("title", "text"),
     "webpush": ("title", "text"),
     "slack": ("title", "text"),
+    "apprise": ("title", "text"),
     ANY: ("subject", "title", "text", "html"),
 }
 """What each channel can show. The title is the subject of a mail that has no other; a mail of several notifications has one of

@@ -29,7 +29,7 @@ class TemplateDocsTest(unittest.TestCase):
         mail = made(DOCUMENT, "email")
         self.assertEqual(MAIL, {part: mail[part] for part in MAIL})
         self.assertEqual("Order 7", mail["title"])
-        for channel in ("fcm", "apns", "webpush", "slack"):
+        for channel in ("fcm", "apns", "webpush", "slack", "apprise"):
             self.assertEqual(OTHERS, made(DOCUMENT, channel))
 
     def test_the_table_of_examples(self) -> None:
