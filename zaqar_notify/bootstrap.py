@@ -506,12 +506,13 @@ def _build_schemes(conf: cfg.ConfigOpts, notifiers: Notifiers, served: Sequence[
     from zaqar_notify.schemes import OURS, Schemes
 
     disabled, apart = (frozenset(map(str.lower, names)) for names in (conf.notification.disabled_schemes, conf.worker.apart))
-    for option, names in (("[notification] disabled_schemes", disabled), ("[worker] apart", apart)):
+    pools = [scheme.lower() for scheme in served]
+    named = {"[notification] disabled_schemes": disabled, "[worker] apart": apart, "--schemes": frozenset(pools)}
+    for option, names in named.items():
         if unknown := names - notifiers.known():
             raise errors.CannotStart(
                 f"{option}: no notifier serves {', '.join(sorted(unknown))}; loaded are {', '.join(notifiers.schemes())}"
             )
-    pools = [scheme.lower() for scheme in served]
     if strange := set(pools) - apart:
         raise errors.CannotStart(
             f"--schemes {','.join(sorted(strange))}: other workers serve that, too; put it into [worker] apart, for all workers"

@@ -202,7 +202,7 @@ class SchemesTest(ConfiguredCase):
     def test_a_scheme_that_nothing_serves(self):
         self.refuse("[notification]\ndisabled_schemes = sms, pigeon\n", "[notification] disabled_schemes", "pigeon", "mailto")
         self.refuse("[worker]\napart = pigeon\n", "[worker] apart", "pigeon", "mailto")
-        self.refuse("[worker]\napart = log\n", "--schemes pigeon", "[worker] apart", schemes=["pigeon"])
+        self.refuse("[worker]\napart = log\n", "--schemes: no notifier serves pigeon", "loaded are apns", schemes=["pigeon"])
 
     def test_a_scheme_that_other_workers_serve_too(self):
         self.refuse("[worker]\napart = log\n", "--schemes sms", "[worker] apart", schemes=["log", "sms"])
