@@ -448,7 +448,8 @@ class _Match:
         key = self._keys.get(message.id)
         if key is None:
             key = self._keys[message.id] = windows.key(message)
-        return Window(bounds.scope, bounds.draw(), key, 0.0 if route.digests else windows.SPREAD)
+        spread = 0.0 if route.digests else windows.SPREAD
+        return Window(bounds.scope, bounds.draw(), key, spread, bounds.most + windows.CLOCKS_DIFFER)
 
     def make_digests(self) -> None:
         """What was released together, for one address, is sent at once, the oldest message first."""

@@ -16,6 +16,9 @@ from zaqar_notify.model import Message, Subscription
 SPREAD = 1.0
 """Seconds within which what is released is sent, where each is sent by itself."""
 
+CLOCKS_DIFFER = 10.0
+"""Seconds that the workers' views of the clock may be apart."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Bounds:

@@ -137,6 +137,19 @@ class WaitingConformance(WindowsCase):
         self.assertEqual([second], self.released(0))
         self.assertEqual([third], self.released())
 
+    def test_nor_one_that_is_too_long_since_the_clock_was_set_back(self) -> None:
+        self.begin()
+        asked = dataclasses.replace(window(), longest=LONG + 1)
+        first = self.hold(asked)
+        self.clock.now -= 1
+        self.hold(dataclasses.replace(asked, key="other"))
+        self.assertEqual(self.clock.now + LONG + 1, self.released_at(first))
+        self.clock.now -= 86400
+        second, third = self.hold(asked), self.hold(asked)
+        self.assertEqual(self.clock.now + LONG, self.released_at(third))
+        self.assertEqual([WAITS, GONE, WAITS], self.states([first, second, third]))
+        self.assertEqual([third], self.released())
+
     def test_many_come_due_one_after_the_other(self) -> None:
         self.begin()
         message_ids, token = self.matched(40)

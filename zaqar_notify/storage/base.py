@@ -110,6 +110,12 @@ class Window:
     """At most 64 characters."""
     spread: float = 0.0
     """What is released comes due in random order within so many seconds after the end; 0: all at once."""
+    longest: float = math.inf
+    """At least ``seconds``. One that would stay open for longer is not joined, but replaced: the clock was set back."""
+
+    def joins(self, ends_at: float, now: float) -> bool:
+        """Whether one that ends then is open, for this delivery too."""
+        return now < ends_at <= now + self.longest
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1271,7 +1271,7 @@ class MemoryStorage(Storage):
 
     def _open_window(self, project: str, asked: Window, now: float) -> _Window:
         found = self._windows.get((project, asked.scope))
-        if found is None or found.ends_at <= now:
+        if found is None or not asked.joins(found.ends_at, now):
             found = self._windows[project, asked.scope] = _Window(self._new_id(now), now + asked.seconds)
         return found
 

@@ -66,16 +66,17 @@ def hold(scope: Scope, asked: Mapping[bytes, Waiting], now: float) -> tuple[dict
 
 def _open(scope: Scope, asked: Iterable[Waiting], now: float) -> dict[tuple[str, str], tuple[int, float]]:
     """By project and scope: the number of the window that is open, and its end."""
-    seconds: dict[tuple[str, str], float] = {}
+    first: dict[tuple[str, str], Window] = {}
     for one in asked:
-        seconds.setdefault(one.place, one.window.seconds)
-    keys = {place: window_key(*place) for place in seconds}
+        first.setdefault(one.place, one.window)
+    keys = {place: window_key(*place) for place in first}
     found = scope[WINDOWS].find({"_id": {"$in": list(keys.values())}, "ends_at": {"$gt": now}})
-    windows = {(window["_id"]["project"], window["_id"]["scope"]): (window["number"], window["ends_at"]) for window in found}
-    fresh = seconds.keys() - windows.keys()
+    known = {(window["_id"]["project"], window["_id"]["scope"]): (window["number"], window["ends_at"]) for window in found}
+    windows = {place: (number, end) for place, (number, end) in known.items() if first[place].joins(end, now)}
+    fresh = first.keys() - windows.keys()
     if fresh:
         numbers = scope.numbers(WINDOWS, len(fresh))
-        windows |= {place: (number, now + seconds[place]) for place, number in zip(fresh, numbers, strict=True)}
+        windows |= {place: (number, now + first[place].seconds) for place, number in zip(fresh, numbers, strict=True)}
     scope[WINDOWS].bulk_write(
         [
             UpdateOne({"_id": keys[place]}, {"$set": {"number": number, "ends_at": end}, "$inc": {"touches": 1}}, upsert=True)

@@ -76,18 +76,18 @@ def find_places(connection: Connection, asked: Sequence[Asked], now: float) -> t
     return {pair: place for pair, place in held.items() if pair not in superseded}, superseded
 
 
-def _scopes(asked: Iterable[Asked], projects: Mapping[int, str]) -> dict[tuple[str, str], float]:
-    """How long each window is where it has to be opened: as the first says."""
-    scopes: dict[tuple[str, str], float] = {}
+def _scopes(asked: Iterable[Asked], projects: Mapping[int, str]) -> dict[tuple[str, str], Window]:
+    """What each window is like: as the first says."""
+    scopes: dict[tuple[str, str], Window] = {}
     for one, message, _ in asked:
         window = wanted(one)
         if window is not None:
-            scopes.setdefault((projects[message], window.scope), max(window.seconds, _SHORTEST))
+            scopes.setdefault((projects[message], window.scope), window)
     return scopes
 
 
 def _open(
-    connection: Connection, scopes: Mapping[tuple[str, str], float], now: float
+    connection: Connection, scopes: Mapping[tuple[str, str], Window], now: float
 ) -> dict[tuple[str, str], tuple[int, float]]:
     """By project and scope: the number and the end of the window that is open."""
     run = connection.exec_driver_sql
@@ -95,12 +95,12 @@ def _open(
     while missing := sorted(scopes.keys() - found.keys()):
         ended = []
         for project, scope, number, ends_at in run(statements.FIND_WINDOWS, json_list(missing)).all():
-            if ends_at > now:
+            if scopes[project, scope].joins(ends_at, now):
                 found[project, scope] = number, ends_at
             else:
                 ended.append(number)
         if ended:
             run(statements.REMOVE_WINDOWS, json_list(ended))
-        fresh = [(*scope, now + scopes[scope]) for scope in missing if scope not in found]
+        fresh = [(*scope, now + max(scopes[scope].seconds, _SHORTEST)) for scope in missing if scope not in found]
         statements.INSERT_WINDOWS.into(connection, fresh)
     return found
