@@ -18,7 +18,7 @@ from oslo_policy import opts as policy_opts
 
 from zaqar_notify import __version__, errors
 from zaqar_notify import conf as options
-from zaqar_notify.encryption import Keyring
+from zaqar_notify.encryption import MISSING, Keyring
 from zaqar_notify.guard import Guard
 from zaqar_notify.notifiers import Notifiers
 from zaqar_notify.notifiers.http import HttpClients
@@ -133,7 +133,9 @@ def require_keys(conf: cfg.ConfigOpts) -> None:
     """Raise `CannotStart` without the keys that every process has to share."""
     Keyring(conf.encryption["keys"])
     if not conf.signed_url.secret_key:
-        raise errors.CannotStart("[signed_url] secret_key is not set. Make one with: openssl rand -hex 32")
+        raise errors.CannotStart(
+            f"[signed_url] secret_key is not set. {MISSING}. Make one with: openssl rand -hex 32, where there is none yet"
+        )
 
 
 # -- parts --------------------------------------------------------------------------------------------------------------------

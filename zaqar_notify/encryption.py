@@ -22,6 +22,8 @@ _VERSION = b"\x01"
 _FINGERPRINT_BYTES = 4
 _NONCE_BYTES = 12
 _HEADER_BYTES = len(_VERSION) + _FINGERPRINT_BYTES
+MISSING = "Where 'serve' has made keys, name its data directory (--data), or its secrets.conf (--config-file)"
+"""What is to be done about a key that a process does not have."""
 _HOW = "Make one with: openssl rand -base64 32"
 
 
@@ -35,7 +37,7 @@ class Keyring:
     def __init__(self, keys: Sequence[str]) -> None:
         """``keys``: base64 of 32 bytes each. Raises `CannotStart`, without showing a key, when there is none or a bad one."""
         if not keys:
-            raise CannotStart(f"[encryption] keys is not set. {_HOW}")
+            raise CannotStart(f"[encryption] keys is not set. {MISSING}. {_HOW}, where there are none yet")
         raw = [_decode(key, number) for number, key in enumerate(keys, 1)]
         self._ciphers = {_fingerprint(key): AESGCM(key) for key in raw}
         self._first = _fingerprint(raw[0])

@@ -47,7 +47,7 @@ class KeyringTest(unittest.TestCase):
     def test_bad_keys_cannot_start_and_are_not_shown(self) -> None:
         short = base64.b64encode(b"short").decode()
         for keys, said in (
-            ([], "is not set"),
+            ([], r"is not set\. Where 'serve' has made keys, name its data directory .--data."),
             ([OLD, "not base64!"], "key 2 is not base64"),
             ([short], "has 5 bytes, not 32"),
             ([""], "has 0 bytes"),
