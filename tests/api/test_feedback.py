@@ -315,6 +315,16 @@ class UnsubscriptionTests:
             self.assertFalse(self.is_there(self.subscription_id))
         self.follow(204, "POST", self.path, accept="application/json")
 
+    def test_who_was_a_fallback_address_ends_nothing_any_more(self):
+        path = link(Use.UNSUBSCRIBE, self.message_id, self.subscription_id, 1)
+        self.assertIn("gets no more notifications", self.page(200, "GET", path))
+        self.follow(204, "POST", path)
+        self.assertTrue(self.is_there(self.subscription_id))
+        one = f"/v2/queues/q/subscriptions/{self.subscription_id}"
+        self.ok("PATCH", one, {"options": {"fallback": ["http://endpoint.example/first"]}}, status=204)
+        self.follow(204, "POST", path)
+        self.assertFalse(self.is_there(self.subscription_id))
+
     def test_its_body_is_bounded(self):
         self.follow(400, "POST", self.path, body=b"x" * 16385)
         self.assertTrue(self.is_there(self.subscription_id))

@@ -231,6 +231,11 @@ class UnsubscribeTest(InboxCase):
                 self.expect(DONE, "dropped", letter(), to, sender="ann@example.org")
         self.assertTrue(self.subscribed())
 
+    def test_nor_who_was_a_fallback_address(self) -> None:
+        to = f"bounces+{self.tokens.make_short(Use.UNSUBSCRIBE, self.delivery_id, 1)}@notify.example.org"
+        self.expect(DONE, "unsubscribed", letter(), to, sender="ann@example.org")
+        self.assertTrue(self.subscribed())
+
     def test_what_no_person_sent_does_not(self) -> None:
         to = f"bounces+{self.leave}@notify.example.org"
         self.expect(DONE, "dropped", letter(), to)

@@ -130,7 +130,7 @@ class Leaving:
         self._service = service
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, token: str) -> None:
-        message, subscription = _of(self._service, Use.UNSUBSCRIBE, token)
+        message, subscription = self._leaving(token)
         if subscription is None:
             _say_goodbye(resp, message)
         else:
@@ -138,7 +138,7 @@ class Leaving:
             pages.show(resp, "Unsubscribe", text, button="Unsubscribe")
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, token: str) -> None:
-        message, subscription = _of(self._service, Use.UNSUBSCRIBE, token)
+        message, subscription = self._leaving(token)
         read_body(req, MOST_BYTES, "The request")
         if subscription is not None:
             self._service.storage.delete_subscription(subscription.project, subscription.queue, subscription.id)
@@ -146,6 +146,11 @@ class Leaving:
             _say_goodbye(resp, subscription or message)
         else:
             resp.status = falcon.HTTP_204
+
+    def _leaving(self, token: str) -> tuple[Message | None, Subscription | None]:
+        """None for the subscription also where it does not have the fallback address any more that the token went to."""
+        subject, message, subscription = _subject_of(self._service, Use.UNSUBSCRIBE, token)
+        return message, None if subscription is None or addresses.at(subscription, subject.target) is None else subscription
 
 
 def _say_goodbye(resp: falcon.Response, of: Message | Subscription | None) -> None:
@@ -196,10 +201,6 @@ def _asks(message: Message, subscription: Subscription) -> bool:
 
 def _say_welcome(resp: falcon.Response, subscription: Subscription) -> None:
     pages.show(resp, "Confirmed", f"This address is notified of the messages of the queue {subscription.queue}.")
-
-
-def _of(service: Service, use: Use, token: str) -> tuple[Message | None, Subscription | None]:
-    return _subject_of(service, use, token)[1:]
 
 
 def _subject_of(service: Service, use: Use, token: str) -> tuple[Subject, Message | None, Subscription | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from zaqar_notify import errors, receipts
+from zaqar_notify import addresses, errors, receipts
 from zaqar_notify.feedback import Subject, Tokens, Use
 from zaqar_notify.metrics import ReceiveMetrics
 from zaqar_notify.model import Receipt, ReceiptKind
@@ -66,7 +66,8 @@ class Inbox:
 
     def _unsubscribe(self, leaving: Subject) -> str:
         found = self._storage.load((), (leaving.subscription_id,)).subscriptions.get(leaving.subscription_id)
-        if found is not None:
+        # Who was a fallback address, and is none any more, gets nothing already.
+        if found is not None and addresses.at(found, leaving.target) is not None:
             self._storage.delete_subscription(found.project, found.queue, found.id)
         LOG.info("subscription=%s unsubscribed by mail", leaving.subscription_id)
         return "unsubscribed"
