@@ -629,7 +629,8 @@ class Settling:
         faults: int,
         about: bool = True,
     ) -> None:
-        """``about``: it says something about the subscription, too, that another one has not said already."""
+        """``about``: it counts for the subscription, and is told of, as another one of the same digest is not. That the
+        subscription is disabled each of them says: any may have been cancelled meanwhile."""
         delivered = outcome.kind is OutcomeKind.DELIVERED
         logged = self._telling.attempts.wants(outcome.kind)
         policy = self.policies.of(send.subscription) if logged or not delivered else self._policy
@@ -644,7 +645,7 @@ class Settling:
             further=0 if delivered else _further(send),
         )
         told = _going_on(send, outcome) if following.goes_on else outcome
-        disable = self._disables(send, outcome) if about else None
+        disable = self._disables(send, outcome)
         line = LogEntry(
             number=send.lines + 1,
             at=wall,

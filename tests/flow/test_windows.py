@@ -331,6 +331,18 @@ class DigestTest(DigestCase):
         self.wait_all(messages, State.GONE)
         self.assertIsNotNone(self.storage.get_subscription("p", "q", self.subscription.id).disabled)
 
+    def test_gone_disables_although_the_first_of_it_was_cancelled_meanwhile(self) -> None:
+        self.endpoint.answer = lambda _: None
+        self.endpoint.timeout = lambda _: 20.0
+        first, second = self.released(1, 2)
+        self.worker()
+        wait_for(lambda: self.endpoint.held)
+        self.storage.cancel("p", "q", first, self.subscription.id)
+        self.endpoint.let_go(Outcome(OutcomeKind.GONE, "no such box"))
+        self.wait_state(second, self.subscription, State.GONE)
+        self.wait_state(first, self.subscription, State.CANCELLED)
+        self.assertIsNotNone(self.storage.get_subscription("p", "q", self.subscription.id).disabled)
+
     def test_all_go_on_with_the_next_address_together(self) -> None:
         self.endpoint.answer = lambda one: DELIVERED if one.target else Outcome(OutcomeKind.REJECTED)
         options = {"window": SHORT, "fallback": ["x://b"]}
