@@ -668,8 +668,7 @@ def _deliveries(limits: Limits) -> Json:
                     "description": "How far it has come, as far as is known; accepted: the other side took it.",
                 },
                 "acknowledged_at": nullable(INSTANT),
-                "receipts": listed(receipt, len(kinds))
-                | {"description": "What was heard of it later; of each kind the first."},
+                "receipts": listed(receipt, len(kinds)) | {"description": "What was heard of it later; of each kind one."},
                 "attempts": listed(attempt) | {"description": "The last ones."},
             }
         ),

@@ -614,7 +614,7 @@ SELECT number, state FROM delivery_log WHERE message_id = :message AND subscript
 ORDER BY number DESC LIMIT 1
 """
 
-# Of each kind the first.
+# The first of its kind.
 INSERT_RECEIPT = """
 INSERT INTO receipts (message_id, subscription_id, kind, at, detail, gone)
 VALUES (:message, :subscription, :kind, :at, :detail, :gone) ON CONFLICT DO NOTHING

@@ -339,7 +339,7 @@ delivery_log = Table(
 )
 _index("ix_delivery_log_subscription", delivery_log.c.subscription_id, delivery_log.c.message_id)
 
-# What was heard of a delivery after it was accepted: of each kind the first. It is kept as long as the log of the delivery.
+# What was heard of a delivery after it was accepted: of each kind one. It is kept as long as the log of the delivery.
 receipts = Table(
     "receipts",
     metadata,
