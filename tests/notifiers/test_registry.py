@@ -91,6 +91,13 @@ class Buggy(Plain):
         return "delivered" if fields["state"] == "nonsense" else 1 / 0
 
 
+class Undecided(Plain):
+    go = threading.Event()
+
+    def check(self, subscription: Subscription) -> None:
+        self.go.wait(20.0)
+
+
 class Clinging(Plain):
     def close(self) -> None:
         sys.exit(3)
@@ -269,6 +276,14 @@ class RegistryTest(unittest.TestCase):
             loaded.receipt(subscription("bug:x"), {"state": "raise"})
         with self.assertRaisesRegex(NotifierFailed, "returned no receipt"):
             loaded.receipt(subscription("bug:x"), {"state": "nonsense"})
+
+    def test_a_check_that_hangs_is_not_waited_for(self) -> None:
+        loaded = self.started(Notifiers([plugin("slow", Undecided)]))
+        self.addCleanup(Undecided.go.set)
+        with mock.patch.object(notifiers, "PATIENCE", 0.05):
+            for _ in range(6):
+                with self.assertRaisesRegex(NotifierFailed, "did not answer within|hangs"):
+                    loaded.check(subscription("slow:x"))
 
     def test_what_is_heard_later(self) -> None:
         loaded = self.started(Notifiers([plugin("x")]))

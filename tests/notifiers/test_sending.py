@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import queue
 import threading
+import time
 import unittest
 from unittest import mock
 
@@ -21,8 +22,9 @@ from zaqar_notify.model import (
     Scope,
     Subscription,
 )
+from zaqar_notify.notifiers import sending
 from zaqar_notify.notifiers.base import BatchNotifier, Notifier, SingleNotifier
-from zaqar_notify.notifiers.sending import Direct, Senders, Threads, sound, sound_receipt
+from zaqar_notify.notifiers.sending import Aside, Complaints, Direct, Senders, Threads, sound, sound_receipt
 
 WAIT = 10.0
 LOG = logging.getLogger("tests.sending")
@@ -73,6 +75,21 @@ class Unhashable(SingleNotifier):
 
     def send(self, delivery: Delivery) -> Outcome:
         return Outcome(OutcomeKind.DELIVERED)
+
+
+class BlockingBatch(BatchNotifier):
+    """Does not return from `send_many` before it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__(None, None, LOG)
+        self.go = threading.Semaphore(0)
+        self.entered: queue.Queue[int] = queue.Queue()
+
+    def send_many(self, deliveries, report) -> None:
+        self.entered.put(len(deliveries))
+        self.go.acquire(timeout=WAIT)
+        for one in deliveries:
+            report(one, Outcome(OutcomeKind.DELIVERED))
 
 
 class Strange(Notifier):
@@ -195,6 +212,51 @@ class OnThreads(unittest.TestCase):
         notifier.go.release(2)
         self.assertEqual({"2", "3"}, {self.reports.get(timeout=WAIT)[0] for _ in range(2)}, "by the one that there is")
 
+    def test_a_batch_that_does_not_return_holds_up_nobody_else(self) -> None:
+        notifier = BlockingBatch()
+        sender = Aside(notifier, "test", LOG)
+        self.addCleanup(sender.close)
+        first, late, last = (delivery(number) for number in range(3))
+        first.deadline = last.deadline = time.monotonic() + WAIT
+        sender.send_many([first], self.report)
+        self.assertEqual(1, notifier.entered.get(timeout=WAIT))
+        sender.give_up(first)
+        self.assertFalse(sender.stopped, "it has not been long")
+        with mock.patch.object(Aside, "LONG", 0.0):
+            sender.give_up(first)
+            sender.give_up(first)
+        self.assertTrue(sender.stopped and sender.full)
+        sender.send_many([late, last], self.report)
+        notifier.go.release(2)
+        found = dict(self.reports.get(timeout=WAIT) for _ in range(3))
+        self.assertEqual(
+            {"0": OutcomeKind.DELIVERED, "1": OutcomeKind.OURS, "2": OutcomeKind.DELIVERED},
+            {name: outcome.kind for name, outcome in found.items()},
+        )
+        self.assertIn("busy for too long", found["1"].detail)
+        self.assertEqual(1, notifier.entered.get(timeout=WAIT), "what is late is not sent")
+
+    def test_a_bug_is_told_at_length_now_and_then(self) -> None:
+        logging.disable(logging.NOTSET)
+        complaints = Complaints("test", LOG)
+
+        def complain(times: int) -> None:
+            for _ in range(times):
+                try:
+                    int("x")
+                except ValueError:
+                    complaints.bug()
+
+        with self.assertLogs(LOG, logging.ERROR) as logged:
+            complain(5)
+        self.assertEqual(1, len(logged.output))
+        self.assertIn("ValueError", logged.output[0])
+        complaints._next = 0.0
+        with self.assertLogs(LOG, logging.ERROR) as logged:
+            complain(2)
+        self.assertEqual(1, len(logged.output))
+        self.assertIn("a bug in the notifier (4 more since the last one)", logged.output[0])
+
     def test_a_bug_in_a_batch_costs_that_batch(self) -> None:
         Direct(RaisingBatch(None, None, LOG), "test", LOG).send_many([delivery(1), delivery(2)], self.report)
         self.assertEqual([self.reports.get_nowait()[1].kind for _ in range(2)], [OutcomeKind.OURS] * 2)
@@ -250,6 +312,52 @@ class Routing(unittest.TestCase):
             notifier.error = error
             with self.assertRaises(NotifierFailed):
                 self.senders(notifier).route(subscription())
+
+    def test_one_that_does_not_say_where_it_sends_is_not_waited_for(self) -> None:
+        go = threading.Event()
+        self.addCleanup(go.set)
+        notifier = Blocking()
+        notifier.lane = lambda _: go.wait(WAIT) and "lane"
+        senders = self.senders(notifier)
+        with mock.patch.object(sending, "PATIENCE", 0.05):
+            for _ in range(5):
+                with self.assertRaisesRegex(NotifierFailed, "did not answer within|hangs"):
+                    senders.route(subscription())
+
+    def test_what_it_says_is_remembered_for_a_while(self) -> None:
+        asked: list[str] = []
+        notifier = Blocking()
+        notifier.lane = lambda subscription: asked.append(subscription.subscriber) or f"lane {len(asked)}"
+        senders = self.senders(notifier)
+        one = subscription()
+        self.assertEqual(["lane 1"] * 2, [senders.route(dataclasses.replace(one)).lane for _ in range(2)])
+        self.assertEqual("lane 2", senders.route(dataclasses.replace(one, options={"a": 1})).lane)
+        self.assertEqual("lane 3", senders.route(dataclasses.replace(one, subscriber="x://other")).lane)
+        self.assertEqual("lane 4", senders.route(dataclasses.replace(one, id="t")).lane)
+        with mock.patch.object(sending, "KNOWN_FOR", 0.0):
+            senders.route(one)
+        self.assertEqual("lane 6", senders.route(one).lane)
+        with mock.patch.object(sending, "MOST_KNOWN", 1):
+            self.assertEqual("lane 7", senders.route(dataclasses.replace(one, id="u")).lane)
+        self.assertEqual("lane 8", senders.route(one).lane, "there is no room for all of them")
+
+    def test_those_of_this_package_are_asked_at_once(self) -> None:
+        threads: list[int] = []
+
+        class Own(Blocking):
+            __module__ = "zaqar_notify.notifiers.own"
+
+            def lane(self, subscription: Subscription) -> str:
+                threads.append(threading.get_ident())
+                return "lane"
+
+        class OwnBatch(RaisingBatch):
+            __module__ = "zaqar_notify.notifiers.own"
+
+        self.senders(Own()).route(subscription())
+        self.assertEqual([threading.get_ident()], threads)
+        self.assertIs(Direct, type(self.senders(OwnBatch(None, None, LOG)).route(subscription()).sender))
+        self.assertIs(Aside, type(self.senders(RaisingBatch(None, None, LOG)).route(subscription()).sender))
 
     def test_a_notifier_that_cannot_be_hashed(self) -> None:
         one, other = Unhashable(None, None, LOG), Unhashable(None, None, LOG)

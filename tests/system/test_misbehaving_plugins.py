@@ -131,6 +131,16 @@ class Hangs(Good):
         threading.Event().wait()
 
 
+class LaneHangs(Good):
+    def lane(self, subscription):
+        threading.Event().wait()
+
+
+class BatchHangs(Never):
+    def send_many(self, deliveries, report):
+        threading.Event().wait()
+
+
 class Leaky(Good):
     most_threads = 10
 
@@ -190,12 +200,16 @@ EXPECTED: dict[str, tuple[Any, str, str]] = {
     "closeraises": ("delivered", "delivered", ""),
     "closehangs": ("delivered", "delivered", ""),
     "never": (ANY, "retry", "The notifier did not answer in time"),
+    "lanehangs": ("pending", "ours", "The notifier did not answer within 1 s"),
+    "batchhangs": (ANY, "retry", "The notifier did not answer in time"),
     "hangs": (ANY, "retry", "The notifier did not answer in time"),
 }
 """Of the first message: its state, the outcome of its first attempt, and why."""
 OTHERS = {"leaky": "Leaky", "leakybatch": "LeakyBatch", "checks": "Checks"}
 CLASSES = {
     "oddwindow": "OddWindow",
+    "lanehangs": "LaneHangs",
+    "batchhangs": "BatchHangs",
     "oddtimeout": "OddTimeout",
     "oddlane": "OddLane",
     "batchexits": "BatchExits",
@@ -270,6 +284,7 @@ class MisbehavingPluginsTest(OnSQLite):
         self.assertEqual(0, worker.wait(WAIT))
         log = self.service.log("worker")
         self.assertIn("CloseHangs does not close", log)
+        self.assertIn("BatchHangs: send_many does not return", log)
         self.assertNotIn("secret", "".join(self.seen(messages[0], scheme)[2] for scheme in EXPECTED))
 
     def test_one_that_leaks_threads_is_stopped_and_named(self) -> None:

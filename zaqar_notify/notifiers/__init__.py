@@ -13,6 +13,7 @@ from oslo_config import cfg
 from zaqar_notify.errors import CannotStart, NotifierFailed, NotifyError, UnknownScheme
 from zaqar_notify.model import Receipt, Subscription
 from zaqar_notify.notifiers import plugins as installed
+from zaqar_notify.notifiers.asking import Asking
 from zaqar_notify.notifiers.base import Notifier, Received
 from zaqar_notify.notifiers.plugins import NAMESPACE, Broken, Plugin
 from zaqar_notify.notifiers.sections import Section
@@ -21,6 +22,8 @@ from zaqar_notify.notifiers.sending import sound_receipt
 if TYPE_CHECKING:
     from zaqar_notify.notifiers.http import HttpClients
 
+PATIENCE = 10.0
+"""Seconds in which a notifier of another package has to answer a request."""
 CLOSE_TIME = 3.0
 """Seconds that all notifiers together may take to close."""
 
@@ -35,6 +38,7 @@ class Notifiers:
         known = self._plugins.keys() | {one.scheme for one in self.broken}
         self._allowed = _allowed(known, subscriber_types)
         self._instances: dict[tuple[type[Notifier], str], Notifier] = {}
+        self._asking: dict[int, Asking] = {}  # by the id() of those of other packages
         self._http: HttpClients | None = None
 
     @classmethod
@@ -83,7 +87,9 @@ class Notifiers:
             key = (plugin.cls, plugin.section)
             try:
                 if key not in self._instances:
-                    self._instances[key] = _instance(plugin, conf, http)
+                    self._instances[key] = notifier = _instance(plugin, conf, http)
+                    if not plugin.is_own:
+                        self._asking[id(notifier)] = Asking(type(notifier).__name__)
             except CannotStart as error:
                 self._leave_out(plugin, " ".join(str(error).split()), "it does not start")
 
@@ -159,18 +165,29 @@ class Notifiers:
     def check(self, subscription: Subscription) -> None:
         """Raise `InvalidRequest` for a subscriber or an option that no notifier accepts."""
         notifier = self.pick(subscription.subscriber)
-        _guarded(notifier, lambda: notifier.check(subscription))
+        self._guarded(notifier, lambda: notifier.check(subscription))
 
     def receipt(self, subscription: Subscription, fields: Mapping[str, str]) -> Receipt | None:
         """What these fields, which a provider has reported, say of a delivery to this subscriber: `Notifier.receipt`."""
         notifier = self.pick(subscription.subscriber)
-        receipt = _guarded(notifier, lambda: notifier.receipt(subscription, fields))
+        receipt = self._guarded(notifier, lambda: notifier.receipt(subscription, fields))
         if receipt is None:
             return None
         found = sound_receipt(receipt)
         if found is None:
             raise NotifierFailed("The notifier returned no receipt")
         return found
+
+    def _guarded(self, notifier: Notifier, call: Callable[[], Any]) -> Any:
+        """A bug in a notifier, or its hanging, costs this request only."""
+        asking = self._asking.get(id(notifier))
+        try:
+            return call() if asking is None else asking.ask(call, PATIENCE)
+        except NotifyError:
+            raise
+        except BaseException as error:
+            notifier.log.exception("a bug in the notifier")
+            raise NotifierFailed(f"The notifier failed: {type(error).__name__}") from error
 
     def report_to(self, received: Received) -> None:
         """Where they say what they hear later: `Notifier.received`."""
@@ -191,6 +208,8 @@ class Notifiers:
             thread.join(max(0.0, give_up_at - time.monotonic()))
             if thread.is_alive():
                 notifier.log.error("%s does not close", type(notifier).__name__)
+        for asking in self._asking.values():
+            asking.close()
         if self._http is not None and self._instances:
             self._http.close()
 
@@ -223,17 +242,6 @@ def _instance(plugin: Plugin, conf: cfg.ConfigOpts, http: HttpClients) -> Notifi
     if not hasattr(notifier, "log"):
         raise CannotStart(f"{plugin} does not start: its __init__ does not call super().__init__(conf, http, log)")
     return notifier
-
-
-def _guarded(notifier: Notifier, call: Callable[[], Any]) -> Any:
-    """A bug in a notifier costs this request only."""
-    try:
-        return call()
-    except NotifyError:
-        raise
-    except BaseException as error:
-        notifier.log.exception("a bug in the notifier")
-        raise NotifierFailed(f"The notifier failed: {type(error).__name__}") from error
 
 
 def _listener(notifier: Notifier, received: Received) -> Received:

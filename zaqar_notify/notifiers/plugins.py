@@ -35,7 +35,7 @@ class Plugin:
     @property
     def is_own(self) -> bool:
         """This package ships it."""
-        return _is_own(self.cls.__module__)
+        return is_own(self.cls)
 
     def __str__(self) -> str:
         return f"{self.path} of {self.package} {self.version}"
@@ -143,6 +143,11 @@ def _packages() -> Mapping[tuple[str, str], tuple[str, str]]:
     """By name and value of the entry point. All together: to look reads the files of every package that is installed."""
     found = importlib.metadata.entry_points(group=NAMESPACE)
     return {(one.name, one.value): (one.dist.name, one.dist.version) for one in found if one.dist is not None}
+
+
+def is_own(cls: type) -> bool:
+    """This package ships it."""
+    return _is_own(cls.__module__)
 
 
 def _is_own(module: str) -> bool:

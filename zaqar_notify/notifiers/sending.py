@@ -9,7 +9,8 @@ import logging
 import math
 import queue
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeGuard
 
 from zaqar_notify.errors import InvalidQueue, NotifierFailed, NotifyError
@@ -25,9 +26,11 @@ from zaqar_notify.model import (
     Scope,
     Subscription,
 )
+from zaqar_notify.notifiers.asking import Asking
 from zaqar_notify.notifiers.base import BatchNotifier, Notifier, Report, SingleNotifier
 from zaqar_notify.notifiers.census import Census
 from zaqar_notify.notifiers.exchanges import HttpExchange
+from zaqar_notify.notifiers.plugins import is_own
 from zaqar_notify.validation import END_OF_TIME, check_queue_name
 
 DETAIL_LENGTH = 500
@@ -36,8 +39,36 @@ EXCHANGE_LENGTH = 32768
 """Characters of JSON that an exchange may have."""
 LANE_LENGTH = 512
 """Characters of a lane's name that count."""
+PATIENCE = 1.0
+"""Seconds in which a notifier of another package has to say where it sends: the worker stands still meanwhile."""
+KNOWN_FOR = 10.0
+"""Seconds for which it is not asked again about a subscription that has not changed."""
+MOST_KNOWN = 10_000
 FAILED = "The notifier failed: "
 """Begins what is told of a bug in one; its text stays in the log."""
+
+
+class Complaints:
+    """A bug is told at length, but not at each delivery: that would cost others their time."""
+
+    EVERY = 10.0
+    """Seconds."""
+
+    def __init__(self, name: str, log: logging.Logger) -> None:
+        self._name = name
+        self._log = log
+        self._next = 0.0
+        self._untold = 0
+
+    def bug(self) -> None:
+        """To be called where it was caught."""
+        now = time.monotonic()
+        if now < self._next:
+            self._untold += 1
+            return
+        self._next = now + self.EVERY
+        more, self._untold = f" ({self._untold} more since the last one)" if self._untold else "", 0
+        self._log.exception("%s: a bug in the notifier%s", self._name, more)
 
 
 class Threads:
@@ -53,15 +84,16 @@ class Threads:
         self._lock = threading.Lock()
         self._running: set[Delivery] = set()
         self._lost: set[Delivery] = set()
-        self._census = Census(name, notifier.most_threads, log)
+        self.census = Census(name, notifier.most_threads, log)
+        self._complaints = Complaints(name, log)
 
     @property
     def full(self) -> bool:
-        return len(self._running) >= self._size or self._census.is_leaking(self._threads)
+        return len(self._running) >= self._size or self.census.is_leaking(self._threads)
 
     @property
     def stopped(self) -> bool:
-        return len(self._lost) >= self._size or self._census.is_leaking(self._threads)
+        return len(self._lost) >= self._size or self.census.is_leaking(self._threads)
 
     def send_many(self, deliveries: Sequence[Delivery], report: Report) -> None:
         for delivery in deliveries:
@@ -93,7 +125,7 @@ class Threads:
         self._log.error("%s: a send hangs; %d of %d threads are lost", self._name, len(self._lost), self._size)
 
     def _run(self) -> None:
-        self._census.name_this_thread()
+        self.census.name_this_thread()
         while (work := self._work.get()) is not None:
             delivery, report = work
             outcome = self._send(delivery)
@@ -106,7 +138,7 @@ class Threads:
         try:
             return self._notifier.send(delivery)
         except BaseException as error:  # noqa: BLE001 - a driver's bug, sys.exit() too, costs this delivery only
-            self._log.exception("%s: a bug in the notifier", self._name)
+            self._complaints.bug()
             return Outcome(OutcomeKind.OURS, detail=f"{FAILED}{type(error).__name__}")
 
     def close(self) -> None:
@@ -121,22 +153,26 @@ class Direct:
         self._notifier = notifier
         self._name = name
         self._log = log
-        self._census = Census(name, notifier.most_threads, log)
+        self.census = Census(name, notifier.most_threads, log)
+        self._complaints = Complaints(name, log)
 
     @property
     def full(self) -> bool:
-        return self._census.is_leaking(0)
+        return self.census.is_leaking(0)
 
     @property
     def stopped(self) -> bool:
-        return self._census.is_leaking(0)
+        return self.census.is_leaking(0)
 
     def send_many(self, deliveries: Sequence[Delivery], report: Report) -> None:
+        with self.census.borrowing_this_thread():
+            self._send(deliveries, report)
+
+    def _send(self, deliveries: Sequence[Delivery], report: Report) -> None:
         try:
-            with self._census.borrowing_this_thread():
-                self._notifier.send_many(deliveries, report)
+            self._notifier.send_many(deliveries, report)
         except BaseException as error:  # noqa: BLE001 - a driver's bug, sys.exit() too, costs its own deliveries only
-            self._log.exception("%s: a bug in the notifier", self._name)
+            self._complaints.bug()
             outcome = Outcome(OutcomeKind.OURS, detail=f"{FAILED}{type(error).__name__}")
             for delivery in deliveries:
                 report(delivery, outcome)
@@ -146,6 +182,62 @@ class Direct:
 
     def close(self) -> None:
         """It has no threads."""
+
+
+class Aside(Direct):
+    """A `BatchNotifier` of another package. That it returns at once is asked of it, and not relied on: it is called on a thread
+    of its own, and nothing more is sent with it while that does not come back."""
+
+    LONG = 1.0
+    """Seconds after which a call that is under way is to blame for what is not reported."""
+
+    def __init__(self, notifier: BatchNotifier, name: str, log: logging.Logger) -> None:
+        super().__init__(notifier, name, log)
+        self._work: queue.SimpleQueue[tuple[Sequence[Delivery], Report] | None] = queue.SimpleQueue()
+        self._started = False
+        self._calling_since = math.inf
+        self._stuck = False
+
+    @property
+    def full(self) -> bool:
+        return self._stuck or super().full
+
+    @property
+    def stopped(self) -> bool:
+        return self._stuck or super().stopped
+
+    def send_many(self, deliveries: Sequence[Delivery], report: Report) -> None:
+        if not self._started:
+            try:
+                threading.Thread(target=self._run, name=f"{self._name}-batches", daemon=True).start()
+            except RuntimeError as error:
+                self._log.error("%s: %s", self._name, error)
+                for delivery in deliveries:
+                    report(delivery, Outcome(OutcomeKind.OURS, detail="No thread could be started"))
+                return
+            self._started = True
+        self._work.put((deliveries, report))
+
+    def _run(self) -> None:
+        self.census.name_this_thread()
+        while (work := self._work.get()) is not None:
+            deliveries, report = work
+            self._calling_since = now = time.monotonic()
+            for delivery in deliveries:
+                if delivery.deadline <= now:  # those before it took too long
+                    report(delivery, Outcome(OutcomeKind.OURS, detail="The notifier was busy for too long"))
+            self._send([delivery for delivery in deliveries if delivery.deadline > now], report)
+            self._calling_since, self._stuck = math.inf, False
+
+    def give_up(self, delivery: Delivery) -> None:
+        if time.monotonic() - self._calling_since < self.LONG:
+            super().give_up(delivery)
+        elif not self._stuck:
+            self._stuck = True
+            self._log.error("%s: send_many does not return; nothing is sent with it until it does", self._name)
+
+    def close(self) -> None:
+        self._work.put(None)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -165,6 +257,19 @@ class Route:
     """What `Notifier.window` says."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Known:
+    """What a notifier has said of a subscription, as that was then."""
+
+    route: Route
+    subscriber: str
+    options: Mapping[str, Any]
+    until: float
+
+    def holds(self, subscription: Subscription, now: float) -> bool:
+        return now < self.until and self.subscriber == subscription.subscriber and self.options == subscription.options
+
+
 class Senders:
     """One sender for each notifier, made when the first delivery needs it."""
 
@@ -175,27 +280,49 @@ class Senders:
         self._threads = threads
         self._timeout = timeout
         self._max_timeout = max_timeout
-        self._senders: dict[int, Threads | Direct] = {}  # by the notifier's id(): not every one can be hashed
+        # By the notifier's id(): not every one can be hashed.
+        self._senders: dict[int, Threads | Direct] = {}
+        self._asking: dict[int, Asking] = {}  # of other packages
+        self._known: dict[tuple[int, str], _Known] = {}
+        self._complaints: dict[int, Complaints] = {}
 
     def route(self, subscription: Subscription) -> Route:
         """Raises `NotifyError` when no loaded notifier serves the subscription, or it fails to say how."""
         notifier = self._pick(subscription.subscriber)
         sender = self._senders.get(id(notifier)) or self._start(notifier)
+        asking = self._asking.get(id(notifier))
         try:
-            return Route(
-                sender,
-                _storable(notifier.lane(subscription)),
-                self._bounded(notifier.timeout(subscription)),
-                notifier.templated,
-                _positive(notifier.in_flight(subscription)),
-                notifier.digests,
-                _window(notifier.window(subscription)),
-            )
+            if asking is None:
+                return self._route(notifier, sender, subscription)
+            return self._asked(asking, notifier, sender, subscription)
         except NotifyError:
             raise
         except BaseException as error:
-            notifier.log.exception("a bug in the notifier")
+            self._complaints[id(notifier)].bug()
             raise NotifierFailed(f"{FAILED}{type(error).__name__}") from error
+
+    def _asked(self, asking: Asking, notifier: Notifier, sender: Threads | Direct, subscription: Subscription) -> Route:
+        """What it says is remembered for a while: to ask on another thread takes fifty times as long."""
+        key, now = (id(notifier), subscription.id), time.monotonic()
+        known = self._known.get(key)
+        if known is not None and known.holds(subscription, now):
+            return known.route
+        route = asking.ask(lambda: self._route(notifier, sender, subscription), PATIENCE)
+        if len(self._known) >= MOST_KNOWN:
+            self._known.clear()
+        self._known[key] = _Known(route, subscription.subscriber, subscription.options, now + KNOWN_FOR)
+        return route
+
+    def _route(self, notifier: Notifier, sender: Threads | Direct, subscription: Subscription) -> Route:
+        return Route(
+            sender,
+            _storable(notifier.lane(subscription)),
+            self._bounded(notifier.timeout(subscription)),
+            notifier.templated,
+            _positive(notifier.in_flight(subscription)),
+            notifier.digests,
+            _window(notifier.window(subscription)),
+        )
 
     def _bounded(self, timeout: float | None) -> float:
         seconds = self._timeout if timeout is None else float(timeout)
@@ -204,19 +331,22 @@ class Senders:
         return min(seconds, self._max_timeout)
 
     def _start(self, notifier: Notifier) -> Threads | Direct:
-        name = type(notifier).__name__
+        name, own = type(notifier).__name__, is_own(type(notifier))
         if isinstance(notifier, BatchNotifier):
-            sender: Threads | Direct = Direct(notifier, name, notifier.log)
+            sender: Threads | Direct = (Direct if own else Aside)(notifier, name, notifier.log)
         elif isinstance(notifier, SingleNotifier):
             sender = Threads(notifier, name, self._threads, notifier.log)
         else:
             raise NotifierFailed(f"{name} is neither a SingleNotifier nor a BatchNotifier")
         self._senders[id(notifier)] = sender
+        self._complaints[id(notifier)] = Complaints(name, notifier.log)
+        if not own:
+            self._asking[id(notifier)] = Asking(name, sender.census)
         return sender
 
     def close(self) -> None:
-        for sender in self._senders.values():
-            sender.close()
+        for closing in (*self._senders.values(), *self._asking.values()):
+            closing.close()
 
 
 def _positive(number: int | None) -> int | None:
