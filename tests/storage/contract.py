@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import logging
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -59,6 +60,15 @@ class StorageCase(testtools.TestCase):
     def another(self) -> Storage:
         """What another process sees: a storage of its own on the same data, where there can be one."""
         return self.storage
+
+    def catch_log(self) -> None:
+        """What the storage says is expected, and looked at elsewhere: it is not shown, whoever has set up logging before."""
+        logger = logging.getLogger("zaqar_notify.storage")
+        self.addCleanup(setattr, logger, "propagate", logger.propagate)
+        logger.propagate = False
+        quiet = logging.NullHandler()
+        logger.addHandler(quiet)
+        self.addCleanup(logger.removeHandler, quiet)
 
     # Short ways:
 

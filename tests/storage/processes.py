@@ -14,9 +14,9 @@ class ProcessCase(StorageCase):
         raise NotImplementedError
 
     def start(self, program: str, *arguments: str) -> subprocess.Popen[str]:
-        """Another process, that has ``storage``, ``sys`` and ``Draft`` at hand."""
+        """Another process, that has ``storage``, ``sys`` and ``Draft`` at hand. It closes the storage, unless it is killed."""
         prelude = f"import sys\nfrom zaqar_notify.model import Draft\n{self.opening()}\n"
-        command = [sys.executable, "-c", prelude + program, *arguments]
+        command = [sys.executable, "-c", f"{prelude}{program}\nstorage.close()\n", *arguments]
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.addCleanup(self._end, process)
         return process

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -57,10 +56,8 @@ class MongoCase(conformance.StorageCase):
 class MongoConformanceTest(MongoCase, conformance.StorageConformance):
     def setUp(self) -> None:
         super().setUp()
-        # What it says about bodies and secrets that cannot be opened is looked at elsewhere.
-        quiet = logging.NullHandler()
-        logging.getLogger("zaqar_notify.storage").addHandler(quiet)
-        self.addCleanup(logging.getLogger("zaqar_notify.storage").removeHandler, quiet)
+        # About bodies and secrets that cannot be opened.
+        self.catch_log()
 
 
 class MongoChannelsTest(

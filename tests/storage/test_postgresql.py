@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import threading
 from collections.abc import Iterator
@@ -51,10 +50,8 @@ class PostgresConformanceTest(
 ):
     def setUp(self) -> None:
         super().setUp()
-        # What it says about bodies and secrets that cannot be opened is looked at elsewhere.
-        quiet = logging.NullHandler()
-        logging.getLogger("zaqar_notify.storage").addHandler(quiet)
-        self.addCleanup(logging.getLogger("zaqar_notify.storage").removeHandler, quiet)
+        # About bodies and secrets that cannot be opened.
+        self.catch_log()
 
 
 class PostgresChannelsTest(

@@ -71,10 +71,8 @@ class SqlConformanceTest(
 ):
     def setUp(self) -> None:
         super().setUp()
-        # What it says about bodies and secrets that cannot be opened is looked at below.
-        quiet = logging.NullHandler()
-        logging.getLogger("zaqar_notify.storage").addHandler(quiet)
-        self.addCleanup(logging.getLogger("zaqar_notify.storage").removeHandler, quiet)
+        # About bodies and secrets that cannot be opened.
+        self.catch_log()
 
 
 class SqlChannelsTest(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
-import logging
 import pathlib
 import sqlite3
 from collections.abc import Callable
@@ -465,9 +464,7 @@ class LostKeyTest(InsideCase):
         line = dataclasses.replace(self.delivered(), exchange=Exchange({"method": "POST"}))
         self.storage.settle([Settlement(message_id, mine.id, token, False, line)])
         other = self.open(keyring=Keyring([base64.b64encode(b"n" * 32).decode()]))
-        quiet = logging.NullHandler()
-        logging.getLogger("zaqar_notify.storage").addHandler(quiet)
-        self.addCleanup(logging.getLogger("zaqar_notify.storage").removeHandler, quiet)
+        self.catch_log()
         [record] = other.message_deliveries("p", "q", message_id, None, 10, exchanges=True)
         self.assertEqual((State.DELIVERED, None), (record.state, record.log[0].exchange))
         [record] = self.open(keyring=make_keyring()).message_deliveries("p", "q", message_id, None, 10, exchanges=True)

@@ -105,7 +105,8 @@ class Listener:
                         pause = _RECONNECT[0]
                         self._listen(connection)
                 except psycopg.Error as error:
-                    LOG.warning("cannot hear of work of other machines, which is found by polling: %s", str(error).strip())
+                    reason = str(error).strip().partition("\n")[0]
+                    LOG.warning("cannot hear of work of other machines, which is found by polling: %s", reason)
                     self._closed.wait(pause)
                     pause = min(2 * pause, longest)
         finally:
