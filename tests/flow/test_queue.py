@@ -8,7 +8,7 @@ from typing import Any
 from tests.flow.case import FlowCase, Scripted, wait_for
 from tests.notifiers.test_queue import notifier
 from zaqar_notify.errors import StorageUnavailable
-from zaqar_notify.model import Draft, Message, State
+from zaqar_notify.model import Draft, Message, Priority, State
 
 
 class QueueTest(FlowCase):
@@ -23,11 +23,13 @@ class QueueTest(FlowCase):
     def test_a_copy_is_a_message_of_the_other_queue(self) -> None:
         subscription = self.subscribe("queue:other")
         self.subscribe("x://sink", queue="other")
-        (message,) = self.storage.publish("p", "q", [Draft(b'{"n": 1}', 3600, {"size": 7})])
+        draft = Draft(b'{"n": 1}', 3600, {"size": 7}, collapse_key="k", priority=Priority.LOW, language="sv")
+        (message,) = self.storage.publish("p", "q", [draft])
         self.worker()
         self.wait_state(message, subscription, State.DELIVERED)
         (copy,) = wait_for(lambda: self.received("other"))
         self.assertEqual((b'{"n": 1}', message), (copy.body_json, copy.parent_id))
+        self.assertEqual(("k", Priority.LOW, "sv"), (copy.collapse_key, copy.priority, copy.language))
         self.assertEqual({"size": 7, "copy_source": "q", "copy_message_id": message, "copy_hops": 1}, dict(copy.attributes))
         self.assertTrue(3500 < copy.ttl <= 3600, copy.ttl)
 

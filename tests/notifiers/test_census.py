@@ -1,5 +1,6 @@
 import logging
 import threading
+import time
 import unittest
 from collections.abc import Sequence
 
@@ -8,7 +9,7 @@ from zaqar_notify.model import Delivery, Outcome, OutcomeKind
 from zaqar_notify.notifiers import census
 from zaqar_notify.notifiers.base import BatchNotifier, Report, SingleNotifier
 from zaqar_notify.notifiers.census import Census
-from zaqar_notify.notifiers.sending import Direct, Threads
+from zaqar_notify.notifiers.sending import Aside, Threads
 
 LOG = logging.getLogger("tests.census")
 
@@ -74,6 +75,18 @@ class CensusCase(unittest.TestCase):
             self.addCleanup(setattr, census, name, getattr(census, name))
             setattr(census, name, 0.0)
 
+    def leak_as(self, notifier: Census, count: int = 1, below: bool = False) -> None:
+        """On a thread of the notifier's, which ends then."""
+
+        def send() -> None:
+            notifier.name_this_thread()
+            for _ in range(count):
+                self.leak.start(below)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        thread.join(WAIT)
+
     def census(self, name: str = "one", most: int = 4) -> Census:
         return Census(name, most, LOG)
 
@@ -81,22 +94,16 @@ class CensusCase(unittest.TestCase):
 class CensusTest(CensusCase):
     def test_threads_and_what_they_start_are_those_of_whoever_started_them(self) -> None:
         one, other = self.census(), self.census("a name that is longer than the kernel keeps")
-        with one.borrowing_this_thread():
-            self.leak.start(below=True)
-            self.assertEqual(3, one.count(), "this thread, the one that was started, and the one that it has started")
-        with other.borrowing_this_thread():
-            self.leak.start()
+        self.leak_as(one, below=True)
+        self.leak_as(other)
         self.leak.start()
-        self.assertEqual((2, 1), (one.count(), other.count()))
+        self.assertEqual((2, 1), (one.count(), other.count()), "one that was started, and one that it has started")
 
     def test_more_than_it_may_have(self) -> None:
         one = self.census()
-        with one.borrowing_this_thread():
-            for _ in range(4):
-                self.leak.start()
+        self.leak_as(one, 4)
         self.assertFalse(one.is_leaking(0))
-        with one.borrowing_this_thread():
-            self.leak.start()
+        self.leak_as(one)
         with self.assertLogs(LOG, logging.ERROR) as logged:
             self.assertTrue(one.is_leaking(0))
             self.assertTrue(one.is_leaking(0), "and it is said once")
@@ -108,16 +115,12 @@ class CensusTest(CensusCase):
 
     def test_those_that_send_for_it_do_not_count(self) -> None:
         one = self.census()
-        with one.borrowing_this_thread():
-            for _ in range(6):
-                self.leak.start()
+        self.leak_as(one, 6)
         self.assertFalse(one.is_leaking(ours=2))
 
     def test_as_many_as_it_likes(self) -> None:
         one = self.census(most=0)
-        with one.borrowing_this_thread():
-            for _ in range(6):
-                self.leak.start()
+        self.leak_as(one, 6)
         self.assertFalse(one.is_leaking(0))
 
 
@@ -125,7 +128,7 @@ class SenderTest(CensusCase):
     def test_one_that_leaks_at_each_send_is_stopped_until_its_threads_end(self) -> None:
         for make in (
             lambda: Threads(LeakingSingle(self.leak), "leaky", 2, LOG),
-            lambda: Direct(LeakingBatch(self.leak), "leaky", LOG),
+            lambda: Aside(LeakingBatch(self.leak), "leaky", LOG),
         ):
             sender = make()
             with self.subTest(sender), self.assertLogs(LOG, logging.ERROR):
@@ -133,7 +136,9 @@ class SenderTest(CensusCase):
                 reported = threading.Semaphore(0)
                 sent = 0
                 while not sender.stopped:
-                    sender.send_many([delivery(sent)], lambda *_, reported=reported: reported.release())
+                    started = delivery(sent)
+                    started.deadline = time.monotonic() + WAIT
+                    sender.send_many([started], lambda *_, reported=reported: reported.release())
                     self.assertTrue(reported.acquire(timeout=WAIT))
                     sent += 1
                     self.assertLess(sent, 7)

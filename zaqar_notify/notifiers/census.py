@@ -7,16 +7,15 @@ them.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 _TASKS = "/proc/self/task"
-_SET_NAME, _GET_NAME = 15, 16
+_SET_NAME = 15
 _NAME_LENGTH = 15
 _PAUSE, _LEAKING_PAUSE = 0.1, 1.0
 """Seconds between two looks."""
@@ -50,24 +49,12 @@ class Census:
         if _prctl is not None:
             _prctl(_SET_NAME, self._label, 0, 0, 0)
 
-    @contextlib.contextmanager
-    def borrowing_this_thread(self) -> Iterator[None]:
-        """What is started meanwhile is the notifier's."""
-        if _prctl is None:
-            yield
-            return
-        before = ctypes.create_string_buffer(_NAME_LENGTH + 1)
-        _prctl(_GET_NAME, before, 0, 0, 0)
-        self.name_this_thread()
-        try:
-            yield
-        finally:
-            _prctl(_SET_NAME, before, 0, 0, 0)
-
     def is_leaking(self, ours: int) -> bool:
         """More than it may have are alive, beside ``ours`` that send for it. Cheap: looks but from time to time."""
+        if not self._most or _prctl is None:
+            return False
         now = time.monotonic()
-        if self._most and _prctl is not None and now >= self._looked_at + (_LEAKING_PAUSE if self._leaking else _PAUSE):
+        if now >= self._looked_at + (_LEAKING_PAUSE if self._leaking else _PAUSE):
             self._looked_at = now
             self._look(ours)
         return self._leaking

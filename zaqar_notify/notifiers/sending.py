@@ -149,26 +149,16 @@ class Threads:
 class Direct:
     """A `BatchNotifier` as the worker sees it: it takes any number, and a bug in it costs the batch it was given."""
 
+    full = False
+    stopped = False
+
     def __init__(self, notifier: BatchNotifier, name: str, log: logging.Logger) -> None:
         self._notifier = notifier
         self._name = name
         self._log = log
-        self.census = Census(name, notifier.most_threads, log)
         self._complaints = Complaints(name, log)
 
-    @property
-    def full(self) -> bool:
-        return self.census.is_leaking(0)
-
-    @property
-    def stopped(self) -> bool:
-        return self.census.is_leaking(0)
-
     def send_many(self, deliveries: Sequence[Delivery], report: Report) -> None:
-        with self.census.borrowing_this_thread():
-            self._send(deliveries, report)
-
-    def _send(self, deliveries: Sequence[Delivery], report: Report) -> None:
         try:
             self._notifier.send_many(deliveries, report)
         except BaseException as error:  # noqa: BLE001 - a driver's bug, sys.exit() too, costs its own deliveries only
@@ -184,7 +174,7 @@ class Direct:
         """It has no threads."""
 
 
-class Aside(Direct):
+class Aside:
     """A `BatchNotifier` of another package. That it returns at once is asked of it, and not relied on: it is called on a thread
     of its own, and nothing more is sent with it while that does not come back."""
 
@@ -192,19 +182,20 @@ class Aside(Direct):
     """Seconds after which a call that is under way is to blame for what is not reported."""
 
     def __init__(self, notifier: BatchNotifier, name: str, log: logging.Logger) -> None:
-        super().__init__(notifier, name, log)
+        self._direct = Direct(notifier, name, log)
+        self._name = name
+        self._log = log
         self._work: queue.SimpleQueue[tuple[Sequence[Delivery], Report] | None] = queue.SimpleQueue()
         self._started = False
         self._calling_since = math.inf
         self._stuck = False
-
-    @property
-    def full(self) -> bool:
-        return self._stuck or super().full
+        self.census = Census(name, notifier.most_threads, log)
 
     @property
     def stopped(self) -> bool:
-        return self._stuck or super().stopped
+        return self._stuck or self.census.is_leaking(ours=1)
+
+    full = stopped
 
     def send_many(self, deliveries: Sequence[Delivery], report: Report) -> None:
         if not self._started:
@@ -223,15 +214,17 @@ class Aside(Direct):
         while (work := self._work.get()) is not None:
             deliveries, report = work
             self._calling_since = now = time.monotonic()
+            in_time = [delivery for delivery in deliveries if delivery.deadline > now]
             for delivery in deliveries:
                 if delivery.deadline <= now:  # those before it took too long
                     report(delivery, Outcome(OutcomeKind.OURS, detail="The notifier was busy for too long"))
-            self._send([delivery for delivery in deliveries if delivery.deadline > now], report)
+            if in_time:
+                self._direct.send_many(in_time, report)
             self._calling_since, self._stuck = math.inf, False
 
     def give_up(self, delivery: Delivery) -> None:
         if time.monotonic() - self._calling_since < self.LONG:
-            super().give_up(delivery)
+            self._direct.give_up(delivery)
         elif not self._stuck:
             self._stuck = True
             self._log.error("%s: send_many does not return; nothing is sent with it until it does", self._name)
@@ -240,11 +233,14 @@ class Aside(Direct):
         self._work.put(None)
 
 
+_Sender = Threads | Direct | Aside
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Route:
     """How to reach a subscription: who sends, in which lane (its name within the project), in how many seconds."""
 
-    sender: Threads | Direct
+    sender: _Sender
     lane: str
     timeout: float
     templated: bool = False
@@ -281,7 +277,7 @@ class Senders:
         self._timeout = timeout
         self._max_timeout = max_timeout
         # By the notifier's id(): not every one can be hashed.
-        self._senders: dict[int, Threads | Direct] = {}
+        self._senders: dict[int, _Sender] = {}
         self._asking: dict[int, Asking] = {}  # of other packages
         self._known: dict[tuple[int, str], _Known] = {}
         self._complaints: dict[int, Complaints] = {}
@@ -301,7 +297,7 @@ class Senders:
             self._complaints[id(notifier)].bug()
             raise NotifierFailed(f"{FAILED}{type(error).__name__}") from error
 
-    def _asked(self, asking: Asking, notifier: Notifier, sender: Threads | Direct, subscription: Subscription) -> Route:
+    def _asked(self, asking: Asking, notifier: Notifier, sender: _Sender, subscription: Subscription) -> Route:
         """What it says is remembered for a while: to ask on another thread takes fifty times as long."""
         key, now = (id(notifier), subscription.id), time.monotonic()
         known = self._known.get(key)
@@ -313,7 +309,7 @@ class Senders:
         self._known[key] = _Known(route, subscription.subscriber, subscription.options, now + KNOWN_FOR)
         return route
 
-    def _route(self, notifier: Notifier, sender: Threads | Direct, subscription: Subscription) -> Route:
+    def _route(self, notifier: Notifier, sender: _Sender, subscription: Subscription) -> Route:
         return Route(
             sender,
             _storable(notifier.lane(subscription)),
@@ -330,10 +326,10 @@ class Senders:
             raise NotifierFailed(f"The notifier names a timeout of {seconds} seconds")
         return min(seconds, self._max_timeout)
 
-    def _start(self, notifier: Notifier) -> Threads | Direct:
+    def _start(self, notifier: Notifier) -> _Sender:
         name, own = type(notifier).__name__, is_own(type(notifier))
         if isinstance(notifier, BatchNotifier):
-            sender: Threads | Direct = (Direct if own else Aside)(notifier, name, notifier.log)
+            sender: _Sender = (Direct if own else Aside)(notifier, name, notifier.log)
         elif isinstance(notifier, SingleNotifier):
             sender = Threads(notifier, name, self._threads, notifier.log)
         else:
@@ -341,7 +337,7 @@ class Senders:
         self._senders[id(notifier)] = sender
         self._complaints[id(notifier)] = Complaints(name, notifier.log)
         if not own:
-            self._asking[id(notifier)] = Asking(name, sender.census)
+            self._asking[id(notifier)] = Asking(name, None if isinstance(sender, Direct) else sender.census)
         return sender
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from zaqar_notify.notifiers import Notifiers
 from zaqar_notify.notifiers.base import Notifier
 from zaqar_notify.notifiers.http import HttpClients
 from zaqar_notify.notifiers.plugins import NAMESPACE, Plugin
-from zaqar_notify.notifiers.sending import Direct, Senders, Threads
+from zaqar_notify.notifiers.sending import Senders
 
 QUEUE = "conformance"
 LONGEST = 20.0
@@ -115,7 +115,7 @@ class Rig:
 
     def send(self, deliveries: Sequence[Delivery]) -> None:
         """As a worker does; what becomes of them is in `reports`."""
-        together: dict[Threads | Direct, list[Delivery]] = {}
+        together: dict[Any, list[Delivery]] = {}
         for delivery in deliveries:
             try:
                 together.setdefault(self._senders.route(delivery.subscription).sender, []).append(delivery)
