@@ -48,7 +48,7 @@ class Notifier(abc.ABC):
     """What it sends can be made by templates: ``delivery.templates`` has those of the subscription and its queue."""
     most_threads: ClassVar[int] = 100
     """With more threads of its own alive it is taken to leak them, and nothing is sent with it until they end. 0: as many as it
-    likes."""
+    likes. Those of batch notifiers that this package ships are not counted."""
     digests: ClassVar[bool] = False
     """What is released from a window together for one subscription comes as one delivery, with the rest in ``others``."""
 

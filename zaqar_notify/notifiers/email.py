@@ -141,7 +141,6 @@ class EmailNotifier(BatchNotifier):
     ]
     named_by: ClassVar[str] = "accounts"
     named_options: ClassVar[list[cfg.Opt]] = _ACCOUNT
-    most_threads: ClassVar[int] = 0  # one for each connection, of which the options say how many there may be
     templated: ClassVar[bool] = True
     digests: ClassVar[bool] = True
 
