@@ -611,33 +611,26 @@ class Settling:
 
     def settle(self, send: Send, outcome: Outcome, wall: float, duration: float | None) -> None:
         """An attempt has come to this outcome; all that is in a digest has. What is to be tried again is due again together."""
-        chance, faults = random.random(), self._faults(send, outcome)  # noqa: S311 - jitter
-        self._settle(send, outcome, wall, duration, chance=chance, faults=faults)
+        chance = random.random()  # noqa: S311 - jitter
+        self._settle(send, outcome, wall, duration, chance)
         if send.others:
             again = dataclasses.replace(outcome, publish=())
             for other in send.others:
-                self._settle(other, again, wall, duration, chance=chance, faults=faults, about=False)
+                self._settle(other, again, wall, duration, chance, of=send)
 
     def _settle(
-        self,
-        send: Send,
-        outcome: Outcome,
-        wall: float,
-        duration: float | None,
-        *,
-        chance: float,
-        faults: int,
-        about: bool = True,
+        self, send: Send, outcome: Outcome, wall: float, duration: float | None, chance: float, *, of: Send | None = None
     ) -> None:
-        """``about``: it counts for the subscription, and is told of, as another one of the same digest is not. That the
-        subscription is disabled each of them says: any may have been cancelled meanwhile."""
+        """``of`` is the first one of its digest. That counts for the subscription, and is told of, as the others are not. That
+        the subscription is disabled each of them says: any may have been cancelled meanwhile."""
+        about = of is None
         delivered = outcome.kind is OutcomeKind.DELIVERED
         logged = self._telling.attempts.wants(outcome.kind)
         policy = self.policies.of(send.subscription) if logged or not delivered else self._policy
         following = next_state(
             outcome,
             attempts=send.attempts,
-            faults=faults,
+            faults=0 if delivered else self._faults(of or send, outcome),
             now=wall,
             expires_at=send.expires_at,
             policy=policy,
@@ -645,7 +638,7 @@ class Settling:
             further=0 if delivered else _further(send),
         )
         told = _going_on(send, outcome) if following.goes_on else outcome
-        disable = self._disables(send, outcome)
+        disable = None if delivered and outcome.disable is None else _disables(send, outcome)
         line = LogEntry(
             number=send.lines + 1,
             at=wall,
@@ -715,15 +708,6 @@ class Settling:
         self._telling.metrics.attempt(send.subscription.subscriber, outcome.kind, duration, lag)
         if following.state in _UNDELIVERED:
             self._telling.metrics.dead_letter()
-
-    @staticmethod
-    def _disables(send: Send, outcome: Outcome) -> str | None:
-        """Why the subscription is to be disabled."""
-        if outcome.kind is OutcomeKind.DELIVERED and outcome.disable is None:  # nearly always
-            return None
-        if send.address:
-            return None
-        return outcome.disable or (outcome.detail or "gone" if outcome.kind is OutcomeKind.GONE else None)
 
     def _failure(self, send: Send, outcome: Outcome, wall: float) -> Failure | None:
         strike = outcome.kind is OutcomeKind.REJECTED and outcome.target
@@ -913,6 +897,13 @@ def _further(send: Send) -> int:
     if send.message.kind is not MessageKind.NOTIFICATION or not send.message.body_json:
         return 0
     return addresses.further(send.subscription, send.target)
+
+
+def _disables(send: Send, outcome: Outcome) -> str | None:
+    """Why the subscription is to be disabled."""
+    if send.address:
+        return None
+    return outcome.disable or (outcome.detail or "gone" if outcome.kind is OutcomeKind.GONE else None)
 
 
 def _going_on(send: Send, outcome: Outcome) -> Outcome:

@@ -25,7 +25,7 @@ def wanted(
     ends = subscription.expires_at
     if ends is not None and ends <= now:
         return State.EXPIRED
-    if message.kind is MessageKind.CALLBACK:
+    if (subscription.disabled is None and not confirmed_only) or message.kind is MessageKind.CALLBACK:
         return None
     if subscription.disabled is not None and not target:
         return State.SUPPRESSED

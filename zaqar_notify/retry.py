@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from zaqar_notify.model import Outcome, OutcomeKind, State
 
@@ -28,8 +28,7 @@ class Policy:
     """However a queue or a subscription puts it."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Next:
+class Next(NamedTuple):
     state: State
     attempts: int
     """How many attempts of the schedule are used up now."""
@@ -69,7 +68,8 @@ def next_state(
     ended = _ENDS.get(outcome.kind)
     if ended is not None:
         used = 0 if outcome.kind is OutcomeKind.REFUSED else 1
-        return _end(Next(ended, attempts + used), further, now, expires_at)
+        end = Next(ended, attempts + used)
+        return _end(end, further, now, expires_at) if further else end
     if outcome.kind is OutcomeKind.RETRY:
         attempts += 1
         if attempts >= len(policy.schedule):
@@ -88,7 +88,7 @@ def next_state(
 
 
 def _end(end: Next, further: int, now: float, expires_at: float) -> Next:
-    goes_on = further > 0 and end.state in _FALL_BACK and now < expires_at
+    goes_on = further and end.state in _FALL_BACK and now < expires_at
     return Next(State.PENDING, 0, now, goes_on=True) if goes_on else end
 
 

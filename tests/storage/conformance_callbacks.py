@@ -48,6 +48,13 @@ class CallbackConformance(SettlingCase, HiddenCase):
         self.settle_one(mine, failure=failure)
         self.assertEqual([mine.id], self.rows_left())
 
+    def test_beside_the_alert_queue(self) -> None:
+        mine = self.subscribe()
+        failure = Failure(self.clock.now, True, 1, 1000.0, "wrong", "silent", self.alert("off"), self.callback(mine))
+        self.settle_one(mine, failure=failure)
+        self.assertEqual([1], self.posted())
+        self.assertEqual([mine.id], self.rows_left())
+
     def test_a_deleted_one_gets_nothing(self) -> None:
         mine, other = self.subscribe(), self.subscribe("http://b/")
         self.storage.delete_subscription("p", "q", mine.id)

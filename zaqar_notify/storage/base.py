@@ -196,9 +196,12 @@ class Loaded:
     """By id; a deleted one is missing, an expired or disabled one is here."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class Settlement:
-    """What becomes of one delivery: a line for the log (or none), and the row it leaves (or none)."""
+    """What becomes of one delivery: a line for the log (or none), and the row it leaves (or none).
+
+    Never changed, but not frozen: there is one for each delivery, and to make a frozen one takes twice as long.
+    """
 
     message_id: str
     subscription_id: str
