@@ -209,7 +209,8 @@ class DepthCollector:
         oldest = 0.0 if depths.oldest_at is None else max(0.0, self._clock() - depths.oldest_at)
         yield GaugeMetricFamily("outbox_depth", "Messages that are not matched with all their subscribers yet.", depths.outbox)
         yield GaugeMetricFamily("outbox_oldest_seconds", "How long the oldest of them has been waiting.", oldest)
-        yield GaugeMetricFamily("retries_pending", "Deliveries that wait for their next attempt.", depths.pending)
+        waiting = "Deliveries that wait for their next attempt, or for the end of a window."
+        yield GaugeMetricFamily("retries_pending", waiting, depths.pending)
         yield GaugeMetricFamily("deliveries_parked", "Deliveries that wait for their lane.", depths.parked)
         lanes = GaugeMetricFamily("lane_breaker_state", "Lanes whose circuit breaker is in this state.", labels=["state"])
         lanes.add_metric(["open"], depths.breakers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.storage.conformance_hidden import HiddenCase
+from tests.storage.conformance_hidden import NEW_KEY, OLD_KEY, ChangingKeyring, HiddenCase
 from tests.storage.conformance_trust import SettlingCase
 from tests.storage.contract import NOW
 from zaqar_notify.model import Alert, Disabled, Draft, MessageKind, State, Subscription
@@ -90,9 +90,17 @@ class CallbackConformance(SettlingCase, HiddenCase):
         self.assertIn(row.message_id, self.storage.load([row.message_id], []).messages)
 
     def test_encrypted_as_the_message_is(self) -> None:
-        self.storage.put_queue("p", "q", {"_enable_encrypt_messages": True})
-        mine = self.subscribe()
-        self.settle_one(mine, alerts=(self.callback(mine),))
-        self.storage.put_queue("p", "q", {})
-        (row,) = self.take(self.storage.join()).rows
-        self.assertEqual({"event": "dead"}, self.storage.load([row.message_id], []).messages[row.message_id].body)
+        keyring = ChangingKeyring([OLD_KEY])
+        self.storage = self.open(keyring=keyring)
+        self.catch_log()
+        self.storage.put_queue("p", "sealed", {"_enable_encrypt_messages": True})
+        mine, sealed = self.subscribe(), self.subscribe(queue="sealed")
+        given = []
+        for of in (mine, sealed):
+            # The queue that they are posted to encrypts nothing.
+            self.settle_one(of, alerts=(self.callback(of, of.id),))
+            given += [row.message_id for row in self.take(self.storage.join()).rows]
+        for key, expected in ((OLD_KEY, [False, False]), (NEW_KEY, [False, True])):
+            keyring.replace(key)
+            loaded = self.storage.load(given, []).messages
+            self.assertEqual(expected, [loaded[one].sealed for one in given])

@@ -16,7 +16,7 @@ NEW_KEY = base64.b64encode(b"n" * 32).decode()
 HOLD = 30.0
 
 
-class _ChangingKeyring(Keyring):
+class ChangingKeyring(Keyring):
     """Its keys can be replaced, as by a restart with another configuration."""
 
     def replace(self, *keys: str) -> None:
@@ -497,8 +497,8 @@ class ConfirmationConformance(HiddenCase):
 class EncryptionConformance(StorageCase):
     BODY = '{"x": "é"}'.encode()
 
-    def have_encryption(self) -> _ChangingKeyring:
-        keyring = _ChangingKeyring([OLD_KEY])
+    def have_encryption(self) -> ChangingKeyring:
+        keyring = ChangingKeyring([OLD_KEY])
         self.storage = self.open(keyring=keyring)
         self.storage.put_queue("p", "q", {"_enable_encrypt_messages": True})
         return keyring
@@ -664,7 +664,7 @@ class EncryptionConformance(StorageCase):
         self.assertEqual([(self.BODY, False)], [(one.body_json, one.sealed) for one in found])
 
     def test_a_dropped_body_is_not_sealed(self) -> None:
-        keyring = _ChangingKeyring([OLD_KEY])
+        keyring = ChangingKeyring([OLD_KEY])
         self.storage = self.open(keyring=keyring, body_retention=100.0)
         self.storage.put_queue("p", "q", {"_enable_encrypt_messages": True})
         mine = self.subscribe()

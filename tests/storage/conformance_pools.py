@@ -73,6 +73,7 @@ class PoolsConformance(StorageCase):
     def test_so_does_a_breaker_that_opens(self) -> None:
         self.fill(LaneKey("p", "sms"))
         self.storage.settle([], [], [Breaker(SMS, 1, NOW), Breaker(PUSH, 1, NOW)])
+        self.assertEqual([("push", "push"), ("sms", "sms")], self.named(one.lane for one in self.storage.breakers()))
         self.assertEqual([], self.lanes())
         self.assertEqual(([("sms", "sms")], [("push", "push")]), (self.lanes("sms"), self.lanes("push")))
         self.storage.settle([], [], [Breaker(LaneKey("p", "sms"), 0, 0.0)])

@@ -168,6 +168,12 @@ class WaitingConformance(WindowsCase):
         self.clock.now = opened_at + LONG + 100
         self.assertEqual(set(late), set(self.released(0)))
 
+    def test_one_that_is_not_open_for_any_time(self) -> None:
+        self.begin()
+        for longest in (0.0, LONG):
+            message_id = self.hold(Window("s", 0.0, "k", 0.0, longest))
+            self.assertEqual([message_id], self.released(0.1))
+
     def test_a_row_can_wait_too(self) -> None:
         self.begin()
         parked, _ = self.leave_row(park=LANE)

@@ -338,6 +338,8 @@ class HousekeepingTest(InsideCase):
         token = self.take(self.storage.join()).token
         settled = [Settlement(one, of.id, token, False, self.delivered()) for one in given for of in subscribers]
         self.assertEqual(0, self.storage.settle(settled, [Closing(one, token) for one in given]))
+        for one in given:
+            self.assertTrue(self.storage.receive(one, subscribers[0].id, Receipt(ReceiptKind.DEVICE, NOW)))
         self.clock.now += 101
         left = 90
         while step := self.storage.prune(20):
@@ -345,7 +347,7 @@ class HousekeepingTest(InsideCase):
             self.assertTrue(left - 20 <= remaining <= left and step <= 45, (left, remaining, step))
             left = remaining
         self.assertEqual(0, left)
-        self.assertEqual([(3,)], self.inside("SELECT count(*) FROM messages"))
+        self.assertEqual([(3, 0)], self.inside("SELECT (SELECT count(*) FROM messages), (SELECT count(*) FROM receipts)"))
         self.clock.now += RETENTION
         self.prune_all()
         self.assertEqual([(0,)], self.inside("SELECT count(*) FROM messages"))

@@ -92,10 +92,12 @@ def _open(
     """By project and scope: the number and the end of the window that is open."""
     run = connection.exec_driver_sql
     found: dict[tuple[str, str], tuple[int, float]] = {}
+    opened: set[tuple[str, str]] = set()
+    """Here, or by somebody else at this moment: what is there then is joined."""
     while missing := sorted(scopes.keys() - found.keys()):
         ended = []
         for project, scope, number, ends_at in run(statements.FIND_WINDOWS, json_list(missing)).all():
-            if scopes[project, scope].joins(ends_at, now):
+            if (project, scope) in opened or scopes[project, scope].joins(ends_at, now):
                 found[project, scope] = number, ends_at
             else:
                 ended.append(number)
@@ -103,4 +105,5 @@ def _open(
             run(statements.REMOVE_WINDOWS, json_list(ended))
         fresh = [(*scope, now + max(scopes[scope].seconds, _SHORTEST)) for scope in missing if scope not in found]
         statements.INSERT_WINDOWS.into(connection, fresh)
+        opened.update(scopes.keys() - found.keys())
     return found
