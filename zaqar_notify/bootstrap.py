@@ -454,10 +454,10 @@ def build_worker(conf: cfg.ConfigOpts, schemes: Sequence[str] = ()) -> Worker:
     from zaqar_notify.alerts import Alerts
     from zaqar_notify.attempt_log import AttemptLog
     from zaqar_notify.feedback import Links, Tokens
-    from zaqar_notify.flow import Endurance, Telling
     from zaqar_notify.lanes import Limits
     from zaqar_notify.receipts import Receipts
     from zaqar_notify.retry import Policy
+    from zaqar_notify.settling import Endurance, Telling
     from zaqar_notify.wake import Listener
     from zaqar_notify.worker import Identity, Settings, Worker
 

@@ -18,13 +18,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from zaqar_notify import errors
-from zaqar_notify.flow import Dispatch, Leased, LinksOf, Routes, Settling, Telling, no_links
+from zaqar_notify.flow import Dispatch, Leased, LinksOf, Routes, no_links
 from zaqar_notify.lanes import Lanes, Limits, Send, Sender, Turn
 from zaqar_notify.model import Delivery, LaneKey, Outcome, OutcomeKind, Scope, State
 from zaqar_notify.notifiers.sending import sound
 from zaqar_notify.ranges import Ranges, Share, Window
 from zaqar_notify.retry import Policy
 from zaqar_notify.schemes import ALL, OURS, Schemes
+from zaqar_notify.settling import Settling, Telling
 from zaqar_notify.storage.base import Closing, Entry, Storage, Taken
 from zaqar_notify.wake import Listener
 

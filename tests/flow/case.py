@@ -15,12 +15,12 @@ from typing import Any
 from zaqar_notify.alerts import Alerts
 from zaqar_notify.encryption import Keyring
 from zaqar_notify.errors import UnknownScheme
-from zaqar_notify.flow import Endurance, Telling
 from zaqar_notify.lanes import Limits
 from zaqar_notify.model import Delivery, DeliveryRecord, Draft, Outcome, OutcomeKind, State, Subscription
 from zaqar_notify.notifiers.base import BatchNotifier, Notifier, Report, SingleNotifier
 from zaqar_notify.notifiers.sending import Senders
 from zaqar_notify.retry import Policy
+from zaqar_notify.settling import Endurance, Telling
 from zaqar_notify.storage.memory import MemoryStorage
 from zaqar_notify.wake import Listener
 from zaqar_notify.worker import Settings, Worker

@@ -8,8 +8,8 @@ from typing import Any
 from tests.flow.case import DELIVERED, FlowCase, Scripted, wait_for
 from zaqar_notify import payload
 from zaqar_notify.alerts import Alerts
-from zaqar_notify.flow import Endurance
 from zaqar_notify.model import Delivery, Disabled, MessageKind, Outcome, OutcomeKind, Scope, State, Subscription
+from zaqar_notify.settling import Endurance
 
 URL = "http://owner.example.org/trouble"
 FAILED = Outcome(OutcomeKind.RETRY, "no answer")

@@ -13,7 +13,6 @@ from zaqar_notify import addresses
 from zaqar_notify.alerts import Alerts
 from zaqar_notify.errors import StorageUnavailable
 from zaqar_notify.feedback import RECEIPT, Links, Tokens, Use
-from zaqar_notify.flow import Endurance
 from zaqar_notify.model import (
     DeliveryRecord,
     Disabled,
@@ -26,6 +25,7 @@ from zaqar_notify.model import (
     State,
     Subscription,
 )
+from zaqar_notify.settling import Endurance
 
 FAILED = Outcome(OutcomeKind.RETRY, "no answer")
 GONE = Outcome(OutcomeKind.GONE, "no such endpoint")

@@ -8,8 +8,8 @@ from typing import Any
 
 from tests.flow.case import FlowCase, Scripted, wait_for
 from zaqar_notify.alerts import Alerts
-from zaqar_notify.flow import MOST_FAILING, Endurance
 from zaqar_notify.model import Delivery, Draft, LaneKey, Message, Outcome, OutcomeKind, Scope, State, Subscription
+from zaqar_notify.settling import MOST_FAILING, Endurance
 from zaqar_notify.storage.base import Closing, Settlement
 
 DELIVERED = Outcome(OutcomeKind.DELIVERED)

@@ -9,10 +9,11 @@ from typing import Any
 
 from tests.flow.case import DELIVERED, WAIT, FlowCase, Scripted, wait_for
 from zaqar_notify.alerts import Alerts
-from zaqar_notify.flow import Endurance, _shuffled
+from zaqar_notify.flow import _shuffled
 from zaqar_notify.lanes import Send
 from zaqar_notify.model import Delivery, Draft, Outcome, OutcomeKind, State, Subscription
 from zaqar_notify.notifiers.base import Report
+from zaqar_notify.settling import Endurance
 from zaqar_notify.storage.base import Row, Settlement, Window
 
 SHORT = {"seconds": 0.3}
