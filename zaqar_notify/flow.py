@@ -37,7 +37,7 @@ from zaqar_notify.model import (
     delivery_id,
 )
 from zaqar_notify.notifiers.sending import Route
-from zaqar_notify.schemes import ALL, Schemes
+from zaqar_notify.schemes import ALL, OURS, Schemes
 from zaqar_notify.settling import Settling
 from zaqar_notify.storage.base import Entry, Loaded, Row, Settlement, Storage, Taken, Window
 from zaqar_notify.templates import merged
@@ -217,7 +217,7 @@ def _reported(report: Receipt) -> Outcome:
     return Outcome(OutcomeKind.REJECTED, detail=report.detail or "reported as not delivered", target=report.gone)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class _Way:
     """How what goes to one address of a subscription is handled."""
 
@@ -478,15 +478,20 @@ class _Match:
         except errors.NotifyError as error:
             return Outcome(OutcomeKind.OURS, detail=str(error))
         schemes, lanes, chosen = self._dispatch.schemes, self._dispatch.lanes, _chosen(subscription)
-        shared = LaneKey(subscription.project, route.lane, schemes.pool(subscription.subscriber))
+        shared = LaneKey(subscription.project, route.lane, schemes.pool(subscription.subscriber) if schemes.apart else OURS)
         own = shared.own(whose)
         # What has limits of its own has a lane of its own, and what has asked to be left in peace until it is over.
         key = shared if chosen is None and not lanes.is_shut(own) else own
-        elsewhere = key.pool not in schemes.pools
-        lane = Lane(key, 1, self._now) if elsewhere else lanes.lane(key, self._now, chosen, route.most)
-        window, off = windows.bounds(subscription, route.window), schemes.off(subscription.subscriber)
-        straight = window is None and off is None and not (elsewhere or route.templated or route.digests)
-        return _Way(route, lane, window, off, elsewhere, straight)
+        if key.pool not in schemes.pools:
+            way = _Way(route, Lane(key, 1, self._now), elsewhere=True, straight=False)
+        else:
+            way = _Way(route, lanes.lane(key, self._now, chosen, route.most), straight=not (route.templated or route.digests))
+        if not schemes.all_on and (off := schemes.off(subscription.subscriber)) is not None:
+            way.off, way.straight = off, False
+        if route.window is not None or "window" in subscription.options:
+            way.window = windows.bounds(subscription, route.window)
+            way.straight = way.straight and way.window is None
+        return way
 
 
 def _cut(sends: Iterable[Send], most: int) -> Iterator[list[Send]]:

@@ -29,6 +29,10 @@ class Schemes:
     pools: Sequence[str] = (OURS,)
     """Those that this worker serves."""
 
+    @property
+    def all_on(self) -> bool:
+        return self.enabled and not self.disabled
+
     def off(self, subscriber: str) -> str | None:
         """Why nothing is sent to it; None: it is."""
         if not self.enabled:

@@ -236,7 +236,7 @@ class Aside:
 _Sender = Threads | Direct | Aside
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class Route:
     """How to reach a subscription: who sends, in which lane (its name within the project), in how many seconds."""
 
