@@ -79,6 +79,8 @@ class FlowCase(unittest.TestCase):
     settings = Settings(
         lease=30.0, poll_interval=0.05, stop_timeout=2.0, settle_delay=0.001, hang_grace=0.05, prune_interval=0.05
     )
+    send_timeout = 1.0
+    """Seconds after which a send that was not answered is given up."""
     limits = Limits(park_after=0.2, slow_after=0.2, parked_for=1.0)
     alerts = Alerts(None)
     endurance = Endurance()
@@ -108,7 +110,7 @@ class FlowCase(unittest.TestCase):
 
     def worker(self, start: bool = True, **options: Any) -> Worker:
         self.number += 1
-        senders = Senders(self.pick, threads=2, timeout=1.0, max_timeout=20.0)
+        senders = Senders(self.pick, threads=2, timeout=self.send_timeout, max_timeout=20.0)
         self.addCleanup(senders.close)
         worker = Worker(
             self.storage,

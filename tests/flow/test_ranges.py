@@ -92,6 +92,7 @@ class FanOutTest(FanOutCase):
         self.assert_each_once(notifier, subscriptions)
 
     def test_what_else_is_posted_does_not_wait_for_it(self) -> None:
+        self.send_timeout = WAIT
         notifier = self.notifier("x", Scripted(lambda _: None))
         others = self.notifier("y", Scripted())
         subscriptions = self.subscribe_many(60)
