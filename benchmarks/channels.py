@@ -60,6 +60,7 @@ http {{
     uwsgi_temp_path {directory}/uwsgi;
     keepalive_requests 100000000;
     client_body_buffer_size 64k;
+    http2_max_concurrent_streams 1000;
     server {{
         listen 127.0.0.1:{port} {protocol};
         ssl_certificate {certificate};

@@ -3,7 +3,7 @@ import unittest
 
 from oslo_config import cfg
 
-from zaqar_notify import alerts, bootstrap, conf, flow, lanes, retry
+from zaqar_notify import alerts, bootstrap, conf, lanes, retry, settling
 
 
 class OptionsTest(unittest.TestCase):
@@ -22,7 +22,7 @@ class OptionsTest(unittest.TestCase):
         unset = {"parked_for", "idle_after"}
         self.assertEqual({name: workers[name] for name in limits if name not in unset}, without(limits, unset))
         for made, names in (
-            (flow.Endurance(), {"strikes": "disable_after_strikes", "failing": "disable_after"}),
+            (settling.Endurance(), {"strikes": "disable_after_strikes", "failing": "disable_after"}),
             (alerts.Alerts(None), {"queue": "alert_queue", "every": "alert_interval", "ttl": "alert_ttl"}),
             (retry.Policy(), {"most_attempts": "max_attempts", "after_max": "retry_after_max", "jitter": "retry_jitter"}),
         ):
