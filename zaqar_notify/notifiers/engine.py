@@ -36,6 +36,8 @@ LOG = logging.getLogger(__name__)
 _START_STEP = 128  # transfers started before sockets are served again
 _IDLE_HANDLES = 1024
 _BIG_BODY = 16384  # an idle handle does not hold on to a larger one
+_LOOK = 0.1
+"""Seconds between two looks into shared connections, while something is under way there."""
 _LOOK_UP_TICK = 0.1
 _CONNECTION_LIFETIME = 600  # then a new one is made, so that a changed address is noticed
 _SHARED_LIFETIME = 3600  # providers of push want theirs to stay
@@ -118,6 +120,7 @@ class Engine:
         self._lock = threading.Lock()
         self._closing = False
         self._ended = True
+        self._look_at = 0.0
         self._thread: threading.Thread | None = None
 
     @property
@@ -174,6 +177,7 @@ class Engine:
                 pool.multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
             if pool.active:
                 self._collect(pool)
+        self._look_into_shared()
         if self._answers:
             self._hear_answers()
         if self._inbox:
@@ -181,7 +185,25 @@ class Engine:
         if self._looking:
             self._end_late_look_ups()
 
+    def _look_into_shared(self) -> None:
+        """Of many streams on one connection libcurl forgets some now and then: it has read their answers, and hands them out
+        when something else happens on the connection, or a timer of theirs (5 s) ends."""
+        now = time.monotonic()
+        if now < self._look_at:
+            return
+        self._look_at = now + _LOOK
+        for fd, pool in list(self._watched.items()):
+            if pool.shared and pool.active and self._watched.get(fd) is pool:
+                pool.multi.socket_action(fd, pycurl.CSELECT_IN)
+                self._collect(pool)
+
     def _wait(self) -> float:
+        wait = self._wait_for_events()
+        if any(pool.shared and pool.active for pool in self._pools.values()):
+            return _LOOK if wait < 0 else min(wait, _LOOK)
+        return wait
+
+    def _wait_for_events(self) -> float:
         if self._inbox or self._answers:
             return 0.0
         timers = [pool.timer_at for pool in self._pools.values() if pool.timer_at is not None]
